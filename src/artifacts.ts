@@ -1,0 +1,87 @@
+/**
+ * What one stage hands to the next. Each stage takes exactly what the one before produced, so a wrong order does not
+ * compile; stages import these types and never one another.
+ */
+import type { Failure } from './outcome.js';
+import type { Check, Copy, Manifest, Method, SourceFacts, Violations } from './records.js';
+import type { Findings, Properties, SchemaRow } from './system/worker-protocol.js';
+
+/** How long to wait for other holders of the source (DESIGN, "Exit codes"). */
+export const SOURCE_BUSY_MS = 5000;
+/** From this size on a second SQLite child pays for its start. */
+export const TWO_CHILDREN_BYTES = 16_000_000;
+
+/** The live database as it looks from outside. Sizes in bytes. */
+export interface SourceState extends SourceFacts {
+  readonly realPath: string;
+  readonly dev: number;
+  readonly ino: number;
+  readonly ownerUid: number;
+  readonly owner: string;
+  /** Pages in use: what a snapshot needs room for. */
+  readonly usedBytes: number;
+  /** Name of the network file system it lies on, or null. */
+  readonly network: string | null;
+}
+
+export interface TargetState {
+  readonly path: string;
+  readonly exists: boolean;
+  readonly freeBytes: number | null;
+  readonly network: string | null;
+}
+
+/** Everything the plan decides on. A part that could not be learnt is the failure that says why. */
+export interface Facts {
+  readonly source: SourceState | Failure;
+  readonly target: TargetState | Failure;
+  /** Copies of this name, newest first; read in full only when `everyCopy` was asked for. */
+  readonly copies: readonly Copy[];
+  readonly newestGood: Copy | null;
+  readonly newestManifest: Manifest | null;
+}
+
+export const isFailure = <T extends object>(v: T | Failure): v is Failure => 'code' in v;
+
+/** A finished, unproven snapshot. Only `verify` can make something publishable of it. */
+export interface Snapshot {
+  readonly path: string;
+  readonly source: SourceState;
+  readonly takenAt: Date;
+  readonly method: Method;
+  /** Why pages were copied instead of VACUUM INTO; null when they were not. */
+  readonly why: string | null;
+  readonly schemaBefore: readonly SchemaRow[];
+  readonly schemaAfter: readonly SchemaRow[];
+  readonly properties: Properties;
+  readonly journalMode: string;
+  readonly sqlite: string;
+  readonly sourceFindings: Findings;
+  readonly walGrewBytes: number;
+}
+
+declare const proof: unique symbol;
+
+/** A snapshot that passed. `verify` alone makes one: the symbol is not exported, so nobody else can write it down. */
+export type VerifiedSnapshot = CheckedSnapshot & { readonly [proof]: true };
+
+/** What the checks found. */
+export interface CheckedSnapshot {
+  readonly snapshot: Snapshot;
+  /** `suspect`: the copy passes, but the source is structurally damaged. */
+  readonly verdict: 'good' | 'suspect';
+  readonly sizeBytes: number;
+  readonly sha256: string;
+  readonly pageCount: number;
+  readonly properties: Properties;
+  readonly schemaHash: string;
+  readonly rows: Readonly<Record<string, number>>;
+  readonly checks: readonly Check[];
+  readonly violations: Violations;
+}
+
+/** A copy at its final name, whole and synced. */
+export interface Publication {
+  readonly copy: Copy;
+  readonly manifest: Manifest;
+}

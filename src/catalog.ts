@@ -1,0 +1,212 @@
+/**
+ * The copies in a backup directory, read from the directory itself. A copy is a data file `NAME-STAMP[-N].db` and a
+ * manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
+ * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
+ */
+import { lstatSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoOf, errnoWords } from './outcome.js';
+import type { Copy, CopyStatus, Manifest } from './records.js';
+import { NAME } from './settings/values.js';
+import { lstatOrNull, readSmall } from './system/files.js';
+
+const MANIFEST_MAX = 16_000_000;
+const COPY_FILE = /^(?<name>.+)-(?<stamp>\d{8}T\d{6}Z)(?:-(?<sequence>[1-9]\d{0,5}))?\.(?<extension>db|json)$/u;
+
+/** What a file name in the backup directory says. `createdAt`: milliseconds since the epoch. */
+export interface CopyFile {
+  readonly file: string;
+  readonly base: string;
+  readonly name: string;
+  readonly stamp: string;
+  readonly createdAt: number;
+  readonly sequence: number;
+  readonly kind: 'data' | 'manifest';
+}
+
+/** `20261121T031700Z`. */
+export const stampOf = (at: Date): string => at.toISOString().replace(/[-:]/g, '').replace(/\.\d+Z$/, 'Z');
+
+/** RFC 3339, UTC, to the second. */
+export const rfc3339 = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
+
+function timeOf(stamp: string): number {
+  const [, y, mo, d, h, mi, s] = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(stamp) ?? [];
+  const at = Date.parse(`${y}-${mo}-${d}T${h}:${mi}:${s}Z`);
+  return Number.isNaN(at) || stampOf(new Date(at)) !== stamp ? Number.NaN : at;
+}
+
+/** Parses a file name; null when it is not one of ours. */
+export function parseCopyFile(file: string): CopyFile | null {
+  const g = COPY_FILE.exec(file)?.groups;
+  const name = g?.['name'];
+  const stamp = g?.['stamp'];
+  if (name === undefined || stamp === undefined || !NAME.test(name)) return null;
+  const createdAt = timeOf(stamp);
+  if (Number.isNaN(createdAt)) return null;
+  const kind = g?.['extension'] === 'json' ? 'manifest' : 'data';
+  const base = file.slice(0, file.lastIndexOf('.'));
+  return { file, base, name, stamp, createdAt, sequence: Number(g?.['sequence'] ?? 1), kind };
+}
+
+/** The base name of a copy made at `at`: the first of `NAME-STAMP`, `NAME-STAMP-2`, ... that no file in the directory uses. */
+export function freeBase(name: string, at: Date, taken: (base: string) => boolean): string {
+  const first = `${name}-${stampOf(at)}`;
+  if (!taken(first)) return first;
+  let n = 2;
+  while (taken(`${first}-${n}`)) n++;
+  return `${first}-${n}`;
+}
+
+/** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. */
+export function scan(directory: string): readonly CopyFile[] {
+  let files: string[];
+  try {
+    files = readdirSync(directory);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw error;
+  }
+  const found = files.map(parseCopyFile).filter((f) => f !== null);
+  return found.sort((a, b) => b.createdAt - a.createdAt || b.sequence - a.sequence || (a.base < b.base ? -1 : a.base > b.base ? 1 : 0));
+}
+
+const isText = (v: unknown): v is string => typeof v === 'string';
+const isCount = (v: unknown): v is number => typeof v === 'number' && Number.isSafeInteger(v) && v >= 0;
+const isTextOrNull = (v: unknown): v is string | null => v === null || isText(v);
+const STATUSES: readonly unknown[] = ['good', 'suspect', 'bad'];
+const METHODS: readonly unknown[] = ['vacuum-into', 'page-copy'];
+
+function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
+  if (typeof v !== 'object' || v === null) return false;
+  const m: Partial<Record<keyof Manifest, unknown>> = v;
+  return (
+    isCount(m.schemaVersion) &&
+    m.file === `${base}.db` &&
+    m.manifest === `${base}.json` &&
+    m.name === name &&
+    isText(m.createdAt) &&
+    Date.parse(m.createdAt) === createdAt &&
+    isCount(m.sizeBytes) &&
+    isText(m.sha256) &&
+    /^[0-9a-f]{64}$/.test(m.sha256) &&
+    STATUSES.includes(m.status) &&
+    METHODS.includes(m.method) &&
+    isTextOrNull(m.verifiedAt) &&
+    isTextOrNull(m.source) &&
+    Array.isArray(m.tags) &&
+    m.tags.every(isText) &&
+    isText(m.runId) &&
+    isText(m.configuredPath) &&
+    isText(m.realPath)
+  );
+}
+
+/** A manifest from raw bytes, or null when they are not a manifest of the copy `base`. */
+export function parseManifest(bytes: Buffer, base: string): Manifest | null {
+  const named = parseCopyFile(`${base}.json`);
+  if (!named) return null;
+  let value: unknown;
+  try {
+    value = JSON.parse(bytes.toString('utf8'));
+  } catch {
+    return null;
+  }
+  return isManifest(value, base, named.name, named.createdAt) ? value : null;
+}
+
+/**
+ * The manifest beside a copy, or why there is none. One that belongs neither to root nor to the directory's owner is
+ * not believed: in a sticky directory anybody could have put it there.
+ */
+export function readManifest(directory: string, base: string): Manifest | { readonly unreadable: string } {
+  try {
+    const { bytes, stats } = readSmall(join(directory, `${base}.json`), MANIFEST_MAX);
+    if (stats.uid !== 0 && stats.uid !== lstatSync(directory).uid) return { unreadable: `the manifest belongs to uid ${stats.uid}` };
+    return parseManifest(bytes, base) ?? { unreadable: 'the manifest is not one of this copy' };
+  } catch (error) {
+    return { unreadable: errnoOf(error) === 'ENOENT' ? 'there is no manifest' : `the manifest cannot be read: ${errnoWords(error)}` };
+  }
+}
+
+/** The Copy part of a manifest: what listings show. */
+export const copyOf = (m: Manifest, status: CopyStatus): Copy => ({
+  file: m.file,
+  manifest: m.manifest,
+  name: m.name,
+  createdAt: m.createdAt,
+  sizeBytes: m.sizeBytes,
+  sha256: m.sha256,
+  status,
+  verifiedAt: m.verifiedAt,
+  method: m.method,
+  source: m.source,
+  tags: m.tags,
+});
+
+/** One copy as listings judge it: good when its manifest says so, the data is there and the size agrees. Null: no data. */
+export function readCopy(directory: string, data: CopyFile): Copy | null {
+  const stats = lstatOrNull(join(directory, data.file));
+  if (!stats?.isFile()) return null;
+  const manifest = readManifest(directory, data.base);
+  if ('unreadable' in manifest) {
+    return {
+      file: data.file,
+      manifest: null,
+      name: data.name,
+      createdAt: rfc3339(data.createdAt),
+      sizeBytes: stats.size,
+      sha256: null,
+      status: 'unverified',
+      verifiedAt: null,
+      method: null,
+      source: null,
+      tags: [],
+    };
+  }
+  return copyOf(manifest, stats.size === manifest.sizeBytes ? manifest.status : 'bad');
+}
+
+/** All copies, newest first; of one name, or of all. */
+export function readCopies(directory: string, name: string | null): Copy[] {
+  const copies: Copy[] = [];
+  for (const entry of scan(directory)) {
+    if (entry.kind !== 'data' || (name !== null && entry.name !== name)) continue;
+    const copy = readCopy(directory, entry);
+    if (copy) copies.push(copy);
+  }
+  return copies;
+}
+
+/** The names that have copies in a directory, in alphabetical order. */
+export const namesIn = (directory: string): string[] =>
+  [...new Set(scan(directory).filter((f) => f.kind === 'data').map((f) => f.name))].sort();
+
+/** Ahead of the clock by more than this is a wrong clock, not a fresh copy (DESIGN, "Retention"). */
+export const CLOCK_TOLERANCE_MS = 3_600_000;
+
+/** A copy that `latest`, `status` and the keep rules may see. */
+export const isPlainGood = (copy: Copy): boolean => copy.status === 'good' && copy.tags.length === 0;
+
+/** Dated more than an hour ahead of the clock. */
+export const isAhead = (copy: Copy, now: number): boolean => Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
+
+/** The newest good, untagged copy that is not dated ahead of the clock; reads manifests from the newest on until one is good. */
+export function newestGood(directory: string, name: string, now: number): Copy | null {
+  for (const entry of scan(directory)) {
+    if (entry.kind !== 'data' || entry.name !== name) continue;
+    const copy = readCopy(directory, entry);
+    if (copy && isPlainGood(copy) && !isAhead(copy, now)) return copy;
+  }
+  return null;
+}
+
+/** The newest manifest of a name whatever its verdict: whose copies these are. */
+export function newestManifest(directory: string, name: string): Manifest | null {
+  for (const entry of scan(directory)) {
+    if (entry.kind !== 'manifest' || entry.name !== name) continue;
+    const manifest = readManifest(directory, entry.base);
+    if (!('unreadable' in manifest)) return manifest;
+  }
+  return null;
+}

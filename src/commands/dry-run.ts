@@ -1,0 +1,32 @@
+/** What dry runs have in common: the printed decision, and a row in a history that is there and ours already. */
+import type { Context } from '../context.js';
+import { historyPath, History } from '../history.js';
+import { errnoWords, warning } from '../outcome.js';
+import type { ExitCode } from '../outcome.js';
+import type { Output } from '../output.js';
+import type { Recorder, Verdict } from '../recorder.js';
+import type { Decision } from '../retention.js';
+import type { Config } from '../settings/load.js';
+import { lstatOrNull } from '../system/files.js';
+
+export function printDecision(output: Output, decision: Decision): void {
+  for (const { file, reason } of decision.remove) output.result(`would remove ${file}: ${reason}`);
+  for (const { file, reasons } of decision.keep) output.result(`would keep ${file}: ${reasons.join('; ')}`);
+}
+
+export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, verdict: Verdict): ExitCode {
+  const { user, system } = process.cpuUsage();
+  const resources = { cpuMs: Math.round((user + system) / 1000), peakAnonBytes: 0 };
+  const there = lstatOrNull(historyPath(config.stateDir));
+  if (there?.isFile() && there.uid === ctx.identity.uid) {
+    try {
+      const history = History.openToWrite(config.stateDir);
+      history.save(recorder.record(verdict, resources));
+      history.close();
+    } catch (error) {
+      recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
+    }
+  }
+  ctx.output.document(recorder.record(verdict, resources));
+  return verdict.exitCode;
+}

@@ -1,0 +1,40 @@
+/** `dbbackup history`: runs, newest first, also failed, interrupted and dry ones. */
+import type { Context } from '../context.js';
+import { duration, table } from '../format.js';
+import { History } from '../history.js';
+import { errnoWords, Failed } from '../outcome.js';
+import type { ExitCode } from '../outcome.js';
+import { SCHEMA_VERSION } from '../records.js';
+import type { RunRecord } from '../records.js';
+import type { Config } from '../settings/load.js';
+
+const ON_A_TERMINAL = 20;
+
+/** @param options.limit how many; null: 20 on a terminal, all elsewhere */
+export function history(ctx: Context, config: Config, options: { limit: number | null }): ExitCode {
+  const { output } = ctx;
+  const limit = options.limit ?? (output.isTerminal && !output.options.json ? ON_A_TERMINAL : null);
+  let runs: RunRecord[];
+  try {
+    const opened = History.openToRead(config.stateDir);
+    runs = opened?.runs(config.nameGiven ? config.name : null, limit) ?? [];
+    opened?.close();
+  } catch (error) {
+    throw new Failed({ code: 'IO_ERROR', path: config.stateDir, reason: `the history cannot be read: ${errnoWords(error)}` }, { cause: error });
+  }
+  if (runs.length === 0) output.info(`no runs are recorded in ${config.stateDir}`);
+  else {
+    const rows = runs.map((r) => [
+      output.time(r.startedAt),
+      r.name ?? '-',
+      r.dryRun ? `${r.command} (dry)` : r.command,
+      r.status,
+      r.exitCode === null ? '-' : String(r.exitCode),
+      r.durationMs === null ? '-' : duration(r.durationMs),
+      r.error?.code ?? r.copy?.file ?? '',
+    ]);
+    output.data(table(['STARTED', 'NAME', 'COMMAND', 'STATUS', 'EXIT', 'TOOK', 'COPY OR ERROR'], rows, '    >>'));
+  }
+  output.document({ schemaVersion: SCHEMA_VERSION, command: 'history', runs });
+  return 0;
+}

@@ -1,0 +1,34 @@
+/** `dbbackup list`: the copies there are, newest first, from the directory itself. */
+import { readCopies } from '../catalog.js';
+import type { Context } from '../context.js';
+import { bytes, duration, table } from '../format.js';
+import { errnoWords, Failed } from '../outcome.js';
+import type { ExitCode } from '../outcome.js';
+import { SCHEMA_VERSION } from '../records.js';
+import type { Copy } from '../records.js';
+import type { Config } from '../settings/load.js';
+import { lstatOrNull } from '../system/files.js';
+
+export function list(ctx: Context, config: Config): ExitCode {
+  const { output } = ctx;
+  if (!lstatOrNull(config.to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such directory' });
+  let copies: Copy[];
+  try {
+    copies = readCopies(config.to, config.nameGiven ? config.name : null);
+  } catch (error) {
+    throw new Failed({ code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, { cause: error });
+  }
+  const now = ctx.clock.now().getTime();
+  if (copies.length === 0) output.info(`no copies in ${config.to}`);
+  else {
+    const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
+    output.data(table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
+  }
+  output.document({ schemaVersion: SCHEMA_VERSION, command: 'list', copies });
+  return 0;
+}
+
+function ageOf(copy: Copy, now: number): string {
+  const ms = now - Date.parse(copy.createdAt);
+  return ms < 0 ? 'ahead' : duration(ms);
+}

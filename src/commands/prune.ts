@@ -1,0 +1,53 @@
+/** `dbbackup prune`: applies the retention policy now, or with --dry-run says what it would do. */
+import { randomUUID } from 'node:crypto';
+import { act } from '../acting.js';
+import { isFailure } from '../artifacts.js';
+import { readCopies } from '../catalog.js';
+import type { Context } from '../context.js';
+import { RunLog } from '../log.js';
+import { exitCodeOf, Failed } from '../outcome.js';
+import type { ExitCode } from '../outcome.js';
+import { resolveName } from '../names.js';
+import { planPrune } from '../plan.js';
+import { Recorder } from '../recorder.js';
+import type { Config } from '../settings/load.js';
+import { inspectTarget } from '../stages/inspect.js';
+import { holdWarning, prune as removeCopies } from '../stages/prune.js';
+import { lstatOrNull } from '../system/files.js';
+import { printDecision, saveDryRun } from './dry-run.js';
+
+export async function prune(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const there = !isFailure(target) && lstatOrNull(config.to) !== null;
+  const name = isFailure(target) ? config.name : resolveName(config, 'prune');
+  if (!isFailure(target) && (!there || name === null)) {
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: there ? 'it holds no copies' : 'there is no such directory' });
+  }
+  if (options.dryRun) return await dryRun(ctx, config, name ?? '');
+  return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, prune: pruneHint, begin }) => {
+    if (isFailure(target)) throw new Failed(target);
+    await begin();
+    const result = await recorder.stage(
+      'prune',
+      () => removeCopies({ ...config, name: name ?? '', now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w), prune: pruneHint }),
+      (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
+    );
+    recorder.setPruned(result);
+    for (const { file, reason } of result.pruned) ctx.output.result(`removed ${file}: ${reason}`);
+    return { failure: result.failure, stage: 'prune' };
+  });
+}
+
+async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitCode> {
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), { command: 'prune', name, profile: config.profile, dryRun: true });
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  if (isFailure(target)) {
+    ctx.output.error(target, 'inspect');
+    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(target, false), failure: target, failedStage: 'inspect' });
+  }
+  const decision = planPrune(config, readCopies(config.to, name), null, ctx.clock.now());
+  holdWarning(decision.hold, (w) => recorder.warn(w));
+  recorder.setPruned({ kept: decision.keep, pruned: decision.remove });
+  printDecision(ctx.output, decision);
+  return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
+}

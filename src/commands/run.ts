@@ -1,0 +1,73 @@
+/** `dbbackup run`: the main job, or with --dry-run its plan. */
+import { randomUUID } from 'node:crypto';
+import { isFailure } from '../artifacts.js';
+import { rfc3339 } from '../catalog.js';
+import type { Context } from '../context.js';
+import { bytes } from '../format.js';
+import { RunLog } from '../log.js';
+import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
+import type { ExitCode } from '../outcome.js';
+import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
+import { Recorder } from '../recorder.js';
+import type { Verdict } from '../recorder.js';
+import type { Copy } from '../records.js';
+import { inspect, runBackup } from '../run.js';
+import type { Config } from '../settings/load.js';
+import { holdWarning } from '../stages/prune.js';
+import { printDecision, saveDryRun } from './dry-run.js';
+
+export async function run(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
+  const { database, name } = config;
+  if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup run FILE --to DIR' });
+  return options.dryRun ? await dryRun(ctx, config, database, name) : await runBackup(ctx, config, database, name);
+}
+
+async function dryRun(ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> {
+  const { output } = ctx;
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), output.redact), randomUUID(), { command: 'run', name, profile: config.profile, dryRun: true });
+  const now = ctx.clock.now();
+  const facts = await recorder.stage(
+    'inspect',
+    () => inspect(ctx, config, database, name, 'every'),
+    () => 'looked, without opening anything',
+  );
+  const { source, target } = facts;
+  if (!isFailure(source)) recorder.setSource(source);
+  const plan = planRun(config, name, facts, now);
+  if (isSkip(plan)) {
+    output.result(`would do nothing: ${plan.skip}`);
+    return saveDryRun(ctx, config, recorder, { status: 'skipped', exitCode: 0, failure: null, failedStage: null });
+  }
+  if (hasProblems(plan)) {
+    const [first, ...others] = plan.problems;
+    output.error(first, 'inspect');
+    for (const problem of others) recorder.warn(critical(problem.code, describe(problem).message));
+    const exitCode = exitCodeOf(first, false);
+    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
+  }
+  for (const w of plan.warnings) recorder.warn(w);
+  const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);
+  holdWarning(decision.hold, (w) => recorder.warn(w));
+  recorder.setPruned({ kept: decision.keep, pruned: decision.remove });
+  const freeBytes = isFailure(target) ? null : target.freeBytes;
+  recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
+  output.result(`would make ${config.to}/${plan.file} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
+  printDecision(output, decision);
+  const verdict: Verdict = { status: 'ok', exitCode: 0, failure: null, failedStage: null };
+  return saveDryRun(ctx, config, recorder, verdict);
+}
+
+/** What the keep rules would see if the run succeeded. */
+const plannedCopy = (file: string, name: string, now: Date): Copy => ({
+  file,
+  manifest: null,
+  name,
+  createdAt: rfc3339(now.getTime()),
+  sizeBytes: 0,
+  sha256: null,
+  status: 'good',
+  verifiedAt: null,
+  method: null,
+  source: null,
+  tags: [],
+});

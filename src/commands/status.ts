@@ -1,0 +1,148 @@
+/** `dbbackup status`: is there a fresh, good copy? With --notify, people are told what nobody was told yet. */
+import { isAhead, isPlainGood, readCopy, scan } from '../catalog.js';
+import type { Context } from '../context.js';
+import { bytes, duration } from '../format.js';
+import { History } from '../history.js';
+import { resolveName } from '../names.js';
+import { composeStatus } from '../notifiers/message.js';
+import { pending } from '../notifiers/outbox.js';
+import { critical, describe, errnoWords, warning } from '../outcome.js';
+import type { ExitCode, Failure, Warning } from '../outcome.js';
+import { SCHEMA_VERSION } from '../records.js';
+import type { Copy, RunRecord } from '../records.js';
+import type { Config, MailSettings } from '../settings/load.js';
+import { deliver, keep, messageFacts, outboxPath, sendNow } from '../stages/report.js';
+
+interface Look {
+  readonly newestGood: (Copy & { readonly ageSeconds: number }) | null;
+  readonly problems: readonly Warning[];
+}
+
+export async function status(ctx: Context, config: Config, options: { notify: boolean }): Promise<ExitCode> {
+  const { output } = ctx;
+  const name = resolveName(config, 'status');
+  const problems: Warning[] = [];
+  const { newestGood, problems: seen } = lookAtCopies(config, name, ctx.clock.now().getTime());
+  problems.push(...seen);
+  const lastRun = name === null ? null : lookAtRuns(config, name, problems);
+  const waiting = countWaiting(config, name);
+  if (waiting > 0) problems.push(warning('UNDELIVERED', `${waiting} message${waiting === 1 ? '' : 's'} could not be delivered yet`));
+
+  const healthy = newestGood !== null && newestGood.ageSeconds * 1000 <= config.maxAgeMs;
+  let untold: Failure | null = null;
+  if (options.notify) {
+    if (config.mail) untold = await notify(ctx, config, config.mail, name, newestGood, problems);
+    else problems.push(warning('NOBODY_HEARS', 'no mail-to is set, so --notify tells nobody'));
+    if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
+  }
+  if (newestGood) {
+    output.data(`${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`);
+  } else output.data(`NOT HEALTHY: no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`);
+  if (lastRun) output.data(`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`);
+  for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
+  output.document({ schemaVersion: SCHEMA_VERSION, command: 'status', name, healthy, newestGood, lastRun, problems });
+  return healthy && !untold ? 0 : 1;
+}
+
+/** From the newest copy back to the first good one: the directory of ten thousand copies is not read in full. */
+function lookAtCopies(config: Config, name: string | null, now: number): Look {
+  const problems: Warning[] = [];
+  let newestGood: Look['newestGood'] = null;
+  let files: ReturnType<typeof scan> = [];
+  try {
+    files = scan(config.to).filter((f) => f.kind === 'data' && f.name === name);
+  } catch (error) {
+    problems.push(critical('IO_ERROR', `${config.to}: ${errnoWords(error)}`));
+  }
+  for (const file of files) {
+    const copy = readCopy(config.to, file);
+    if (!copy) continue;
+    if (isAhead(copy, now)) problems.push(warning('CLOCK', `${copy.file} is dated more than an hour ahead of this machine's clock`));
+    else if (isPlainGood(copy)) {
+      newestGood = { ...copy, ageSeconds: Math.max(0, Math.round((now - Date.parse(copy.createdAt)) / 1000)) };
+      break;
+    } else if (copy.status === 'suspect') problems.push(critical('SOURCE_CORRUPT', `${copy.file} is suspect: the database was structurally damaged when it was made`));
+    else if (copy.status === 'bad') problems.push(critical('VERIFY_FAILED', `${copy.file} is bad: its bytes are not those that were proven`));
+    else if (copy.status === 'unverified') problems.push(warning('COPY_UNVERIFIED', `${copy.file} has no readable manifest`));
+  }
+  if (!newestGood) problems.unshift(critical('COPY_NOT_FOUND', `there is no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`));
+  else if (newestGood.ageSeconds * 1000 > config.maxAgeMs) {
+    problems.unshift(critical('COPY_STALE', `the newest good copy is ${duration(newestGood.ageSeconds * 1000)} old; max-age is ${duration(config.maxAgeMs)}`));
+  }
+  return { newestGood, problems };
+}
+
+function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecord | null {
+  try {
+    const history = History.openToRead(config.stateDir);
+    const lastRun = history?.lastRun(name) ?? null;
+    history?.close();
+    if (lastRun?.status === 'interrupted' && lastRun.exitCode === null) problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
+    else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
+    return lastRun;
+  } catch (error) {
+    problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));
+    return null;
+  }
+}
+
+function countWaiting(config: Config, name: string | null): number {
+  try {
+    return pending(outboxPath(config.stateDir), name).length;
+  } catch {
+    return 0;
+  }
+}
+
+/** Tells what nobody was told yet, once; sends what waits. */
+async function notify(ctx: Context, config: Config, mail: MailSettings, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): Promise<Failure | null> {
+  let history: History | null = null;
+  try {
+    history = History.openToWrite(config.stateDir);
+  } catch {
+    // Without a history nobody can know who was told: then telling once too often is right.
+  }
+  try {
+    const news = untoldProblems(history, name, newestGood, problems);
+    if (news.problems.length > 0) {
+      const message = composeStatus(name, news.problems, messageFacts(ctx, config.to, name, []));
+      const kept = history ? keep(config.stateDir, message, (w) => ctx.output.warning(w)) : null;
+      if (kept === null) {
+        const failure = await sendNow(message, mail, ctx);
+        if (failure) return failure;
+      }
+      for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
+    }
+    return history ? await deliver(config.stateDir, name, mail, ctx) : null;
+  } finally {
+    history?.close();
+  }
+}
+
+/** A stale copy is known when its age was told, or a failed run since it was; a killed run when its own end was. */
+function untoldProblems(history: History | null, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): { problems: Warning[]; keys: string[] } {
+  const told: Warning[] = [];
+  const keys: string[] = [];
+  const stale = problems.find((p) => p.code === 'COPY_STALE' || p.code === 'COPY_NOT_FOUND');
+  const staleKey = `stale ${name ?? ''} ${newestGood?.file ?? 'none'}`;
+  if (stale && !history?.wasTold(staleKey) && !failureWasTold(history, name, newestGood)) {
+    told.push(stale);
+    keys.push(staleKey);
+  }
+  const dead = name === null ? [] : (history?.unfinished(name, 'not held') ?? []);
+  for (const run of dead) {
+    if (history?.wasTold(`run ${run.runId}`)) continue;
+    told.push(critical('LAST_RUN_DIED', `the run of ${run.startedAt} was killed before it could finish`));
+    keys.push(`run ${run.runId}`);
+  }
+  return { problems: told, keys };
+}
+
+function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null): boolean {
+  if (!history) return false;
+  for (const run of history.since(name)) {
+    if (newestGood && run.startedAt < newestGood.createdAt) return false;
+    if (history.wasTold(`run ${run.runId}`)) return true;
+  }
+  return false;
+}

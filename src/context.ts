@@ -1,0 +1,19 @@
+/** What the composition root hands to a command: every way to the outside world that is not a setting. */
+import type { Clock } from './system/clock.js';
+import type { Output } from './output.js';
+import type { Identity } from './system/processes.js';
+
+export interface Context {
+  readonly clock: Clock;
+  /** Aborts with a `Failed` (INTERRUPTED) when a signal arrives. */
+  readonly signal: AbortSignal;
+  readonly output: Output;
+  readonly identity: Identity;
+  readonly host: string;
+  /** `dbbackup 0.1.0`. */
+  readonly tool: string;
+  /** The command line as words, for hints that can be pasted: `dbbackup`, `run`, ... */
+  readonly invocation: readonly string[];
+  /** The environment for our own children: without our secrets. */
+  readonly childEnv: NodeJS.ProcessEnv;
+}

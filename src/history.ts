@@ -1,0 +1,156 @@
+/**
+ * The record of every run, all names in one SQLite file of its own, so that it can be read while a run holds its lock.
+ * Rollback-journal mode: a reader of another user then leaves nothing behind.
+ */
+import { join } from 'node:path';
+import Database from 'better-sqlite3';
+import { describe } from './outcome.js';
+import type { Failure } from './outcome.js';
+import type { RunRecord } from './records.js';
+import { lstatOrNull } from './system/files.js';
+import type { ProcessId } from './system/processes.js';
+import { isGone, ownProcessId } from './system/processes.js';
+
+/** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
+const KEPT_PER_NAME = 10_000;
+/** Short, since it blocks the event loop and signals must be heard within 2 s. */
+const BUSY_MS = 1000;
+
+interface Row {
+  readonly record: string;
+  readonly process: string;
+}
+
+export const historyPath = (stateDir: string): string => join(stateDir, 'history.db');
+
+export class History {
+  readonly #db: Database.Database;
+
+  private constructor(db: Database.Database) {
+    this.#db = db;
+  }
+
+  /** Opens for writing, creating it where it is missing. The state directory must exist. Throws what the system says. */
+  static openToWrite(stateDir: string): History {
+    const path = historyPath(stateDir);
+    const there = lstatOrNull(path);
+    if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
+    const db = new Database(path, { timeout: BUSY_MS });
+    try {
+      db.pragma('trusted_schema = OFF');
+      if (db.pragma('user_version', { simple: true }) !== 1) {
+        db.exec(`BEGIN IMMEDIATE;
+          CREATE TABLE IF NOT EXISTS runs(
+            seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
+            dry_run INTEGER NOT NULL, process TEXT NOT NULL, record TEXT NOT NULL);
+          CREATE INDEX IF NOT EXISTS runs_by_name ON runs(name, seq);
+          CREATE TABLE IF NOT EXISTS told(key TEXT PRIMARY KEY, at TEXT NOT NULL);
+          PRAGMA user_version = 1;
+          COMMIT`);
+      }
+      return new History(db);
+    } catch (error) {
+      db.close();
+      throw error;
+    }
+  }
+
+  /** Opens what is there, read-only; null when there is none. */
+  static openToRead(stateDir: string): History | null {
+    const path = historyPath(stateDir);
+    if (!lstatOrNull(path)?.isFile()) return null;
+    const db = new Database(path, { readonly: true, fileMustExist: true, timeout: BUSY_MS });
+    db.pragma('trusted_schema = OFF');
+    return new History(db);
+  }
+
+  /** Writes a record, new or changed, with the process that writes it. */
+  save(record: RunRecord): void {
+    this.#db
+      .prepare(
+        `INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES (:runId, :name, :status, :dryRun, :process, :record)
+         ON CONFLICT(run_id) DO UPDATE SET status = :status, record = :record`,
+      )
+      .run({
+        runId: record.runId,
+        name: record.name,
+        status: record.status,
+        dryRun: record.dryRun ? 1 : 0,
+        process: JSON.stringify(ownProcessId()),
+        record: JSON.stringify(record),
+      });
+  }
+
+  /** Removes what is beyond the kept number of one name. */
+  trim(name: string): void {
+    this.#db
+      .prepare('DELETE FROM runs WHERE name = :name AND seq <= (SELECT seq FROM runs WHERE name = :name ORDER BY seq DESC LIMIT 1 OFFSET :kept)')
+      .run({ name, kept: KEPT_PER_NAME });
+  }
+
+  /**
+   * Records, newest first, of one name or all; `limit` null: all of them. One whose process is certainly gone is shown
+   * as interrupted, whoever looks.
+   */
+  runs(name: string | null, limit: number | null): RunRecord[] {
+    const rows = this.#db
+      .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE :name IS NULL OR name = :name ORDER BY seq DESC LIMIT :limit')
+      .all({ name, limit: limit ?? -1 });
+    return rows.map(asSeen);
+  }
+
+  /** As `runs`, one by one, and with the runs that failed before their name was known. */
+  *since(name: string | null): IterableIterator<RunRecord> {
+    const rows = this.#db
+      .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE (name IS :name OR name IS NULL) AND dry_run = 0 ORDER BY seq DESC')
+      .iterate({ name });
+    for (const row of rows) yield asSeen(row);
+  }
+
+  /** The last `run` of a name that was not dry. */
+  lastRun(name: string): RunRecord | null {
+    for (const record of this.since(name)) {
+      if (record.command === 'run' && record.name === name) return record;
+    }
+    return null;
+  }
+
+  /**
+   * Records of a name that still say "running". `held`: the caller holds the lock of the name, so they are all dead;
+   * without it only those whose process is certainly gone are returned.
+   */
+  unfinished(name: string, held: 'held' | 'not held'): RunRecord[] {
+    return this.#db
+      .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
+      .all({ name })
+      .filter((row) => held === 'held' || isGone(parse<ProcessId>(row.process)))
+      .map((row) => parse<RunRecord>(row.record));
+  }
+
+  /** Whether people were told of this already. */
+  wasTold(key: string): boolean {
+    return this.#db.prepare('SELECT 1 FROM told WHERE key = ?').get(key) !== undefined;
+  }
+
+  noteTold(key: string, at: Date): void {
+    this.#db.prepare('INSERT OR REPLACE INTO told(key, at) VALUES (?, ?)').run(key, at.toISOString());
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+}
+
+/** JSON that only this file writes, into a database that belongs to us. */
+const parse = <T>(json: string): T => JSON.parse(json) as T;
+
+function asSeen(row: Row): RunRecord {
+  const record = parse<RunRecord>(row.record);
+  return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null) : record;
+}
+
+/** The record of a run that could not finish it itself. `published`: its copy, if the next run completed it. */
+export function asKilled(record: RunRecord, published: string | null): RunRecord {
+  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published };
+  return { ...record, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
+}

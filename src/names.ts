@@ -1,0 +1,19 @@
+/** Which name a command without `--name`, profile or database means: the only one in the directory, or a usage error that lists them. */
+import { namesIn } from './catalog.js';
+import { Failed } from './outcome.js';
+import type { CommandName } from './records.js';
+import type { Config } from './settings/load.js';
+
+/** Null: the directory holds no copies at all. */
+export function resolveName(config: Config, command: CommandName): string | null {
+  if (config.name !== null) return config.name;
+  const names = namesIn(config.to);
+  if (names.length > 1) {
+    throw new Failed({
+      code: 'USAGE',
+      message: `${config.to} holds copies of several names: ${names.join(', ')}`,
+      hint: `say which: dbbackup ${command} --name ${names[0] ?? 'NAME'}`,
+    });
+  }
+  return names[0] ?? null;
+}

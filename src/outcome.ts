@@ -1,0 +1,406 @@
+/**
+ * What can come of a run: every failure is one case of `Failure`, every remark one `Warning`.
+ * `describe` is the only place that turns a failure into words, `exitCodeOf` the only place that turns one
+ * into an exit code. README's tables are generated from `EXIT_CODES` and `CODE_DOCS`.
+ */
+
+export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'prune' | 'report';
+export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
+
+/** One problem found while settings were read: what is wrong, and which flag, variable or line said it. */
+export interface SettingsProblem {
+  readonly setting: string;
+  readonly message: string;
+  readonly origin: string;
+}
+
+/** Everything that can end a command. The fields are facts; the words are made in `describe`. */
+export type Failure =
+  /** No file at the configured path (or a symbolic link to nowhere). */
+  | { code: 'SOURCE_MISSING'; path: string }
+  /** The file is there and we may not read it. */
+  | { code: 'SOURCE_UNREADABLE'; path: string; reason: string; owner: string | null }
+  /** A directory, FIFO, device or socket where a database file should be. */
+  | { code: 'SOURCE_NOT_A_FILE'; path: string; kind: string }
+  /** A regular file without the SQLite header: text, encrypted, something else. */
+  | { code: 'NOT_A_DATABASE'; path: string; reason: string }
+  /** 0 bytes: SQLite would call it a valid, empty database. */
+  | { code: 'SOURCE_EMPTY'; path: string }
+  /** The source is structurally damaged. `keptAs`: the suspect copy that was kept, if it passed its own check. */
+  | { code: 'SOURCE_CORRUPT'; path: string; findings: readonly string[]; keptAs: string | null }
+  /** Another process holds the source exclusively. */
+  | { code: 'SOURCE_LOCKED'; path: string; waitedMs: number }
+  /** The application crashed in rollback-journal mode and its journal waits to be rolled back. */
+  | { code: 'SOURCE_HOT_JOURNAL'; path: string }
+  /** An idle WAL database in a directory that we cannot write: SQLite cannot make its `-shm`. */
+  | { code: 'SOURCE_READONLY_DIRECTORY'; path: string; directory: string; owner: string }
+  /** Another file was renamed over the source while it was read. */
+  | { code: 'SOURCE_REPLACED'; path: string }
+  /** More than one name: SQLite would look for more than one `-wal`. */
+  | { code: 'SOURCE_HARD_LINKED'; path: string; links: number }
+  /** Opening the source would leave (or left) a `-wal` or `-shm` that its owner cannot write. */
+  | { code: 'SIDECAR_OWNER'; path: string; owner: string; left: readonly string[] }
+  /** SQLite could not make the snapshot for a reason that no other case names. */
+  | { code: 'SNAPSHOT_FAILED'; path: string; reason: string }
+  /** The copy did not pass although the source did. */
+  | { code: 'VERIFY_FAILED'; findings: readonly string[] }
+  /** The disk is full, or would be. Bytes; null where they are not known. */
+  | { code: 'NO_SPACE'; path: string; neededBytes: number | null; freeBytes: number | null; prune: string }
+  /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
+  | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
+  /** The backup directory cannot be made or written. */
+  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string }
+  /** The backup directory is somebody else's, or somebody else could swap it. `sudo`: the line that would work. */
+  | { code: 'TARGET_OWNER'; path: string; reason: string; remedy: string }
+  /** Copies of another database already carry this name. */
+  | { code: 'NAME_TAKEN'; name: string; source: string; other: string }
+  /** Another run holds the lock of this name. */
+  | { code: 'LOCKED'; name: string; holder: string | null }
+  /** `timeout` passed. `published`: the copy made before that, if any. */
+  | { code: 'TIMEOUT'; afterMs: number; published: string | null }
+  /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
+  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null }
+  /** The system refused an operation for a reason that no other case names. */
+  | { code: 'IO_ERROR'; path: string; reason: string }
+  /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
+  | { code: 'SETTINGS'; problems: readonly SettingsProblem[] }
+  /** The command line itself is wrong. */
+  | { code: 'USAGE'; message: string; hint: string }
+  /** No copy where one is needed. */
+  | { code: 'COPY_NOT_FOUND'; path: string; reason: string }
+  /** A message could not be delivered; it is kept and sent by a later run. */
+  | { code: 'NOTIFY_FAILED'; reason: string; kept: boolean }
+  /** A bug of ours. */
+  | { code: 'INTERNAL'; message: string; stack: string };
+
+export type FailureCode = Failure['code'];
+
+export type WarningCode =
+  | 'CLOCK'
+  | 'STATE_UNWRITABLE'
+  | 'SOURCE_ROLLBACK_MODE'
+  | 'SOURCE_NETWORK_FS'
+  | 'SOURCE_CORRUPT'
+  | 'ROWS_VIOLATE'
+  | 'TABLES_UNCHECKED'
+  | 'PAGE_COPY'
+  | 'SYNC_UNSUPPORTED'
+  | 'HEALED'
+  | 'TARGET_NETWORK_FS'
+  | 'NOTIFY_FAILED'
+  | 'NOBODY_HEARS'
+  | 'NOT_SEEN'
+  | 'SIDECAR_OWNER'
+  | 'UNDELIVERED'
+  | 'COPY_STALE'
+  | 'COPY_NOT_FOUND'
+  | 'COPY_UNVERIFIED'
+  | 'LAST_RUN_FAILED'
+  | 'LAST_RUN_DIED';
+
+export type Severity = 'warning' | 'critical';
+
+/** A remark that does not end the run and never changes its exit code. */
+export interface Warning {
+  readonly code: WarningCode | FailureCode;
+  readonly severity: Severity;
+  readonly message: string;
+}
+
+export const warning = (code: Warning['code'], message: string): Warning => ({ code, severity: 'warning', message });
+export const critical = (code: Warning['code'], message: string): Warning => ({ code, severity: 'critical', message });
+
+/** Thrown by a stage, caught once by the pipeline. Carries the failure as a value. */
+export class Failed extends Error {
+  readonly failure: Failure;
+  constructor(failure: Failure, options?: { cause?: unknown }) {
+    super(failure.code, options);
+    this.name = 'Failed';
+    this.failure = failure;
+  }
+}
+
+/** The exit codes of DESIGN's table: the only numbers that `process.exitCode` is ever set to. */
+export const EXIT_CODES = [
+  [0, 'done, all promises hold'],
+  [1, 'failed: no new good copy (`status`, `check`: not healthy)'],
+  [3, 'incomplete: a good new copy exists, a later step (prune, notification, history) failed'],
+  [64, 'usage error'],
+  [70, 'a bug of ours; says where to report it'],
+  [75, 'another run holds the lock'],
+  [78, 'settings error'],
+  [129, 'ended by SIGHUP within 2 s; nothing half-done is left'],
+  [130, 'ended by SIGINT within 2 s; nothing half-done is left'],
+  [143, 'ended by SIGTERM within 2 s; nothing half-done is left'],
+] as const;
+
+export type ExitCode = (typeof EXIT_CODES)[number][0];
+
+const SIGNAL_EXIT: Record<SignalName | 'SIGKILL', ExitCode> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGKILL: 1 };
+
+/** The exit code of a failure. `published`: a good new copy exists, so what failed came after it. */
+export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
+  switch (failure.code) {
+    case 'LOCKED':
+      return 75;
+    case 'SETTINGS':
+    case 'TARGET_OWNER':
+      return 78;
+    case 'USAGE':
+      return 64;
+    case 'INTERNAL':
+      return 70;
+    case 'INTERRUPTED':
+      return SIGNAL_EXIT[failure.signal];
+    default:
+      return published ? 3 : 1;
+  }
+}
+
+const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
+const some = (findings: readonly string[]): string =>
+  findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
+
+/** What happened and what to do next, each one line. The texts hold no secrets; paths are as the file system has them. */
+export function describe(f: Failure): { message: string; hint: string } {
+  switch (f.code) {
+    case 'SOURCE_MISSING':
+      return { message: `there is no file at ${f.path}`, hint: 'check the path, and that its file system is mounted' };
+    case 'SOURCE_UNREADABLE':
+      return {
+        message: `cannot read ${f.path}: ${f.reason}`,
+        hint: f.owner ? `run as its owner: sudo -u ${f.owner} dbbackup ...` : 'check the path and its permissions',
+      };
+    case 'SOURCE_NOT_A_FILE':
+      return { message: `${f.path} is ${f.kind}, not a regular file`, hint: 'name the database file itself' };
+    case 'NOT_A_DATABASE':
+      return {
+        message: `${f.path} is not a SQLite database: ${f.reason}`,
+        hint: 'an encrypted database (SQLCipher, SEE) looks like this too and is not supported; otherwise check the path',
+      };
+    case 'SOURCE_EMPTY':
+      return {
+        message: `${f.path} is empty (0 bytes)`,
+        hint: 'an empty copy would protect nothing; check the path, and restore the last good copy if this was your database',
+      };
+    case 'SOURCE_CORRUPT':
+      return {
+        message: `${f.path} is structurally damaged: ${some(f.findings)}${f.keptAs ? `; what could be read was kept as the suspect copy ${f.keptAs}` : ''}`,
+        hint: `stop the application, keep ${f.path} as it is for a rescue (sqlite3 ".recover"), and look at the newest good copy: dbbackup list`,
+      };
+    case 'SOURCE_LOCKED':
+      return {
+        message: `${f.path} is held by another process (waited ${f.waitedMs / 1000} s)`,
+        hint: 'a process holds it exclusively (locking_mode=EXCLUSIVE or a long transaction): see fuser or lsof; run again when it is done',
+      };
+    case 'SOURCE_HOT_JOURNAL':
+      return {
+        message: `${f.path} has a hot rollback journal: its application crashed in the middle of a transaction`,
+        hint: `start the application, or open it once for writing so that SQLite rolls back: sqlite3 '${f.path}' 'SELECT count(*) FROM sqlite_schema'`,
+      };
+    case 'SOURCE_READONLY_DIRECTORY':
+      return {
+        message: `${f.path} is in WAL mode and idle, and its directory ${f.directory} cannot be written, so SQLite cannot open it`,
+        hint: `run as the owner (sudo -u ${f.owner} dbbackup ...), under systemd add ReadWritePaths=${f.directory}, or keep the application running`,
+      };
+    case 'SOURCE_REPLACED':
+      return {
+        message: `${f.path} was replaced by another file during the run`,
+        hint: 'run again when the replacement is done; replacing a live database by rename endangers its WAL',
+      };
+    case 'SOURCE_HARD_LINKED':
+      return {
+        message: `${f.path} has ${f.links} names (hard links); each name would have a WAL of its own`,
+        hint: `keep one name: find the others with find / -xdev -samefile '${f.path}'`,
+      };
+    case 'SIDECAR_OWNER':
+      return f.left.length > 0
+        ? {
+            message: `${f.left.join(' and ')} now belong to this user, and ${f.owner}, who owns the database, may be unable to write`,
+            hint: `at once, as root: chown ${f.owner} ${f.left.map((p) => `'${p}'`).join(' ')}; then run dbbackup as ${f.owner}`,
+          }
+        : {
+            message: `opening ${f.path} would create -wal and -shm files that ${f.owner}, its owner, could not write: the application would fail`,
+            hint: `run as the owner: sudo -u ${f.owner} dbbackup ...`,
+          };
+    case 'SNAPSHOT_FAILED':
+      return { message: `no snapshot of ${f.path}: ${f.reason}`, hint: 'run again with --verbose; the log has the details' };
+    case 'VERIFY_FAILED':
+      return {
+        message: `the copy did not pass its check although the source did: ${some(f.findings)}`,
+        hint: 'the copy was discarded; suspect the backup disk or memory (dmesg, smartctl), then run again',
+      };
+    case 'NO_SPACE':
+      return {
+        message:
+          f.neededBytes !== null && f.freeBytes !== null
+            ? `not enough space at ${f.path}: ${mb(f.neededBytes)} needed, ${mb(f.freeBytes)} free`
+            : `no space left at ${f.path} (disk full, or a quota)`,
+        hint: `make room, for example with fewer kept copies: ${f.prune}`,
+      };
+    case 'WAL_PRESSURE':
+      return {
+        message: `stopped the snapshot: ${mb(f.freeBytes)} free beside ${f.path}, whose WAL grew to ${mb(f.walBytes)} meanwhile`,
+        hint: 'make room on the file system of the database, or run when it writes less',
+      };
+    case 'TARGET_UNWRITABLE':
+      return { message: `cannot use the backup directory ${f.path}: ${f.reason}`, hint: 'choose another --to, or mend it and run: dbbackup check' };
+    case 'TARGET_OWNER':
+      return { message: `${f.path}: ${f.reason}`, hint: f.remedy };
+    case 'NAME_TAKEN':
+      return {
+        message: `the copies named ${f.name} are of ${f.other}, not of ${f.source}`,
+        hint: 'give this database its own --name, or its own --to; if it was moved: --accept-moved, once',
+      };
+    case 'LOCKED':
+      return {
+        message: `another run holds the lock of ${f.name}${f.holder ? ` (${f.holder})` : ''}`,
+        hint: 'wait for it, or let this one wait: --lock-wait 10m',
+      };
+    case 'TIMEOUT':
+      return {
+        message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}`,
+        hint: 'raise --timeout, or find out what made it slow: dbbackup history shows the stages',
+      };
+    case 'INTERRUPTED':
+      if (f.signal === 'SIGKILL') {
+        return {
+          message: `the run was killed before it could finish${f.published ? `; its copy ${f.published} was completed afterwards` : ''}`,
+          hint: 'look for the out-of-memory killer, a reboot or a power cut at that time (journalctl, dmesg)',
+        };
+      }
+      return {
+        message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : '; nothing was left behind'}`,
+        hint: 'run again',
+      };
+    case 'IO_ERROR':
+      return { message: `${f.path}: ${f.reason}`, hint: 'look at dmesg and the health of the disk, then run again' };
+    case 'SETTINGS':
+      return {
+        message: f.problems.map((p) => `${p.message} (${p.origin})`).join('; '),
+        hint: 'dbbackup check shows every setting and where it comes from',
+      };
+    case 'USAGE':
+      return { message: f.message, hint: f.hint };
+    case 'COPY_NOT_FOUND':
+      return { message: `${f.path}: ${f.reason}`, hint: 'dbbackup list shows the copies there are' };
+    case 'NOTIFY_FAILED':
+      return {
+        message: `a message could not be delivered: ${f.reason}${f.kept ? '; it is kept and a later run sends it' : ''}`,
+        hint: 'dbbackup check --send-test tries the mail settings',
+      };
+    case 'INTERNAL':
+      return {
+        message: `a bug of dbbackup: ${f.message}`,
+        hint: "please report it with the log's last lines to the maintainers named in package.json",
+      };
+  }
+}
+
+/** A sentence per code for README's tables and its troubleshooting section. */
+export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
+  SOURCE_MISSING: 'The database is not where the settings say.',
+  SOURCE_UNREADABLE: 'The database cannot be read by this user, or its path cannot be followed.',
+  SOURCE_NOT_A_FILE: 'The path names a directory, FIFO, device or socket.',
+  NOT_A_DATABASE: 'The file has no SQLite header: another format, or encrypted.',
+  SOURCE_EMPTY: 'The file has 0 bytes.',
+  SOURCE_CORRUPT: 'SQLite found structural damage in the database. A copy that still passes is kept as `suspect`.',
+  SOURCE_LOCKED: 'Another process held the database for longer than 5 s.',
+  SOURCE_HOT_JOURNAL: 'The application crashed; its journal must be rolled back by opening the database once for writing.',
+  SOURCE_READONLY_DIRECTORY: "An idle WAL database can only be opened where its directory can be written.",
+  SOURCE_REPLACED: 'The database file was exchanged while it was read.',
+  SOURCE_HARD_LINKED: 'The database has several hard links.',
+  SIDECAR_OWNER: 'Opening the database as this user would lock its owner out of `-wal` and `-shm`.',
+  SNAPSHOT_FAILED: 'SQLite could not make the snapshot.',
+  VERIFY_FAILED: 'The copy did not pass its check although the source did. It was discarded.',
+  NO_SPACE: 'The disk is full, or a quota is reached. Nothing partial is left.',
+  WAL_PRESSURE: "The snapshot was ended so that the growing WAL would not fill the application's disk.",
+  TARGET_UNWRITABLE: 'The backup directory cannot be made, is no directory, or is read-only.',
+  TARGET_OWNER: 'The backup directory belongs to another user, or others could swap it.',
+  NAME_TAKEN: 'The directory holds copies of another database under this name.',
+  LOCKED: 'Another run of this name is at work.',
+  TIMEOUT: 'The run took longer than `timeout`.',
+  INTERRUPTED: 'A signal ended the run; or it was killed (kill -9, power cut) and the next command noticed.',
+  IO_ERROR: 'The system reported an input/output error.',
+  SETTINGS: 'Settings do not parse, contradict one another, or are unknown.',
+  USAGE: 'The command line is wrong.',
+  COPY_NOT_FOUND: 'There is no good copy.',
+  NOTIFY_FAILED: 'A message could not be delivered; it is kept for a later run.',
+  INTERNAL: 'A bug of dbbackup.',
+  CLOCK: 'A copy is dated more than an hour ahead of the clock: pruning waits until that is cleared up.',
+  STATE_UNWRITABLE: 'History, log or outbox could not be written. The copy is not affected.',
+  SOURCE_ROLLBACK_MODE: 'The database is not in WAL mode: writers wait while the snapshot is taken.',
+  SOURCE_NETWORK_FS: 'The database lies on a network file system, where locks are unreliable.',
+  ROWS_VIOLATE: 'Rows break NOT NULL, CHECK or a foreign key. They do so in the source; the copy is faithful.',
+  TABLES_UNCHECKED: 'Tables that need functions, collations or modules of the application could not be checked.',
+  PAGE_COPY: 'The schema cannot be vacuumed by this SQLite build, so pages were copied instead.',
+  SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
+  HEALED: 'What a killed run had left was completed or cleared away.',
+  TARGET_NETWORK_FS: 'The state directory lies on a network file system; set a local `state-dir`.',
+  NOBODY_HEARS: 'No notification is set: a failure is only seen by who looks.',
+  NOT_SEEN: 'Something that can only be known by acting.',
+  UNDELIVERED: 'Messages wait in the outbox.',
+  COPY_STALE: 'The newest good copy is older than `max-age`.',
+  COPY_UNVERIFIED: 'A data file has no readable manifest.',
+  LAST_RUN_FAILED: 'The last run did not end well.',
+  LAST_RUN_DIED: 'The last run was killed and could not say so.',
+};
+
+/** The failure inside anything thrown: our own value, or a bug of ours. */
+export function failureOf(error: unknown): Failure {
+  if (error instanceof Failed) return error.failure;
+  const e = error instanceof Error ? error : new Error(String(error));
+  return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
+}
+
+const ERRNO_WORDS: Record<string, string> = {
+  EACCES: 'permission denied',
+  EPERM: 'operation not permitted',
+  EROFS: 'the file system is read-only',
+  EIO: 'input/output error',
+  ENOENT: 'no such file or directory',
+  ENOTDIR: 'not a directory',
+  EISDIR: 'is a directory',
+  ELOOP: 'too many levels of symbolic links',
+  ENAMETOOLONG: 'the name is too long',
+  EMFILE: 'too many open files',
+  ESTALE: 'stale network file handle',
+};
+
+export const errnoOf = (error: unknown): string =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+
+/** An errno in words, with the errno itself for searching. */
+export function errnoWords(error: unknown): string {
+  const code = errnoOf(error);
+  const words = ERRNO_WORDS[code];
+  if (words) return `${words} (${code})`;
+  return error instanceof Error ? error.message : String(error);
+}
+
+/**
+ * The failure that a failed file operation below the backup directory means. EDQUOT and EFBIG are a full quota or
+ * file-size limit (traps, 19): for the operator the same as a full disk.
+ */
+export function targetFailure(error: unknown, path: string, prune: string): Failure {
+  if (error instanceof Failed) return error.failure;
+  switch (errnoOf(error)) {
+    case 'ENOSPC':
+    case 'EDQUOT':
+    case 'EFBIG':
+      return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune };
+    case 'EACCES':
+    case 'EPERM':
+    case 'EROFS':
+    case 'ENOTDIR':
+    case 'ENOENT':
+    case 'ELOOP':
+    case 'ENAMETOOLONG':
+    case 'EISDIR':
+      return { code: 'TARGET_UNWRITABLE', path, reason: errnoWords(error) };
+    case '':
+      return failureOf(error);
+    default:
+      return { code: 'IO_ERROR', path, reason: errnoWords(error) };
+  }
+}

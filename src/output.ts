@@ -1,0 +1,124 @@
+/**
+ * What the operator sees. Data goes to stdout, messages to stderr; with --json stdout carries exactly one document.
+ * Everything passes the redactor, and control and bidirectional characters are never printed raw. A closed or full
+ * stdout changes nothing (traps, 29).
+ */
+import type { WriteStream } from 'node:tty';
+import { describe } from './outcome.js';
+import type { Failure, StageName, Warning } from './outcome.js';
+import { bytes, duration, localTime } from './format.js';
+import type { Redact } from './redact.js';
+import { redactValue } from './redact.js';
+import { printable } from './settings/values.js';
+
+export interface OutputOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly verbose: boolean;
+  readonly color: boolean;
+}
+
+type Stream = Pick<WriteStream, 'write' | 'isTTY' | 'on'>;
+
+const RED = 31;
+const YELLOW = 33;
+const GREEN = 32;
+const DIM = 2;
+
+export class Output {
+  readonly options: OutputOptions;
+  readonly #stdout: Stream;
+  readonly #stderr: Stream;
+  #redact: Redact = (text) => text;
+  #progressShown = false;
+
+  constructor(stdout: Stream, stderr: Stream, options: OutputOptions) {
+    this.#stdout = stdout;
+    this.#stderr = stderr;
+    this.options = options;
+    // EPIPE and ENOSPC arrive here; whoever closed the pipe knows.
+    stdout.on('error', () => undefined);
+    stderr.on('error', () => undefined);
+  }
+
+  /** From now on these secrets are blacked out. */
+  useRedactor(redact: Redact): void {
+    this.#redact = redact;
+  }
+
+  get redact(): Redact {
+    return this.#redact;
+  }
+
+  get isTerminal(): boolean {
+    return this.#stdout.isTTY === true;
+  }
+
+  /** A time: local with offset on a terminal, UTC elsewhere. */
+  time(rfc3339: string): string {
+    return this.isTerminal ? localTime(rfc3339) : rfc3339;
+  }
+
+  /** Lines for the reader or the next program; with --json nothing, since the document says it. */
+  data(text: string): void {
+    if (this.options.json) return;
+    const safe = this.#redact(text).split('\n').map(printable).join('\n');
+    this.#stdout.write(`${safe}\n`);
+  }
+
+  /** What an acting command made: said unless --quiet. */
+  result(text: string): void {
+    if (!this.options.quiet) this.data(text);
+  }
+
+  /** The one document of --json. */
+  document(value: object): void {
+    if (this.options.json) this.#stdout.write(`${JSON.stringify(redactValue(value, this.#redact), null, 2)}\n`);
+  }
+
+  /** A stage is done: one line. */
+  stage(name: StageName, ms: number, note: string): void {
+    if (!this.options.quiet) this.#message([GREEN, name.padEnd(8)], ` ${note} `, [DIM, `(${duration(ms)})`]);
+  }
+
+  /** What is going on; on a terminal only, overwritten by the next message. */
+  progress(name: StageName, done: number, total: number): void {
+    if (this.options.quiet || this.#stderr.isTTY !== true) return;
+    const share = total > 0 ? Math.min(100, Math.floor((100 * done) / total)) : 0;
+    this.#stderr.write(`\r\u001b[K${name.padEnd(8)} ${bytes(done)} of ${bytes(total)} (${share} %)`);
+    this.#progressShown = true;
+  }
+
+  info(text: string): void {
+    if (!this.options.quiet) this.#message(text);
+  }
+
+  detail(text: string): void {
+    if (this.options.verbose) this.#message([DIM, text]);
+  }
+
+  /** With --quiet only what is critical is said: cron's mail then means trouble. */
+  warning(w: Warning): void {
+    if (this.options.quiet && w.severity !== 'critical') return;
+    this.#message('dbbackup: ', w.severity === 'critical' ? [RED, 'critical'] : [YELLOW, 'warning'], ` ${w.code}: ${w.message}`);
+  }
+
+  /** One line: the stable code, what failed on what, and the next thing to do. */
+  error(failure: Failure, stage: StageName | null): void {
+    const { message, hint } = describe(failure);
+    this.#message('dbbackup: ', [RED, 'error'], ` ${failure.code}${stage ? ` (${stage})` : ''}: ${message}. Hint: ${hint}`);
+    if (failure.code === 'INTERNAL' && this.options.verbose) for (const line of failure.stack.split('\n')) this.#message(line);
+  }
+
+  /** Each part is made safe on its own, then coloured: an escape sequence inside a text never survives. */
+  #message(...parts: readonly (string | readonly [color: number, text: string])[]): void {
+    const colored = this.options.color && this.#stderr.isTTY === true;
+    const line = parts.map((part) => {
+      const [color, text] = typeof part === 'string' ? [0, part] : part;
+      const safe = printable(this.#redact(text));
+      return colored && color !== 0 ? `\u001b[${color}m${safe}\u001b[0m` : safe;
+    });
+    this.#stderr.write(`${this.#progressShown ? '\r\u001b[K' : ''}${line.join('')}\n`);
+    this.#progressShown = false;
+  }
+}

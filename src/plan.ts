@@ -1,0 +1,92 @@
+/**
+ * What a run will do, decided from settings and facts alone: no effect, no clock of its own. `--dry-run` prints this
+ * and stops; a real run does exactly this and nothing else.
+ */
+import type { Facts, SourceState, TargetState } from './artifacts.js';
+import { isFailure } from './artifacts.js';
+import { freeBase } from './catalog.js';
+import type { Failure, Warning } from './outcome.js';
+import { warning } from './outcome.js';
+import type { Decision } from './retention.js';
+import { decide } from './retention.js';
+import type { Copy } from './records.js';
+import type { Config } from './settings/load.js';
+import { shellWord } from './system/processes.js';
+
+export interface RunPlan {
+  readonly name: string;
+  readonly source: SourceState;
+  readonly target: TargetState;
+  readonly config: Config;
+  /** The file name the copy would get now; publishing takes the next free one if it is gone by then. */
+  readonly file: string;
+  readonly neededBytes: number;
+  readonly warnings: readonly Warning[];
+}
+
+export type Problems = { readonly problems: readonly [Failure, ...Failure[]] };
+/** Nothing is to be done, and why. */
+export type Skip = { readonly skip: string };
+export type Planned = RunPlan | Skip | Problems;
+
+export const hasProblems = (plan: Planned): plan is Problems => 'problems' in plan;
+
+export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
+
+/** The line that would make room: for hints. */
+export const pruneLine = (config: Pick<Config, 'to' | 'profile'>, name: string): string =>
+  config.profile !== null ? `dbbackup prune -P ${config.profile} --keep-last 3` : `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
+
+/** A run's plan, or every problem that can be seen beforehand, the gravest first. */
+export function planRun(config: Config, name: string, facts: Facts, now: Date): Planned {
+  const { source, target } = facts;
+  const problems: Failure[] = [];
+  if (isFailure(target)) problems.push(target);
+  const skip = skipReason(config, facts.newestGood, now);
+  if (skip !== null && problems.length === 0) return { skip };
+  if (isFailure(source)) problems.push(source);
+  if (!isFailure(source)) {
+    const other = facts.newestManifest;
+    // Both paths must differ: a symbolic link may be re-pointed, a mount may move (DESIGN, "Files").
+    if (other && !config.acceptMoved && other.configuredPath !== source.path && other.realPath !== source.realPath) {
+      problems.push({ code: 'NAME_TAKEN', name, source: source.path, other: other.configuredPath });
+    }
+  }
+  const neededBytes = isFailure(source) ? 0 : source.usedBytes + source.walBytes;
+  if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
+    problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune: pruneLine(config, name) });
+  }
+  const [first, ...others] = problems;
+  if (first) return { problems: [first, ...others] };
+  if (isFailure(source) || isFailure(target)) throw new Error('a failure that is no problem');
+
+  const warnings: Warning[] = [];
+  if (source.journalMode !== 'wal') {
+    warnings.push(
+      warning('SOURCE_ROLLBACK_MODE', `${source.path} is not in WAL mode: its writers wait while the snapshot is taken; to change that once and for all: PRAGMA journal_mode=WAL`),
+    );
+  }
+  if (source.network) warnings.push(warning('SOURCE_NETWORK_FS', `${source.path} lies on ${source.network}, where file locks are unreliable`));
+  if (target.network) warnings.push(warning('TARGET_NETWORK_FS', `the state directory lies on ${target.network}: set --state-dir to a local directory`));
+  return {
+    name,
+    source,
+    target,
+    config,
+    file: `${freeBase(name, now, (base) => facts.copies.some((c) => c.file === `${base}.db`))}.db`,
+    neededBytes,
+    warnings,
+  };
+}
+
+function skipReason(config: Config, newest: Copy | null, now: Date): string | null {
+  if (config.ifOlderThanMs === null || !newest) return null;
+  const age = now.getTime() - Date.parse(newest.createdAt);
+  return age < config.ifOlderThanMs ? `${newest.file} is younger than --if-older-than` : null;
+}
+
+/** What pruning would do once the planned copy is there: it counts, but is not listed, as it does not exist. */
+export function planPrune(config: Config, copies: readonly Copy[], planned: Copy | null, now: Date): Decision {
+  const decision = decide(planned ? [planned, ...copies] : copies, config.policy, now.getTime());
+  return { ...decision, keep: decision.keep.filter((k) => k.file !== planned?.file) };
+}

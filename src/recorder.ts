@@ -1,0 +1,144 @@
+/** Keeps a run's record while it grows: stages with their times, remarks, and what came of it. Alone writes to it. */
+import type { SourceState } from './artifacts.js';
+import type { Context } from './context.js';
+import { describe, failureOf } from './outcome.js';
+import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
+import { SCHEMA_VERSION } from './records.js';
+import type { CommandName, Copy, Kept, Pruned, RunRecord, RunStatus, SourceFacts, StageRecord } from './records.js';
+import type { RunLog } from './log.js';
+
+export interface Verdict {
+  readonly status: RunStatus;
+  readonly exitCode: ExitCode;
+  readonly failure: Failure | null;
+  readonly failedStage: StageName | null;
+}
+
+export class Recorder {
+  readonly runId: string;
+  readonly startedAt: Date;
+  readonly #ctx: Context;
+  readonly #log: RunLog;
+  readonly #began: number;
+  readonly #about: { readonly command: CommandName; readonly name: string | null; readonly profile: string | null; readonly dryRun: boolean };
+  readonly #stages: StageRecord[] = [];
+  readonly #warnings: Warning[] = [];
+  #current: StageName | null = null;
+  #source: SourceFacts | null = null;
+  #copy: Copy | null = null;
+  #kept: readonly Kept[] = [];
+  #pruned: readonly Pruned[] = [];
+  #plan: RunRecord['plan'];
+
+  constructor(ctx: Context, log: RunLog, runId: string, about: { command: CommandName; name: string | null; profile: string | null; dryRun: boolean }) {
+    this.#ctx = ctx;
+    this.#log = log;
+    this.#about = about;
+    this.runId = runId;
+    this.startedAt = ctx.clock.now();
+    this.#began = ctx.clock.monotonic();
+  }
+
+  /** Milliseconds since the run began. */
+  elapsedMs(): number {
+    return Math.round(this.#ctx.clock.monotonic() - this.#began);
+  }
+
+  /** The stage at work, which is the one that failed when something is thrown. */
+  get current(): StageName | null {
+    return this.#current;
+  }
+
+  get copy(): Copy | null {
+    return this.#copy;
+  }
+
+  get warnings(): readonly Warning[] {
+    return this.#warnings;
+  }
+
+  /** Runs a stage, times it, and says one line about it. */
+  async stage<T>(name: StageName, work: () => T | Promise<T>, note: (result: T) => string): Promise<T> {
+    const began = this.#ctx.clock.monotonic();
+    this.#current = name;
+    const done = (status: StageRecord['status']): number => {
+      const durationMs = Math.round(this.#ctx.clock.monotonic() - began);
+      this.#stages.push({ name, status, durationMs });
+      return durationMs;
+    };
+    try {
+      const result = await work();
+      const durationMs = done('ok');
+      const said = note(result);
+      this.#ctx.output.stage(name, durationMs, said);
+      this.#log.write('info', said, { stage: name, durationMs });
+      this.#current = null;
+      return result;
+    } catch (error) {
+      const durationMs = done('failed');
+      this.#log.write('error', `${name} failed: ${failureOf(error).code}`, { stage: name, durationMs });
+      throw error;
+    }
+  }
+
+  /** For a stage that reports its failure as a value. */
+  #markFailed(name: StageName): void {
+    const last = this.#stages.findLastIndex((s) => s.name === name);
+    const stage = this.#stages[last];
+    if (stage) this.#stages[last] = { ...stage, status: 'failed' };
+  }
+
+  /** The same remark is made once. */
+  warn(w: Warning): void {
+    if (this.#warnings.some((known) => known.code === w.code && known.message === w.message)) return;
+    this.#warnings.push(w);
+    this.#ctx.output.warning(w);
+    this.#log.write('warn', w.message, { code: w.code, severity: w.severity });
+  }
+
+  setSource(s: SourceState): void {
+    this.#source = { path: s.path, sizeBytes: s.sizeBytes, walBytes: s.walBytes, journalMode: s.journalMode, pageSize: s.pageSize };
+  }
+
+  setCopy(copy: Copy): void {
+    this.#copy = copy;
+  }
+
+  setPruned(result: { readonly kept: readonly Kept[]; readonly pruned: readonly Pruned[]; readonly failure?: Failure | null }): void {
+    this.#kept = result.kept;
+    this.#pruned = result.pruned;
+    if (result.failure) this.#markFailed('prune');
+  }
+
+  setPlan(plan: NonNullable<RunRecord['plan']>): void {
+    this.#plan = plan;
+  }
+
+  /** The record as it stands; with a verdict it is finished. */
+  record(verdict: Verdict | null, resources: RunRecord['resources']): RunRecord {
+    const { failure, failedStage } = verdict ?? { failure: null, failedStage: null };
+    return {
+      schemaVersion: SCHEMA_VERSION,
+      command: this.#about.command,
+      runId: this.runId,
+      name: this.#about.name,
+      profile: this.#about.profile,
+      status: verdict?.status ?? 'running',
+      dryRun: this.#about.dryRun,
+      startedAt: this.startedAt.toISOString(),
+      finishedAt: verdict ? this.#ctx.clock.now().toISOString() : null,
+      durationMs: verdict ? this.elapsedMs() : null,
+      exitCode: verdict?.exitCode ?? null,
+      attempts: 1,
+      source: this.#source,
+      copy: this.#copy,
+      stages: [...this.#stages],
+      kept: this.#kept,
+      pruned: this.#pruned,
+      warnings: [...this.#warnings],
+      error: failure ? { code: failure.code, stage: failedStage, ...describe(failure) } : null,
+      resources,
+      ...(this.#plan ? { plan: this.#plan } : {}),
+    };
+  }
+}

@@ -1,0 +1,119 @@
+/** The shapes of what dbbackup prints with --json and stores: README's JSON reference. Fields are only ever added. */
+import type { ExitCode, StageName, Warning } from './outcome.js';
+
+export const SCHEMA_VERSION = 1;
+
+export type CommandName = 'run' | 'list' | 'status' | 'history' | 'check' | 'prune';
+export type CopyStatus = 'good' | 'suspect' | 'bad' | 'unverified';
+export type Method = 'vacuum-into' | 'page-copy';
+export type RunStatus = 'running' | 'ok' | 'failed' | 'incomplete' | 'interrupted' | 'rolled_back' | 'skipped';
+
+/** One finished backup. `file` and `manifest` are bare names below the backup directory; sizes are bytes. */
+export interface Copy {
+  readonly file: string;
+  readonly manifest: string | null;
+  readonly name: string;
+  /** RFC 3339, UTC, to the second: always what the file name says. */
+  readonly createdAt: string;
+  readonly sizeBytes: number;
+  readonly sha256: string | null;
+  readonly status: CopyStatus;
+  readonly verifiedAt: string | null;
+  readonly method: Method | null;
+  /** Absolute path of the database as it was configured. */
+  readonly source: string | null;
+  readonly tags: readonly string[];
+}
+
+export interface Check {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly message: string;
+}
+
+/** Rows that break a rule of their own schema: so in the source, and copied faithfully. */
+export interface Violations {
+  readonly check: number;
+  readonly notNull: number;
+  readonly foreignKey: number;
+}
+
+/** The JSON file beside a data file. */
+export interface Manifest extends Copy {
+  readonly schemaVersion: number;
+  readonly runId: string;
+  readonly tool: string;
+  readonly sqlite: string;
+  readonly configuredPath: string;
+  readonly realPath: string;
+  readonly journalMode: string;
+  readonly pageSize: number;
+  readonly pageCount: number;
+  readonly userVersion: number;
+  readonly applicationId: number;
+  readonly schemaHash: string;
+  readonly rows: Readonly<Record<string, number>>;
+  readonly plainSizeBytes: number;
+  readonly plainSha256: string;
+  readonly checks: readonly Check[];
+  readonly violations: Violations;
+  /** Milliseconds from the start of the run until this manifest was written. */
+  readonly durationMs: number;
+}
+
+export interface SourceFacts {
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly walBytes: number;
+  readonly journalMode: string;
+  readonly pageSize: number;
+}
+
+export interface StageRecord {
+  readonly name: StageName;
+  readonly status: 'ok' | 'failed' | 'skipped';
+  readonly durationMs: number;
+}
+
+export interface ErrorRecord {
+  readonly code: string;
+  readonly stage: StageName | null;
+  readonly message: string;
+  readonly hint: string;
+}
+
+export interface Kept {
+  readonly file: string;
+  readonly reasons: readonly string[];
+}
+
+export interface Pruned {
+  readonly file: string;
+  readonly reason: string;
+}
+
+/** One execution of an acting command. Times RFC 3339 UTC, durations milliseconds, sizes bytes. */
+export interface RunRecord {
+  readonly schemaVersion: number;
+  readonly command: CommandName;
+  readonly runId: string;
+  readonly name: string | null;
+  readonly profile: string | null;
+  readonly status: RunStatus;
+  readonly dryRun: boolean;
+  readonly startedAt: string;
+  readonly finishedAt: string | null;
+  readonly durationMs: number | null;
+  readonly exitCode: ExitCode | null;
+  readonly attempts: number;
+  readonly source: SourceFacts | null;
+  readonly copy: Copy | null;
+  readonly stages: readonly StageRecord[];
+  readonly kept: readonly Kept[];
+  readonly pruned: readonly Pruned[];
+  readonly warnings: readonly Warning[];
+  readonly error: ErrorRecord | null;
+  readonly resources: { readonly cpuMs: number; readonly peakAnonBytes: number };
+  /** Dry runs only: what a run would do. */
+  readonly plan?: { readonly file: string; readonly neededBytes: number; readonly freeBytes: number | null };
+}

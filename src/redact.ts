@@ -1,0 +1,17 @@
+/** The one redactor: every text that leaves the process, on whatever way, passes it. */
+
+export type Redact = (text: string) => string;
+
+/** Shorter ones would black out ordinary words and tell more than they hide. */
+const SHORTEST = 4;
+
+/** Replaces every secret, longest first, so that a URL goes as a whole before its password does. */
+export function redactor(secrets: readonly string[]): Redact {
+  const known = [...new Set(secrets)].filter((s) => s.length >= SHORTEST).sort((a, b) => b.length - a.length);
+  return (text) => known.reduce((t, secret) => t.replaceAll(secret, '***'), text);
+}
+
+/** All strings inside a JSON value, redacted before they are escaped, since escaping would hide a secret from a search. */
+export function redactValue<T>(value: T, redact: Redact): T {
+  return JSON.parse(JSON.stringify(value, (_, v: unknown) => (typeof v === 'string' ? redact(v) : v))) as T;
+}

@@ -1,0 +1,115 @@
+/**
+ * Which copies stay: pure, restic's meaning. Rules are OR-ed; `keep-daily 7` keeps the newest copy of each of the last
+ * 7 days that have one; `keep-within` counts back from the newest copy; days are UTC, weeks ISO. Every copy comes back
+ * with its reasons.
+ */
+import { isAhead, isPlainGood } from './catalog.js';
+import type { Copy, Kept, Pruned } from './records.js';
+import type { Policy } from './settings/load.js';
+
+const DAY = 86_400_000;
+/** Copies made by restore and guard before they act. */
+const TAGGED_LIFE = 30 * DAY;
+/** Suspect copies kept for a rescue. */
+const SUSPECTS_KEPT = 3;
+
+export interface Decision {
+  readonly keep: readonly Kept[];
+  readonly remove: readonly Pruned[];
+  /** Why pruning waits: a copy ahead of the clock, or a suspect newest copy. */
+  readonly hold: { readonly code: 'CLOCK' | 'SUSPECT'; readonly file: string } | null;
+}
+
+/** `2026-W47`, ISO 8601: the week belongs to the year of its Thursday. */
+function isoWeek(at: Date): string {
+  const thursday = new Date(Date.UTC(at.getUTCFullYear(), at.getUTCMonth(), at.getUTCDate() + 4 - (at.getUTCDay() || 7)));
+  const week = Math.ceil(((thursday.getTime() - Date.UTC(thursday.getUTCFullYear(), 0, 1)) / DAY + 1) / 7);
+  return `${thursday.getUTCFullYear()}-W${String(week).padStart(2, '0')}`;
+}
+
+interface Rule {
+  readonly label: string;
+  readonly count: number | null;
+  /** The bucket a copy falls into; the newest of each bucket is kept. */
+  readonly bucket: (at: Date, position: number) => string;
+}
+
+const rulesOf = (policy: Policy): readonly Rule[] => [
+  { label: 'last', count: policy.last, bucket: (_, position) => `#${position + 1}` },
+  { label: 'daily', count: policy.daily, bucket: (at) => at.toISOString().slice(0, 10) },
+  { label: 'weekly', count: policy.weekly, bucket: isoWeek },
+  { label: 'monthly', count: policy.monthly, bucket: (at) => at.toISOString().slice(0, 7) },
+  { label: 'yearly', count: policy.yearly, bucket: (at) => at.toISOString().slice(0, 4) },
+];
+
+/**
+ * @param copies all copies of one name, newest first
+ * @param now milliseconds since the epoch
+ */
+export function decide(copies: readonly Copy[], policy: Policy, now: number): Decision {
+  const ahead = copies.find((c) => isAhead(c, now));
+  if (ahead) {
+    const reasons = [`pruning waits: ${ahead.file} is dated ahead of the clock`];
+    return { keep: copies.map((c) => ({ file: c.file, reasons })), remove: [], hold: { code: 'CLOCK', file: ahead.file } };
+  }
+  const newest = copies.find((c) => c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
+  const suspectHold = newest?.status === 'suspect' ? newest : null;
+
+  const reasons = new Map<string, string[]>(copies.map((c) => [c.file, []]));
+  const because = (copy: Copy, reason: string): void => {
+    reasons.get(copy.file)?.push(reason);
+  };
+
+  applyRules(copies.filter(isPlainGood), policy, because);
+
+  const suspects = copies.filter((c) => c.status === 'suspect' && c.tags.length === 0);
+  for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`);
+  for (const copy of copies) {
+    if (copy.status === 'bad') because(copy, 'bad: left for a person to look at');
+    if (copy.status === 'unverified') because(copy, 'unverified: not provably made by dbbackup');
+    if (copy.tags.length > 0 && copy.status !== 'bad' && now - Date.parse(copy.createdAt) < TAGGED_LIFE) {
+      because(copy, `${copy.tags.join(', ')}: kept 30 days`);
+    }
+    if (suspectHold && copy.status !== 'suspect') because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
+  }
+
+  const keep: Kept[] = [];
+  const remove: Pruned[] = [];
+  for (const copy of copies) {
+    const why = reasons.get(copy.file) ?? [];
+    if (why.length > 0) keep.push({ file: copy.file, reasons: why });
+    else remove.push({ file: copy.file, reason: reasonToRemove(copy) });
+  }
+  return { keep, remove, hold: suspectHold ? { code: 'SUSPECT', file: suspectHold.file } : null };
+}
+
+function applyRules(good: readonly Copy[], policy: Policy, because: (copy: Copy, reason: string) => void): void {
+  const [first] = good;
+  if (!first) return;
+  // The floor under every policy: the newest good copy is never removed.
+  because(first, 'newest good copy');
+  for (const rule of rulesOf(policy)) {
+    let left = rule.count ?? 0;
+    let previous: string | null = null;
+    for (const [position, copy] of good.entries()) {
+      if (left <= 0) break;
+      const bucket = rule.bucket(new Date(copy.createdAt), position);
+      if (bucket === previous) continue;
+      previous = bucket;
+      left--;
+      because(copy, `${rule.label} ${bucket}`);
+    }
+  }
+  if (policy.withinMs !== null) {
+    const since = Date.parse(first.createdAt) - policy.withinMs;
+    for (const copy of good) {
+      if (Date.parse(copy.createdAt) >= since) because(copy, 'within');
+    }
+  }
+}
+
+function reasonToRemove(copy: Copy): string {
+  if (copy.tags.length > 0) return `${copy.tags.join(', ')}: older than 30 days`;
+  if (copy.status === 'suspect') return `suspect, beyond the newest ${SUSPECTS_KEPT}`;
+  return 'no keep rule asks for it';
+}

@@ -1,0 +1,77 @@
+/** The main job, on one screen: each stage takes what the one before produced. */
+import { act } from './acting.js';
+import { isFailure } from './artifacts.js';
+import type { Facts } from './artifacts.js';
+import type { Context } from './context.js';
+import { bytes } from './format.js';
+import { Failed } from './outcome.js';
+import type { ExitCode } from './outcome.js';
+import { hasProblems, isSkip, planRun } from './plan.js';
+import type { RunPlan, Skip } from './plan.js';
+import type { Config } from './settings/load.js';
+import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
+import { prune } from './stages/prune.js';
+import { publish } from './stages/publish.js';
+import { takeSnapshot } from './stages/snapshot.js';
+import { verify } from './stages/verify.js';
+
+/** All that can be known without SQLite and without a trace. */
+export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
+  return {
+    source: inspectSource(database, ctx.identity),
+    target: inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation),
+    ...inspectCopies(config.to, name, ctx.clock.now(), copies),
+  };
+}
+
+export const runBackup = (ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> =>
+  act(ctx, config, 'run', name, async ({ recorder, pool, workspace, signal, prune: pruneHint, begin }) => {
+    const now = (): Date => ctx.clock.now();
+    const warn = recorder.warn.bind(recorder);
+    const progress = (stage: 'snapshot' | 'verify') => (done: number, total: number) => ctx.output.progress(stage, done, total);
+    const look = (): RunPlan | Skip => {
+      const facts = inspect(ctx, config, database, name, 'newest');
+      if (!isFailure(facts.source)) recorder.setSource(facts.source);
+      const plan = planRun(config, name, facts, now());
+      if (hasProblems(plan)) throw new Failed(plan.problems[0]);
+      return plan;
+    };
+
+    const seen = await recorder.stage('inspect', look, (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`));
+    if (isSkip(seen)) return seen;
+    await begin();
+    // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
+    const plan = look();
+    if (isSkip(plan)) return plan;
+    for (const w of plan.warnings) warn(w);
+
+    const { source } = plan;
+    const snapshot = await recorder.stage(
+      'snapshot',
+      () => takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune: pruneHint, progress: progress('snapshot') }),
+      (s) => `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}`,
+    );
+    const verified = await recorder.stage(
+      'verify',
+      () => verify({ ...config, snapshot, pool, signal, warn, prune: pruneHint, progress: progress('verify') }),
+      (v) => `${v.verdict}: ${Object.keys(v.rows).length} tables, ${bytes(v.sizeBytes)}, sha256 ${v.sha256.slice(0, 12)}`,
+    );
+    signal.throwIfAborted();
+    const { copy } = await recorder.stage(
+      'publish',
+      () => publish({ verified, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, now: now(), durationMs: recorder.elapsedMs(), warn, prune: pruneHint }),
+      (p) => p.copy.file,
+    );
+    recorder.setCopy(copy);
+    const pruned = await recorder.stage(
+      'prune',
+      () => prune({ ...config, name, now: now(), signal, warn, prune: pruneHint }),
+      (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
+    );
+    recorder.setPruned(pruned);
+    ctx.output.result(`${config.to}/${copy.file}`);
+    if (copy.status === 'suspect') {
+      return { failure: { code: 'SOURCE_CORRUPT', path: source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file }, stage: 'snapshot' };
+    }
+    return { failure: pruned.failure, stage: 'prune' };
+  });

@@ -1,0 +1,400 @@
+/**
+ * From raw text to a `Config`, or to every problem at once. Precedence: flag, real environment, env file, default.
+ * Nothing raw gets past this file: the stages take a `Config`.
+ */
+import { lstatSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { SettingsProblem } from '../outcome.js';
+import { errnoWords } from '../outcome.js';
+import type { CommandName } from '../records.js';
+import { readSmall } from '../system/files.js';
+import type { OptionName, Parsed } from './options.js';
+import { OPTION_NAMES, spec, variableOf } from './options.js';
+import type { MailRoute } from './values.js';
+import { nameFromFile, PROFILE, printable } from './values.js';
+
+/** What retention keeps; Infinity is `all`, null a rule nobody gave. */
+export interface Policy {
+  readonly last: number | null;
+  readonly withinMs: number | null;
+  readonly daily: number | null;
+  readonly weekly: number | null;
+  readonly monthly: number | null;
+  readonly yearly: number | null;
+}
+
+export type NotifyEvent = 'failure' | 'recovery';
+
+export interface MailSettings {
+  readonly route: MailRoute;
+  readonly to: readonly string[];
+  readonly from: string;
+  readonly on: ReadonlySet<NotifyEvent>;
+}
+
+/** Settings that parsed. Paths absolute, durations milliseconds. */
+export interface Config {
+  readonly profile: string | null;
+  readonly database: string | null;
+  /** The name where it is known without looking at the directory. */
+  readonly name: string | null;
+  /** True when the operator said the name (or a profile); false when it was derived from the database. */
+  readonly nameGiven: boolean;
+  readonly sourceCheck: 'quick' | 'full';
+  readonly to: string;
+  readonly stateDir: string;
+  readonly acceptMoved: boolean;
+  readonly policy: Policy;
+  readonly lockWaitMs: number;
+  readonly timeoutMs: number;
+  readonly maxAgeMs: number;
+  readonly ifOlderThanMs: number | null;
+  readonly mail: MailSettings | null;
+  readonly logDir: string;
+  readonly logKeepMs: number;
+}
+
+/** A setting as `check` shows it: secrets are never in `value`. */
+export interface ShownSetting {
+  readonly name: string;
+  readonly value: string;
+  readonly origin: string;
+}
+
+export interface RawSettings {
+  readonly command: CommandName;
+  /** Flag values as given, by option name. */
+  readonly flags: ReadonlyMap<OptionName, readonly string[]>;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly cwd: string;
+  readonly uid: number;
+  readonly profile: string | null;
+  readonly envFile: string | null;
+}
+
+export interface Loaded {
+  /** null when there are problems. */
+  readonly config: Config | null;
+  readonly problems: readonly SettingsProblem[];
+  readonly shown: readonly ShownSetting[];
+  /** What parsed on its own, so that a settings error can still be recorded and mailed. */
+  readonly partial: Pick<Config, 'profile' | 'name' | 'mail' | 'database'> & { readonly to: string | null; readonly stateDir: string | null };
+  /** The values that must never be printed. */
+  readonly secrets: readonly string[];
+  /** Said to the operator: the env file that was found by itself. */
+  readonly announcement: string | null;
+}
+
+const ENV_FILE_MAX = 1 << 20;
+const SECRET_MAX = 1 << 16;
+
+interface EnvFile {
+  readonly path: string;
+  readonly values: Readonly<Record<string, string>>;
+  readonly found: 'named' | 'profile' | 'cwd';
+}
+
+interface Given {
+  readonly raw: readonly string[];
+  readonly origin: string;
+  readonly base: string;
+}
+
+export async function loadSettings(input: RawSettings): Promise<Loaded> {
+  const problems: SettingsProblem[] = [];
+  const secrets: string[] = [];
+  const problem = (setting: string, message: string, origin: string): void => {
+    problems.push({ setting, message: printable(message), origin: printable(origin) });
+  };
+
+  const file = await findEnvFile(input, problem);
+  refuseUnknown(input.env, 'environment', problem);
+  if (file) refuseUnknown(file.values, file.path, problem);
+
+  const given = new Map<OptionName, Given>();
+  for (const option of OPTION_NAMES) {
+    const found = spec(option).secret ? readSecret(option, input, file, problem) : lookUp(option, input, file);
+    if (!found) continue;
+    given.set(option, found);
+    if (spec(option).secret) secrets.push(...found.raw);
+  }
+
+  const parsed: Parsed = {};
+  for (const [option, { raw, origin, base }] of given) {
+    const s = spec(option);
+    try {
+      const values = raw.map((r) => s.parse(r, base));
+      Object.assign(parsed, { [option]: s.list ? values : values.at(-1) });
+    } catch (error) {
+      const shown = s.secret ? '' : ` "${raw.join(',')}"`;
+      problem(option, `${option}${shown} ${error instanceof Error ? error.message : String(error)}`, origin);
+    }
+  }
+  for (const route of [parsed['smtp-url']]) {
+    if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
+    if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.origin === file.path && route.program !== '/usr/sbin/sendmail') {
+      problem('smtp-url', 'a .env found in the current directory may not name a program', file.path);
+    }
+  }
+
+  const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
+  const failed = (option: OptionName): boolean => given.has(option) && parsed[option] === undefined;
+  const config = toConfig(input, parsed, problem, originOf, failed);
+  return {
+    config: problems.length === 0 ? config : null,
+    problems,
+    shown: OPTION_NAMES.map((option) => ({
+      name: option,
+      value: shownValue(option, given.get(option)),
+      origin: given.get(option)?.origin ?? (spec(option).fallback ? 'default' : 'not set'),
+    })),
+    partial: {
+      profile: config.profile,
+      name: config.name,
+      database: config.database,
+      mail: config.mail,
+      to: config.to === '' ? null : config.to,
+      stateDir: config.to === '' || failed('state-dir') ? null : config.stateDir,
+    },
+    secrets,
+    announcement: file?.found === 'cwd' ? `settings from ${file.path}` : null,
+  };
+}
+
+type Problem = (setting: string, message: string, origin: string) => void;
+
+function toConfig(
+  input: RawSettings,
+  p: Parsed,
+  problem: Problem,
+  originOf: (option: OptionName) => string,
+  failed: (option: OptionName) => boolean,
+): Config {
+  const to = p.to ?? '';
+  if (to === '' && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
+  const database = p.database ?? null;
+  if ((input.command === 'run' || input.command === 'check') && database === null && !failed('database')) {
+    problem('database', 'database is required', `dbbackup ${input.command} FILE, or DBBACKUP_DATABASE`);
+  }
+  const policy = toPolicy(p);
+  const keeps = Object.values(policy).filter((n) => n !== null);
+  const anyFailed = (['keep-last', 'keep-within', 'keep-daily', 'keep-weekly', 'keep-monthly', 'keep-yearly'] as const).some(failed);
+  if (!anyFailed && keeps.every((n) => n === 0)) {
+    problem('keep-last', 'this policy would keep nothing: give at least one keep-* above 0', originOf('keep-last'));
+  }
+  const stateDir = p['state-dir'] ?? join(to, '.dbbackup');
+  return {
+    profile: input.profile,
+    database,
+    name: failed('name') ? null : (p.name ?? input.profile ?? (database === null ? null : nameFromFile(database))),
+    nameGiven: p.name !== undefined || input.profile !== null,
+    sourceCheck: p['source-check'] ?? 'quick',
+    to,
+    stateDir,
+    acceptMoved: p['accept-moved'] ?? false,
+    policy,
+    lockWaitMs: p['lock-wait'] ?? 0,
+    timeoutMs: p.timeout ?? 2 * 3_600_000,
+    maxAgeMs: p['max-age'] ?? 26 * 3_600_000,
+    ifOlderThanMs: p['if-older-than'] ?? null,
+    mail: toMail(p, problem, originOf, failed),
+    logDir: p['log-dir'] ?? join(stateDir, 'log'),
+    logKeepMs: p['log-keep'] ?? 30 * 86_400_000,
+  };
+}
+
+/** The defaults vanish as soon as one keep-* is given (DESIGN, "Settings"). */
+function toPolicy(p: Parsed): Policy {
+  const given = {
+    last: p['keep-last'] ?? null,
+    withinMs: p['keep-within'] ?? null,
+    daily: p['keep-daily'] ?? null,
+    weekly: p['keep-weekly'] ?? null,
+    monthly: p['keep-monthly'] ?? null,
+    yearly: p['keep-yearly'] ?? null,
+  };
+  return Object.values(given).every((n) => n === null) ? { ...given, last: 7, daily: 30 } : given;
+}
+
+function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): MailSettings | null {
+  const to = p['mail-to'] ?? [];
+  const route = p['smtp-url'];
+  if (to.length > 0 && !route && !failed('smtp-url')) {
+    problem('mail-to', 'mail-to needs smtp-url: without it nobody would be told', originOf('mail-to'));
+  }
+  if (route && to.length === 0 && !failed('mail-to')) {
+    problem('smtp-url', 'smtp-url needs mail-to: without it nobody would be told', originOf('smtp-url'));
+  }
+  const first = to[0];
+  if (!route || first === undefined) return null;
+  return { route, to, from: p['mail-from'] ?? first, on: new Set(p['notify-on'] ?? ['failure', 'recovery']) };
+}
+
+/** An empty value means "not given", as in a crontab's or a unit's `DBBACKUP_NAME=`. */
+function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): Given | null {
+  const flag = input.flags.get(option);
+  if (flag) return { raw: flag, origin: `--${option}`, base: input.cwd };
+  const variable = variableOf(option);
+  const split = (text: string): string[] => (spec(option).list ? text.split(',').map((t) => t.trim()).filter(Boolean) : [text]);
+  const fromEnv = input.env[variable];
+  if (fromEnv) return { raw: split(fromEnv), origin: variable, base: input.cwd };
+  const fromFile = file?.values[variable];
+  if (file && fromFile) return { raw: split(fromFile), origin: file.path, base: dirname(file.path) };
+  return null;
+}
+
+/** A secret comes as itself, as a file, or as a systemd credential; two of these are an error (DESIGN, "Settings"). */
+function readSecret(option: OptionName, input: RawSettings, file: EnvFile | null, problem: Problem): Given | null {
+  const variable = variableOf(option);
+  const ways: { origin: string; read: () => string; base: string }[] = [];
+  const direct = lookUp(option, input, file);
+  if (direct) ways.push({ origin: direct.origin, read: () => direct.raw[0] ?? '', base: direct.base });
+
+  const fileVariable = `${variable}_FILE`;
+  const named = input.env[fileVariable] ?? file?.values[fileVariable];
+  if (named) {
+    const inEnv = input.env[fileVariable] !== undefined;
+    const base = inEnv || !file ? input.cwd : dirname(file.path);
+    const origin = inEnv || !file ? fileVariable : `${fileVariable} in ${file.path}`;
+    ways.push({ origin, base, read: () => readSecretFile(join(named.startsWith('/') ? '/' : base, named), input.uid) });
+  }
+  const directory = input.env['CREDENTIALS_DIRECTORY'];
+  const credential = directory ? join(directory, option.replaceAll('-', '_')) : '';
+  if (credential && isThere(credential)) {
+    ways.push({ origin: `credential ${option.replaceAll('-', '_')}`, base: input.cwd, read: () => readSecretFile(credential, null) });
+  }
+  if (ways.length > 1) {
+    problem(option, `${option} is given in ${ways.length} ways; give one`, ways.map((w) => w.origin).join(' and '));
+    return null;
+  }
+  const [way] = ways;
+  if (!way) return null;
+  try {
+    const text = way.read().trim();
+    if (text === '') throw new Error('is empty');
+    return { raw: [text], origin: way.origin, base: way.base };
+  } catch (error) {
+    problem(option, `${option}: ${errnoWords(error)}`, way.origin);
+    return null;
+  }
+}
+
+/** `uid` null: systemd made the file and answers for its owner. Symbolic links are followed: secret stores use them. */
+function readSecretFile(path: string, uid: number | null): string {
+  const { bytes, stats } = readSmall(path, SECRET_MAX, 'follow');
+  if (uid !== null) {
+    if (stats.uid !== 0 && stats.uid !== uid) throw new Error(`${path} belongs to uid ${stats.uid}, not to root or this user`);
+    if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod 600 ${path}`);
+  }
+  return bytes.toString('utf8');
+}
+
+function isThere(path: string): boolean {
+  try {
+    lstatSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function findEnvFile(input: RawSettings, problem: Problem): Promise<EnvFile | null> {
+  if (input.envFile !== null && input.profile !== null) {
+    problem('env-file', '--env-file and --profile exclude one another', '--env-file, --profile');
+    return null;
+  }
+  if (input.envFile !== null) return readEnvFile(join(input.envFile.startsWith('/') ? '/' : input.cwd, input.envFile), 'named', input, problem);
+  if (input.profile !== null) {
+    if (!PROFILE.test(input.profile)) {
+      problem('profile', `"${input.profile}" is no profile name: letters, digits, dots, _ and -, beginning with a letter or digit`, '--profile');
+      return null;
+    }
+    const home = input.env['HOME'];
+    const config = input.env['XDG_CONFIG_HOME'] || (home ? join(home, '.config') : '');
+    const candidates = [...(config ? [join(config, 'dbbackup')] : []), '/etc/dbbackup'].map((d) => join(d, `${input.profile}.env`));
+    const found = candidates.find(isThere);
+    if (found === undefined) {
+      problem('profile', `there is no profile ${input.profile}: looked for ${candidates.join(' and ')}`, '--profile');
+      return null;
+    }
+    return readEnvFile(found, 'profile', input, problem);
+  }
+  const here = join(input.cwd, '.env');
+  return isThere(here) ? readEnvFile(here, 'cwd', input, problem) : null;
+}
+
+async function readEnvFile(path: string, found: EnvFile['found'], input: RawSettings, problem: Problem): Promise<EnvFile | null> {
+  let text: string;
+  let owner: number;
+  let mode: number;
+  try {
+    const { bytes, stats } = readSmall(path, ENV_FILE_MAX, 'follow');
+    text = bytes.toString('utf8');
+    owner = stats.uid;
+    mode = stats.mode;
+  } catch (error) {
+    // An application's own .env that we may not read is none of our business; one that was named is.
+    if (found !== 'cwd') problem('env-file', `cannot read ${path}: ${errnoWords(error)}`, found === 'profile' ? '--profile' : '--env-file');
+    return null;
+  }
+  const { parse } = await import('dotenv');
+  const values = parse(text);
+  const ours = Object.keys(values).filter((k) => k.startsWith('DBBACKUP_'));
+  for (const line of text.split('\n')) {
+    const key = /^\s*(?:export\s+)?(DBBACKUP_\w+)/.exec(line)?.[1];
+    if (key && !(key in values)) problem(key, `the line of ${key} does not parse`, path);
+  }
+  // An application's own .env without a word for us: not ours, not announced, not judged.
+  if (found === 'cwd' && ours.length === 0) return null;
+  if (owner !== 0 && owner !== input.uid) {
+    problem('env-file', `${path} belongs to uid ${owner}, not to root or this user`, path);
+    return null;
+  }
+  if (mode & 0o002) {
+    problem('env-file', `${path} can be written by others: chmod o-w ${path}`, path);
+    return null;
+  }
+  const secret = OPTION_NAMES.filter((o) => spec(o).secret).map(variableOf).some((v) => values[v]);
+  if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod 600 ${path}`, path);
+  return { path, values, found };
+}
+
+function refuseUnknown(values: Readonly<Record<string, string | undefined>>, origin: string, problem: Problem): void {
+  const known = OPTION_NAMES.flatMap((o) => (spec(o).secret ? [variableOf(o), `${variableOf(o)}_FILE`] : [variableOf(o)]));
+  for (const key of Object.keys(values)) {
+    if (!key.startsWith('DBBACKUP_') || known.includes(key)) continue;
+    const near = nearest(key, known);
+    problem(key, `${key} is not a setting${near ? `; did you mean ${near}?` : ''}`, origin);
+  }
+}
+
+/** The known word at the smallest edit distance, if that is close enough to be a slip. */
+export function nearest(word: string, known: readonly string[]): string | null {
+  let best: string | null = null;
+  let bestDistance = Math.max(3, Math.floor(word.length / 4)) + 1;
+  for (const candidate of known) {
+    const d = distance(word, candidate);
+    if (d < bestDistance) {
+      best = candidate;
+      bestDistance = d;
+    }
+  }
+  return best;
+}
+
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}
+
+function shownValue(option: OptionName, given: Given | undefined): string {
+  if (!given) return spec(option).fallback ?? '';
+  return spec(option).secret ? '***' : printable(given.raw.join(','));
+}

@@ -1,0 +1,216 @@
+/**
+ * The table of settings: each is stated once, here. Flags, environment variables, --help, README's reference and
+ * validation come from it. A flag `--keep-last` is always `DBBACKUP_KEEP_LAST`.
+ */
+import type { CommandName } from '../records.js';
+import { address, boolean, choice, count, duration, mailRoute, name, path, positiveDuration } from './values.js';
+
+export type Group = 'source' | 'directory' | 'retention' | 'run' | 'telling' | 'log';
+
+export interface OptionSpec {
+  readonly group: Group;
+  /** What stands for the value in --help; empty for a switch. */
+  readonly value: string;
+  /** The default as the operator would write it, or a phrase in parentheses; absent: none. */
+  readonly fallback?: string;
+  /** Secrets have no flag, may be given as a file, and are never shown. */
+  readonly secret?: true;
+  /** Commas in the environment, repeated flags. */
+  readonly list?: true;
+  readonly commands: readonly CommandName[];
+  /** One sentence. */
+  readonly summary: string;
+  /** Throws an Error that says what was expected. `base`: the directory relative paths count from. */
+  readonly parse: (raw: string, base: string) => unknown;
+}
+
+const ALL: readonly CommandName[] = ['run', 'list', 'status', 'history', 'check', 'prune'];
+const ACTING: readonly CommandName[] = ['run', 'check', 'prune'];
+const TELLING: readonly CommandName[] = ['run', 'status', 'check', 'prune'];
+
+export const OPTIONS = {
+  database: {
+    group: 'source',
+    value: 'FILE',
+    commands: ['run', 'status', 'check', 'prune'],
+    summary: 'The live SQLite database.',
+    parse: path,
+  },
+  name: {
+    group: 'source',
+    value: 'NAME',
+    fallback: "(the profile's name, else the database's base name)",
+    commands: ALL,
+    summary: 'What the copies of this database are called.',
+    parse: name,
+  },
+  'source-check': {
+    group: 'source',
+    value: 'quick|full',
+    fallback: 'quick',
+    commands: ['run', 'check'],
+    summary: 'How the source itself is checked beside the snapshot: SQLite\'s quick_check or integrity_check.',
+    parse: choice('quick', 'full'),
+  },
+  to: {
+    group: 'directory',
+    value: 'DIR',
+    commands: ALL,
+    summary: 'The backup directory; required, made (0700) when it is missing.',
+    parse: path,
+  },
+  'state-dir': {
+    group: 'directory',
+    value: 'DIR',
+    fallback: '(TO/.dbbackup)',
+    commands: ALL,
+    summary: 'Lock, history and outbox; must be local when the backup directory is on a network file system.',
+    parse: path,
+  },
+  'accept-moved': {
+    group: 'directory',
+    value: '',
+    commands: ['run', 'check'],
+    summary: 'Accept once that the database of this name has moved to another path.',
+    parse: boolean,
+  },
+  'keep-last': {
+    group: 'retention',
+    value: 'N|all',
+    fallback: '7, with keep-daily 30, while no keep-* is given',
+    commands: ACTING,
+    summary: 'Keep the newest N copies; `all` never prunes.',
+    parse: count,
+  },
+  'keep-within': {
+    group: 'retention',
+    value: 'DURATION',
+    commands: ACTING,
+    summary: 'Keep every copy made within this time before the newest one.',
+    parse: positiveDuration,
+  },
+  'keep-daily': {
+    group: 'retention',
+    value: 'N|all',
+    commands: ACTING,
+    summary: 'Keep the newest copy of each of the last N days (UTC) that have one.',
+    parse: count,
+  },
+  'keep-weekly': {
+    group: 'retention',
+    value: 'N|all',
+    commands: ACTING,
+    summary: 'Keep the newest copy of each of the last N ISO weeks that have one.',
+    parse: count,
+  },
+  'keep-monthly': {
+    group: 'retention',
+    value: 'N|all',
+    commands: ACTING,
+    summary: 'Keep the newest copy of each of the last N months that have one.',
+    parse: count,
+  },
+  'keep-yearly': {
+    group: 'retention',
+    value: 'N|all',
+    commands: ACTING,
+    summary: 'Keep the newest copy of each of the last N years that have one.',
+    parse: count,
+  },
+  'lock-wait': {
+    group: 'run',
+    value: 'DURATION',
+    fallback: '0s',
+    commands: ['run', 'prune'],
+    summary: 'How long to wait for another run of the same name.',
+    parse: duration,
+  },
+  timeout: {
+    group: 'run',
+    value: 'DURATION',
+    fallback: '2h',
+    commands: ['run', 'prune'],
+    summary: 'End a run that takes longer.',
+    parse: positiveDuration,
+  },
+  'max-age': {
+    group: 'run',
+    value: 'DURATION',
+    fallback: '26h',
+    commands: ['status', 'check'],
+    summary: 'How old the newest good copy may be before `status` calls it stale.',
+    parse: positiveDuration,
+  },
+  'if-older-than': {
+    group: 'run',
+    value: 'DURATION',
+    commands: ['run'],
+    summary: 'Do nothing when the newest good copy is younger.',
+    parse: positiveDuration,
+  },
+  'mail-to': {
+    group: 'telling',
+    value: 'ADDRESS',
+    list: true,
+    commands: TELLING,
+    summary: 'Who is told.',
+    parse: address,
+  },
+  'mail-from': {
+    group: 'telling',
+    value: 'ADDRESS',
+    fallback: '(the first mail-to)',
+    commands: TELLING,
+    summary: 'Who the mail says it is from.',
+    parse: address,
+  },
+  'smtp-url': {
+    group: 'telling',
+    value: 'URL',
+    secret: true,
+    commands: TELLING,
+    summary: 'How mail leaves: smtp://USER:PASSWORD@HOST:587, smtps://..., or sendmail: for the local MTA.',
+    parse: mailRoute,
+  },
+  'notify-on': {
+    group: 'telling',
+    value: 'EVENT',
+    list: true,
+    fallback: 'failure,recovery',
+    commands: TELLING,
+    summary: 'Which events are told: failure, recovery.',
+    parse: choice('failure', 'recovery'),
+  },
+  'log-dir': {
+    group: 'log',
+    value: 'DIR',
+    fallback: '(STATE-DIR/log)',
+    commands: TELLING,
+    summary: 'Where the JSON logs are written, a file a day (UTC).',
+    parse: path,
+  },
+  'log-keep': {
+    group: 'log',
+    value: 'DURATION',
+    fallback: '30d',
+    commands: TELLING,
+    summary: 'How long log files are kept.',
+    parse: positiveDuration,
+  },
+} as const satisfies Record<string, OptionSpec>;
+
+export type OptionName = keyof typeof OPTIONS;
+type Spec<K extends OptionName> = (typeof OPTIONS)[K];
+type One<K extends OptionName> = ReturnType<Spec<K>['parse']>;
+
+/** What each setting parses to; undefined where nobody gave it and it has no plain default. */
+export type Parsed = {
+  [K in OptionName]?: Spec<K> extends { readonly list: true } ? readonly One<K>[] : One<K>;
+};
+
+export const OPTION_NAMES = Object.keys(OPTIONS) as OptionName[];
+
+/** The same table, widened, for code that walks over all settings. */
+export const spec = (option: OptionName): OptionSpec => OPTIONS[option];
+
+export const variableOf = (option: string): string => `DBBACKUP_${option.toUpperCase().replaceAll('-', '_')}`;

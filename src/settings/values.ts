@@ -1,0 +1,127 @@
+/**
+ * From text to values: one parser per kind of setting. A parser throws an Error whose message says what was expected;
+ * `load.ts` collects them. Nothing here touches the file system.
+ */
+import { isAbsolute, resolve, basename } from 'node:path';
+
+/** Control and bidirectional characters: they could make a terminal, a mail or a log lie. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: finding them is the point
+export const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/u;
+const UNPRINTABLE_ALL = new RegExp(UNPRINTABLE.source, 'gu');
+
+/** Text that is safe to print: unprintable characters become `\u{hex}`. */
+export const printable = (text: string): string =>
+  text.replace(UNPRINTABLE_ALL, (c) => `\\u{${(c.codePointAt(0) ?? 0).toString(16)}}`);
+
+/** What a copy's name may look like (DESIGN, "Settings"). */
+export const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
+/** Room for `-20261121T031700Z-9999.files.tar.zst.age` within the 255 bytes that Linux gives a file name. */
+const NAME_MAX_BYTES = 200;
+export const PROFILE = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
+
+/** An absolute path. `base` is the directory that a relative one counts from. */
+export function path(raw: string, base: string): string {
+  if (raw === '') throw new Error('is empty');
+  if (UNPRINTABLE.test(raw)) throw new Error('holds control or bidirectional characters, which are refused');
+  const last = basename(raw);
+  // better-sqlite3 trims blanks off file names and would open another file (traps, 7).
+  if (last !== last.trim() || raw !== raw.trim()) throw new Error('begins or ends with blanks, which are refused');
+  return isAbsolute(raw) ? resolve(raw) : resolve(base, raw);
+}
+
+export function name(raw: string): string {
+  if (!NAME.test(raw)) {
+    throw new Error('must begin with a letter, digit or _ and go on with at most 99 letters, digits, dots, blanks, _ or -');
+  }
+  if (Buffer.byteLength(raw) > NAME_MAX_BYTES) throw new Error(`is longer than ${NAME_MAX_BYTES} bytes`);
+  return raw;
+}
+
+/** The name that copies of a database get when nobody gave one: its base name without extension, made fit. */
+export function nameFromFile(file: string): string {
+  const base = basename(file).replace(/(?<=.)\.[^.]*$/u, '');
+  let fit = Array.from(base, (c) => (/[\p{L}\p{N}._ -]/u.test(c) ? c : '_'))
+    .slice(0, 100)
+    .join('');
+  if (!/^[\p{L}\p{N}_]/u.test(fit)) fit = `_${fit.slice(1)}`;
+  while (Buffer.byteLength(fit) > NAME_MAX_BYTES) fit = Array.from(fit).slice(0, -1).join('');
+  return fit;
+}
+
+const UNITS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
+const LONGEST = 100 * 366 * 86_400_000;
+
+/** Milliseconds from `90s`, `26h`, `30d`. */
+export function duration(raw: string): number {
+  const m = /^(\d{1,12})(ms|s|m|h|d|w)$/.exec(raw);
+  const ms = m ? Number(m[1]) * (UNITS[m[2] ?? ''] ?? Number.NaN) : Number.NaN;
+  if (!(ms <= LONGEST)) throw new Error('must be a duration like 90s, 30m, 26h or 30d');
+  return ms;
+}
+
+export function positiveDuration(raw: string): number {
+  const ms = duration(raw);
+  if (ms === 0) throw new Error('must be longer than 0');
+  return ms;
+}
+
+/** How many a retention rule keeps: a whole number, or Infinity for `all`. */
+export function count(raw: string): number {
+  if (raw === 'all') return Number.POSITIVE_INFINITY;
+  if (!/^\d{1,6}$/.test(raw)) throw new Error('must be a whole number, or all');
+  return Number(raw);
+}
+
+export const choice =
+  <T extends string>(...allowed: readonly T[]) =>
+  (raw: string): T => {
+    const found = allowed.find((a) => a === raw);
+    if (found === undefined) throw new Error(`must be ${allowed.join(' or ')}`);
+    return found;
+  };
+
+export function boolean(raw: string): boolean {
+  const v = raw.toLowerCase();
+  if (['1', 'true', 'yes', 'on'].includes(v)) return true;
+  if (['0', 'false', 'no', 'off'].includes(v)) return false;
+  throw new Error('must be true or false');
+}
+
+/** An address for the local MTA or the internet: no display names, so that nothing needs quoting. */
+export function address(raw: string): string {
+  if (UNPRINTABLE.test(raw) || !/^[^\s@<>,;"\\]+(@[^\s@<>,;"\\]+)?$/u.test(raw)) {
+    throw new Error('must be a mail address like ops@example.org');
+  }
+  return raw;
+}
+
+/** How mail leaves. The URL of an SMTP server may hold a password: it is a secret as a whole. */
+export type MailRoute =
+  | { readonly kind: 'smtp'; readonly host: string; readonly port: number; readonly tls: boolean; readonly user: string; readonly password: string }
+  | { readonly kind: 'sendmail'; readonly program: string };
+
+export function mailRoute(raw: string): MailRoute {
+  if (raw.startsWith('sendmail:')) {
+    const program = raw.slice('sendmail:'.length) || '/usr/sbin/sendmail';
+    if (!isAbsolute(program) || UNPRINTABLE.test(program)) throw new Error('sendmail: takes nothing, or the absolute path of a program');
+    return { kind: 'sendmail', program };
+  }
+  const url = URL.canParse(raw) ? new URL(raw) : null;
+  if (!url || (url.protocol !== 'smtp:' && url.protocol !== 'smtps:') || url.hostname === '') {
+    throw new Error('must be smtp://[USER:PASSWORD@]HOST[:PORT], smtps://... or sendmail:');
+  }
+  if (!['', '/'].includes(url.pathname) || url.search !== '' || url.hash !== '') {
+    throw new Error('takes no path or query behind the host; percent-encode / ? # in a password');
+  }
+  const tls = url.protocol === 'smtps:';
+  let user: string;
+  let password: string;
+  try {
+    user = decodeURIComponent(url.username);
+    password = decodeURIComponent(url.password);
+  } catch {
+    throw new Error('has a % in user or password that is not percent-encoded');
+  }
+  const port = url.port === '' ? (tls ? 465 : 587) : Number(url.port);
+  return { kind: 'smtp', host: url.hostname.replace(/^\[|\]$/g, ''), port, tls, user, password };
+}

@@ -1,0 +1,186 @@
+/**
+ * Stage 1: facts, without SQLite and without a trace. Opening a WAL database through SQLite can create files beside it
+ * (traps, 1), so this looks with lstat, header bytes, statfs and directory listings alone; a dry run ends after it.
+ */
+import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+import type { Stats } from 'node:fs';
+import { dirname } from 'node:path';
+import { newestGood, newestManifest, readCopies } from '../catalog.js';
+import type { Failure } from '../outcome.js';
+import { errnoOf, errnoWords, Failed } from '../outcome.js';
+import type { Facts, SourceState, TargetState } from '../artifacts.js';
+import { ancestors, lstatOrNull } from '../system/files.js';
+import type { Identity } from '../system/processes.js';
+import { fileSystem, shellWord, userName } from '../system/processes.js';
+
+const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
+const HEADER_BYTES = 100;
+
+export function inspectSource(path: string, identity: Identity): SourceState | Failure {
+  try {
+    return lookAtSource(path, identity);
+  } catch (error) {
+    if (error instanceof Failed) return error.failure;
+    switch (errnoOf(error)) {
+      case 'ENOENT':
+      case 'ENOTDIR':
+        return { code: 'SOURCE_MISSING', path };
+      case 'EIO':
+        return { code: 'IO_ERROR', path, reason: errnoWords(error) };
+      default:
+        return { code: 'SOURCE_UNREADABLE', path, reason: errnoWords(error), owner: ownerOf(path) };
+    }
+  }
+}
+
+function ownerOf(path: string): string | null {
+  try {
+    return userName(statSync(path).uid);
+  } catch {
+    return null;
+  }
+}
+
+function kindOf(stats: Stats): string {
+  if (stats.isDirectory()) return 'a directory';
+  if (stats.isFIFO()) return 'a FIFO';
+  if (stats.isSocket()) return 'a socket';
+  if (stats.isCharacterDevice() || stats.isBlockDevice()) return 'a device';
+  return 'something else';
+}
+
+function lookAtSource(path: string, identity: Identity): SourceState {
+  const realPath = realpathSync(path);
+  const named = lstatSync(realPath);
+  if (!named.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path, kind: kindOf(named) });
+  const header = Buffer.alloc(HEADER_BYTES);
+  // O_NONBLOCK: had a FIFO been put there since the lstat, a plain open would hang.
+  const fd = openSync(realPath, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  let stats: Stats;
+  let headerBytes: number;
+  try {
+    stats = fstatSync(fd);
+    if (!stats.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path, kind: kindOf(stats) });
+    headerBytes = readSync(fd, header, 0, HEADER_BYTES, 0);
+  } finally {
+    closeSync(fd);
+  }
+  if (stats.size === 0) throw new Failed({ code: 'SOURCE_EMPTY', path });
+  if (stats.nlink > 1) throw new Failed({ code: 'SOURCE_HARD_LINKED', path, links: stats.nlink });
+  if (!header.subarray(0, SQLITE_MAGIC.length).equals(SQLITE_MAGIC)) {
+    throw new Failed({ code: 'NOT_A_DATABASE', path, reason: 'it does not begin with the SQLite header' });
+  }
+  if (headerBytes < HEADER_BYTES) throw new Failed({ code: 'SOURCE_CORRUPT', path, findings: ['the file ends inside its header'], keptAs: null });
+
+  // https://www.sqlite.org/fileformat2.html, "The Database Header"
+  const rawPageSize = header.readUInt16BE(16);
+  const pageSize = rawPageSize === 1 ? 65536 : rawPageSize;
+  if (pageSize < 512 || (pageSize & (pageSize - 1)) !== 0) {
+    throw new Failed({ code: 'SOURCE_CORRUPT', path, findings: [`the header names an impossible page size, ${pageSize}`], keptAs: null });
+  }
+  const wal = header[18] === 2 || header[19] === 2;
+  const freePages = header.readUInt32BE(36);
+  const pages = Math.ceil(stats.size / pageSize);
+  const walFile = lstatOrNull(`${realPath}-wal`);
+  const shmFile = lstatOrNull(`${realPath}-shm`);
+  const owner = userName(stats.uid);
+  if (wal && !(walFile && shmFile)) {
+    // SQLite will create what is missing, in our name.
+    const directory = dirname(realPath);
+    if (!canWrite(directory)) throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner });
+    if (stats.uid !== identity.uid && !identity.canChown) throw new Failed({ code: 'SIDECAR_OWNER', path, owner, left: [] });
+  }
+  return {
+    path,
+    realPath,
+    sizeBytes: stats.size,
+    walBytes: wal ? (walFile?.size ?? 0) : 0,
+    journalMode: wal ? 'wal' : 'rollback',
+    pageSize,
+    dev: stats.dev,
+    ino: stats.ino,
+    ownerUid: stats.uid,
+    owner,
+    usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,
+    network: fileSystem(realPath)?.network ?? null,
+  };
+}
+
+function canWrite(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK | constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * The backup directory: whose it is, and whether anybody else could put another in its place.
+ * @param invocation the command line, for the exact `sudo -u` line
+ */
+export function inspectTarget(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): TargetState | Failure {
+  try {
+    return lookAtTarget(path, stateDir, identity, invocation);
+  } catch (error) {
+    if (error instanceof Failed) return error.failure;
+    return { code: 'TARGET_UNWRITABLE', path, reason: errnoWords(error) };
+  }
+}
+
+function lookAtTarget(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): TargetState {
+  const unwritable = (reason: string): Failed => new Failed({ code: 'TARGET_UNWRITABLE', path, reason });
+  const named = lstatOrNull(path);
+  if (named?.isSymbolicLink()) throw unwritable('it is a symbolic link; name the directory itself');
+  if (named && !named.isDirectory()) throw unwritable('it is not a directory');
+  let nearest = path;
+  while (!lstatOrNull(nearest)) nearest = dirname(nearest);
+  const real = realpathSync(nearest);
+  if (!statSync(real).isDirectory()) throw unwritable(`${nearest} is not a directory`);
+
+  checkOwners(path, real, named !== null, identity, invocation);
+  try {
+    accessSync(real, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw unwritable(`${errnoWords(error)} at ${real}`);
+  }
+  const state = lstatOrNull(stateDir);
+  if (state && !state.isDirectory()) throw unwritable(`${stateDir} is not a directory`);
+  if (state && state.uid !== identity.uid) {
+    throw new Failed({
+      code: 'TARGET_OWNER',
+      path,
+      reason: `its state directory ${stateDir} belongs to ${userName(state.uid)}`,
+      remedy: sudoLine(state.uid, invocation),
+    });
+  }
+  const fs = fileSystem(real);
+  return { path, exists: named !== null, freeBytes: fs?.freeBytes ?? null, network: fileSystem(state ? stateDir : real)?.network ?? null };
+}
+
+const sudoLine = (uid: number, invocation: readonly string[]): string => `run as its owner: sudo -u ${userName(uid)} ${invocation.map(shellWord).join(' ')}`;
+
+function checkOwners(path: string, real: string, exists: boolean, identity: Identity, invocation: readonly string[]): void {
+  const refuse = (reason: string, remedy: string): Failed => new Failed({ code: 'TARGET_OWNER', path, reason, remedy });
+  for (const directory of ancestors(real)) {
+    const stats = statSync(directory);
+    const itself = exists && directory === real;
+    if (stats.uid !== identity.uid && (itself || stats.uid !== 0)) {
+      const what = itself ? 'it belongs' : `${directory}, above it, belongs`;
+      throw refuse(`${what} to ${userName(stats.uid)}, not to ${userName(identity.uid)}, who runs this`, sudoLine(stats.uid, invocation));
+    }
+    // In a sticky directory others may add names, but not move or remove ours.
+    if (stats.mode & 0o002 && !(stats.mode & 0o1000)) {
+      throw refuse(`${itself ? 'it' : `${directory}, above it,`} can be written by others, who could put another directory in its place`, `chmod o-w ${shellWord(directory)}`);
+    }
+  }
+}
+
+/** What is already in the directory under this name. `every`: read all manifests, not only the newest ones. */
+export function inspectCopies(directory: string, name: string, now: Date, every: 'every' | 'newest'): Pick<Facts, 'copies' | 'newestGood' | 'newestManifest'> {
+  return {
+    copies: every === 'every' ? readCopies(directory, name) : [],
+    newestGood: newestGood(directory, name, now.getTime()),
+    newestManifest: newestManifest(directory, name),
+  };
+}

@@ -1,0 +1,64 @@
+/**
+ * Stage 5: remove what retention no longer asks for. All data first, then the manifests, each synced: whatever is killed
+ * in between leaves manifests without data, which the next run knows to be an unfinished prune (traps, 35).
+ */
+import { join } from 'node:path';
+import { readCopies } from '../catalog.js';
+import type { Failure, Warning } from '../outcome.js';
+import { critical, failureOf, targetFailure, warning } from '../outcome.js';
+import type { Kept, Pruned } from '../records.js';
+import { decide } from '../retention.js';
+import type { Policy } from '../settings/load.js';
+import { remove, syncDirectory } from '../system/files.js';
+
+export interface PruneInput {
+  readonly to: string;
+  readonly name: string;
+  readonly policy: Policy;
+  readonly now: Date;
+  readonly signal: AbortSignal;
+  readonly warn: (w: Warning) => void;
+  readonly prune: string;
+}
+
+/** What was kept and removed; `failure` when removing ended early. */
+export interface PruneResult {
+  readonly kept: readonly Kept[];
+  readonly pruned: readonly Pruned[];
+  readonly failure: Failure | null;
+}
+
+export function prune(input: PruneInput): PruneResult {
+  const { to, warn } = input;
+  const pruned: Pruned[] = [];
+  let kept: readonly Kept[] = [];
+  try {
+    const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime());
+    kept = decision.keep;
+    holdWarning(decision.hold, warn);
+    const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+    for (const copy of decision.remove) {
+      input.signal.throwIfAborted();
+      remove(join(to, copy.file));
+      pruned.push(copy);
+    }
+    if (pruned.length > 0) {
+      syncDirectory(to, unsupported);
+      for (const copy of pruned) remove(join(to, copy.file.replace(/\.db$/, '.json')));
+      syncDirectory(to, unsupported);
+    }
+    return { kept, pruned, failure: null };
+  } catch (error) {
+    const failure = input.signal.aborted ? failureOf(input.signal.reason) : targetFailure(error, to, input.prune);
+    return { kept, pruned, failure };
+  }
+}
+
+export function holdWarning(hold: { readonly code: 'CLOCK' | 'SUSPECT'; readonly file: string } | null, warn: (w: Warning) => void): void {
+  if (hold?.code === 'CLOCK') {
+    warn(critical('CLOCK', `${hold.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right or the file is moved away`));
+  }
+  if (hold?.code === 'SUSPECT') {
+    warn(critical('SOURCE_CORRUPT', `the newest copy, ${hold.file}, is suspect: nothing but surplus suspect copies is pruned until there is a good one`));
+  }
+}

@@ -1,0 +1,112 @@
+/**
+ * Stage 4: the copy appears, whole, at its final name. The manifest is staged and synced before the data is linked, so
+ * that whatever is killed in between can be completed or withdrawn by the next run (see recover.ts); the manifest is
+ * linked last, so that a data file with a manifest is always a whole copy. All of this is synchronous on purpose: no
+ * signal or timeout comes between the links.
+ */
+import { lstatSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Publication, VerifiedSnapshot } from '../artifacts.js';
+import { copyOf, freeBase, rfc3339 } from '../catalog.js';
+import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
+import type { Warning } from '../outcome.js';
+import { SCHEMA_VERSION } from '../records.js';
+import type { Manifest } from '../records.js';
+import { publish as giveName, remove, syncDirectory, writeNew } from '../system/files.js';
+import type { Workspace } from '../workspace.js';
+
+export interface PublishInput {
+  readonly verified: VerifiedSnapshot;
+  readonly to: string;
+  readonly name: string;
+  readonly workspace: Workspace;
+  readonly runId: string;
+  readonly tool: string;
+  readonly now: Date;
+  /** Milliseconds since the run began. */
+  readonly durationMs: number;
+  readonly warn: (w: Warning) => void;
+  readonly prune: string;
+}
+
+export function publish(input: PublishInput): Publication {
+  try {
+    for (;;) {
+      const publication = tryPublish(input);
+      if (publication) return publication;
+    }
+  } catch (error) {
+    throw new Failed(targetFailure(error, input.to, input.prune), { cause: error });
+  }
+}
+
+/** Null: somebody took the name since it was chosen, so choose again. */
+function tryPublish(input: PublishInput): Publication | null {
+  const { to, workspace, warn } = input;
+  const present = readdirSync(to);
+  const base = freeBase(input.name, input.verified.snapshot.takenAt, (b) => present.some((f) => f.startsWith(`${b}.`)));
+  const manifest = manifestOf(input, base);
+  const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+
+  remove(workspace.manifest);
+  writeNew(workspace.manifest, `${JSON.stringify(manifest, null, 1)}\n`);
+  syncDirectory(workspace.directory, unsupported);
+
+  const data = join(to, manifest.file);
+  const json = join(to, `${base}.json`);
+  const inode = lstatSync(workspace.data).ino;
+  const linked: string[] = [];
+  try {
+    giveName(workspace.data, data);
+    linked.push(data);
+    giveName(workspace.manifest, json);
+    linked.push(json);
+    syncDirectory(to, unsupported);
+    const stats = lstatSync(data);
+    if (stats.ino !== inode || stats.size !== manifest.sizeBytes) throw Object.assign(new Error('the published file is not the verified one'), { code: 'EIO' });
+  } catch (error) {
+    // Not known to be on the disk: then it must not look like a copy. The manifest goes first, so that the data is never a copy without it.
+    for (const path of linked.reverse()) remove(path);
+    if (errnoOf(error) === 'EEXIST') return null;
+    throw error;
+  }
+  return { copy: copyOf(manifest, manifest.status), manifest };
+}
+
+function manifestOf(input: PublishInput, base: string): Manifest {
+  const { verified, now } = input;
+  const { snapshot, properties } = verified;
+  const { source } = snapshot;
+  return {
+    schemaVersion: SCHEMA_VERSION,
+    file: `${base}.db`,
+    manifest: `${base}.json`,
+    name: input.name,
+    createdAt: rfc3339(snapshot.takenAt.getTime()),
+    sizeBytes: verified.sizeBytes,
+    sha256: verified.sha256,
+    status: verified.verdict,
+    verifiedAt: now.toISOString(),
+    method: snapshot.method,
+    source: source.path,
+    tags: [],
+    runId: input.runId,
+    tool: input.tool,
+    sqlite: snapshot.sqlite,
+    configuredPath: source.path,
+    realPath: source.realPath,
+    journalMode: snapshot.journalMode,
+    pageSize: properties.pageSize,
+    pageCount: verified.pageCount,
+    userVersion: properties.userVersion,
+    applicationId: properties.applicationId,
+    schemaHash: verified.schemaHash,
+    rows: verified.rows,
+    plainSizeBytes: verified.sizeBytes,
+    plainSha256: verified.sha256,
+    checks: verified.checks,
+    violations: verified.violations,
+    durationMs: input.durationMs,
+  };
+}
+

@@ -1,0 +1,117 @@
+/**
+ * The last stage, always: people are told. Which message a finished run calls for is decided from its record and the
+ * history; a message goes into the outbox before it is sent, so that a kill in the middle loses nothing, and comes out
+ * when the server has taken it.
+ */
+import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import type { Context } from '../context.js';
+import { newestGood } from '../catalog.js';
+import type { History } from '../history.js';
+import { describe, errnoWords, failureOf, warning } from '../outcome.js';
+import type { Failure, Warning } from '../outcome.js';
+import { sendMail } from '../notifiers/mail.js';
+import { composeRun } from '../notifiers/message.js';
+import type { Message, MessageFacts } from '../notifiers/message.js';
+import { delivered, enqueue, noteAttempt, pending } from '../notifiers/outbox.js';
+import type { RunRecord } from '../records.js';
+import type { MailSettings, NotifyEvent } from '../settings/load.js';
+import { acquireLock } from '../system/lock.js';
+import type { Lock } from '../system/lock.js';
+import { shellWord } from '../system/processes.js';
+
+/** Which event a finished run is, or null: a dry or skipped run, one that lost the race for the lock, an unremarkable success. */
+export function eventOf(record: RunRecord, history: History | null): NotifyEvent | null {
+  if (record.dryRun || record.status === 'skipped' || record.exitCode === 75) return null;
+  if (record.status !== 'ok') return 'failure';
+  if (record.command !== 'run' || !history) return null;
+  for (const earlier of history.since(record.name)) {
+    if (earlier.runId === record.runId || earlier.status === 'skipped' || earlier.status === 'running' || earlier.exitCode === 75) continue;
+    if (earlier.status !== 'ok') return 'recovery';
+    if (earlier.command === 'run') return null;
+  }
+  return null;
+}
+
+/** What a message says besides the record. */
+export function messageFacts(ctx: Context, to: string | null, name: string | null, logLines: readonly string[]): MessageFacts {
+  const now = ctx.clock.now();
+  return {
+    id: randomUUID(),
+    now,
+    host: ctx.host,
+    newestGood: to === null || name === null ? null : newestOf(to, name, now),
+    logLines,
+    retry: ctx.invocation.map(shellWord).join(' '),
+    directory: to,
+    redact: ctx.output.redact,
+  };
+}
+
+function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood'] {
+  try {
+    const copy = newestGood(to, name, now.getTime());
+    return copy && { file: copy.file, ageSeconds: Math.max(0, Math.round((now.getTime() - Date.parse(copy.createdAt)) / 1000)) };
+  } catch {
+    return null;
+  }
+}
+
+export const outboxPath = (stateDir: string): string => join(stateDir, 'outbox');
+
+export const composeFor = (ctx: Context, record: RunRecord, event: NotifyEvent, to: string | null, logLines: readonly string[]): Message =>
+  composeRun(record, event, messageFacts(ctx, to, record.name, logLines));
+
+/** Puts a message where a later run finds it. Null, and a remark, when that cannot be written. */
+export function keep(stateDir: string | null, message: Message, warn: (w: Warning) => void): string | null {
+  if (stateDir === null) return null;
+  try {
+    return enqueue(outboxPath(stateDir), message, () => undefined);
+  } catch (error) {
+    warn(warning('STATE_UNWRITABLE', `the outbox ${outboxPath(stateDir)} cannot be written: ${errnoWords(error)}`));
+    return null;
+  }
+}
+
+/** Sends one message that was not kept. */
+export async function sendNow(message: Message, mail: MailSettings, ctx: Context): Promise<Failure | null> {
+  try {
+    await sendMail(message, mail, { signal: ctx.signal, env: ctx.childEnv });
+    return null;
+  } catch (error) {
+    return failureOf(error);
+  }
+}
+
+/** Longer than one message can take: whoever holds the outbox is about to send ours as well. */
+const OUTBOX_WAIT_MS = 40_000;
+
+/**
+ * Sends what waits for this name, oldest first; stops at the first that fails, since the others would fail alike. The
+ * outbox has a lock of its own, since `status --notify` sends without holding the lock of the name.
+ * @returns the failure, or null when nothing waits any more
+ */
+export async function deliver(stateDir: string, name: string | null, mail: MailSettings, ctx: Context): Promise<Failure | null> {
+  const outbox = outboxPath(stateDir);
+  if (pending(outbox, name).length === 0) return null;
+  let lock: Lock | null;
+  try {
+    lock = await acquireLock(join(stateDir, 'outbox.lock.db'), OUTBOX_WAIT_MS, ctx.signal);
+  } catch (error) {
+    return { code: 'NOTIFY_FAILED', reason: `the outbox cannot be locked: ${errnoWords(error)}`, kept: true };
+  }
+  if (!lock) return { code: 'NOTIFY_FAILED', reason: 'another process is sending and does not come to an end', kept: true };
+  try {
+    for (const waiting of pending(outbox, name)) {
+      const failure = await sendNow(waiting.message, mail, ctx);
+      if (failure) noteAttempt(waiting.path);
+      else delivered(waiting.path);
+      if (failure) return { code: 'NOTIFY_FAILED', reason: failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message, kept: true };
+    }
+    return null;
+  } catch (error) {
+    return { code: 'NOTIFY_FAILED', reason: `the outbox cannot be written: ${errnoWords(error)}`, kept: true };
+  } finally {
+    lock.release();
+  }
+}

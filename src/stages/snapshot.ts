@@ -1,0 +1,155 @@
+/**
+ * Stage 2: one point-in-time state of the source, made by SQLite itself in a private temp file, and a check of the
+ * source beside it. A child does the work and can be killed in the middle; the parent watches the disk and the clock.
+ */
+import { statSync } from 'node:fs';
+import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
+import type { Snapshot, SourceState } from '../artifacts.js';
+import type { Failure } from '../outcome.js';
+import { Failed, targetFailure } from '../outcome.js';
+import { fileSystem } from '../system/processes.js';
+import { lstatOrNull, removeTree, sizeOf } from '../system/files.js';
+import { ChildDied, RequestFailed } from '../system/workers.js';
+import type { WorkerPool } from '../system/workers.js';
+
+const WATCH_MS = 50;
+
+export interface SnapshotInput {
+  readonly source: SourceState;
+  readonly sourceCheck: 'quick' | 'full';
+  /** Where to put it: a private directory of this run. */
+  readonly target: string;
+  readonly pool: WorkerPool;
+  /** Effective user. */
+  readonly uid: number;
+  readonly signal: AbortSignal;
+  readonly now: () => Date;
+  readonly prune: string;
+  readonly progress: (doneBytes: number, totalBytes: number) => void;
+}
+
+/**
+ * Takes the snapshot. A read error looks like damage to SQLite, and kills the child where the file is mapped (traps, 19
+ * and 39): before a database is called damaged, all of it is done once more, in fresh processes and without mapping.
+ */
+export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
+  const first = await attempt(input, true).catch((error: unknown) => {
+    if (!mayBeReadError(error)) throw error;
+    return null;
+  });
+  if (first && first.sourceFindings.structural.length === 0) return first;
+  await input.pool.killAll();
+  for (const suffix of ['', '-journal', '-wal', '-shm']) removeTree(input.target + suffix);
+  return await attempt(input, false);
+}
+
+const mayBeReadError = (error: unknown): boolean =>
+  (error instanceof Failed && (error.failure.code === 'SOURCE_CORRUPT' || error.failure.code === 'IO_ERROR')) ||
+  (error instanceof Failed && error.cause instanceof ChildDied && error.cause.signal === 'SIGBUS');
+
+async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
+  const { source, target, pool } = input;
+  const takenAt = input.now();
+  const walBefore = sizeOf(`${source.realPath}-wal`);
+  const sidecars = sidecarInodes(source);
+  const watch = watchDisk(input, walBefore);
+  try {
+    const request = { source: source.realPath, busyMs: SOURCE_BUSY_MS, mmap } as const;
+    const first = pool.worker(0);
+    const second = pool.worker(source.sizeBytes + source.walBytes >= TWO_CHILDREN_BYTES ? 1 : 0);
+    const [made, sourceFindings] = await Promise.all([
+      first.ask({ op: 'snapshot', target, ...request }),
+      second.ask({ op: 'check-source', mode: input.sourceCheck, ...request }),
+    ]);
+    checkStillThere(source);
+    return { path: target, source, takenAt, sourceFindings, walGrewBytes: Math.max(0, sizeOf(`${source.realPath}-wal`) - walBefore), ...made };
+  } catch (error) {
+    await pool.killAll();
+    input.signal.throwIfAborted();
+    if (watch.tripped) throw new Failed(watch.tripped);
+    throw new Failed(snapshotFailure(error, input), { cause: error });
+  } finally {
+    watch.stop();
+    checkSidecars(source, sidecars, input.uid);
+  }
+}
+
+/** Another file under the same name means that the copy is of something else (traps, 9). */
+function checkStillThere(source: SourceState): void {
+  const now = lstatOrNull(source.realPath);
+  if (!now || now.dev !== source.dev || now.ino !== source.ino) throw new Failed({ code: 'SOURCE_REPLACED', path: source.path });
+}
+
+const SIDECARS = ['-wal', '-shm'] as const;
+const sidecarInodes = (source: SourceState): (number | null)[] => SIDECARS.map((s) => lstatOrNull(source.realPath + s)?.ino ?? null);
+
+/** The application may have closed, and taken its sidecars with it, just before we opened: then SQLite made new ones, ours. */
+function checkSidecars(source: SourceState, before: readonly (number | null)[], uid: number): void {
+  const left = SIDECARS.map((s) => source.realPath + s).filter((path, i) => {
+    const stats = lstatOrNull(path);
+    return stats !== null && stats.ino !== before[i] && stats.uid === uid && uid !== source.ownerUid;
+  });
+  if (left.length > 0) throw new Failed({ code: 'SIDECAR_OWNER', path: source.path, owner: source.owner, left });
+}
+
+/**
+ * While our read transaction lasts, the WAL cannot be reset and grows by all that is written (traps, 6): end the snapshot
+ * before that fills the application's disk. What our own copy still needs there is counted as gone already.
+ */
+function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure | null; stop: () => void } {
+  const { source, target, pool } = input;
+  const wal = `${source.realPath}-wal`;
+  const sameDisk = statSync(source.realPath).dev === statSync(target.slice(0, target.lastIndexOf('/'))).dev;
+  const total = source.usedBytes + source.walBytes;
+  const began = performance.now();
+  const state: { tripped: Failure | null; stop: () => void } = { tripped: null, stop: () => clearInterval(timer) };
+  const timer = setInterval(() => {
+    const done = sizeOf(target);
+    input.progress(done, total);
+    const walBytes = sizeOf(wal);
+    const grewBytes = walBytes - walBefore;
+    if (grewBytes <= 0 || state.tripped) return;
+    const fs = fileSystem(source.realPath);
+    if (!fs) return;
+    const freeBytes = fs.freeBytes - (sameDisk ? Math.max(0, total - done) : 0);
+    const perMs = grewBytes / Math.max(250, performance.now() - began);
+    // Two seconds of growth at the present rate, and never less than 5 % of the disk or 64 MB, whichever is smaller.
+    const reserve = Math.max(2000 * perMs, Math.min(64e6, 0.05 * fs.sizeBytes));
+    if (freeBytes < reserve) {
+      state.tripped = { code: 'WAL_PRESSURE', path: source.path, freeBytes: fs.freeBytes, walBytes };
+      void pool.killAll();
+    }
+  }, WATCH_MS);
+  return state;
+}
+
+/** What SQLite's words mean for the operator. The header was seen to be SQLite's, so NOTADB here is damage. */
+function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
+  const { path, realPath, owner } = input.source;
+  const directory = realPath.slice(0, realPath.lastIndexOf('/')) || '/';
+  if (error instanceof Failed) return error.failure;
+  if (error instanceof ChildDied) {
+    return error.signal === 'SIGBUS'
+      ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
+      : { code: 'SNAPSHOT_FAILED', path, reason: error.message };
+  }
+  if (!(error instanceof RequestFailed)) throw error;
+  const { code, message } = error.detail;
+  const corrupt: Failure = { code: 'SOURCE_CORRUPT', path, findings: [message], keptAs: null };
+  if (!code.startsWith('SQLITE_')) return targetFailure(Object.assign(new Error(message), { code }), input.target, input.prune);
+  if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path, waitedMs: SOURCE_BUSY_MS };
+  if (code === 'SQLITE_READONLY_ROLLBACK') return { code: 'SOURCE_HOT_JOURNAL', path };
+  if (code === 'SQLITE_READONLY_DIRECTORY' || code === 'SQLITE_READONLY_CANTINIT' || code.startsWith('SQLITE_CANTOPEN')) {
+    if (!lstatOrNull(realPath)) return { code: 'SOURCE_MISSING', path };
+    return input.source.journalMode === 'wal'
+      ? { code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner }
+      : { code: 'SOURCE_UNREADABLE', path, reason: message, owner };
+  }
+  if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
+  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: input.prune };
+  if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
+    return { code: 'IO_ERROR', path: input.target, reason: `${message}: a quota, a file-size limit (ulimit -f) or the disk (${code})` };
+  }
+  if (code.startsWith('SQLITE_IOERR')) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };
+  return { code: 'SNAPSHOT_FAILED', path, reason: `${message} (${code})` };
+}

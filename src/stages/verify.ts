@@ -1,0 +1,217 @@
+/**
+ * Stage 3: the proof. The synced temp file is hashed by reading it back, its schema compared with the source's, and
+ * checked read-write by integrity_check, split by table over two children, beside one quick_check that does the page
+ * accounting (traps, 21 and 22): together they look at everything that one whole integrity_check does.
+ */
+import { createHash } from 'node:crypto';
+import { lstatSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
+import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
+import type { Failure, Warning } from '../outcome.js';
+import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
+import type { Check, Violations } from '../records.js';
+import { hashFile, syncFile } from '../system/files.js';
+import type { Answers, Findings, Properties, SchemaRow } from '../system/worker-protocol.js';
+import { ChildDied, RequestFailed } from '../system/workers.js';
+import type { WorkerPool } from '../system/workers.js';
+
+export interface VerifyInput {
+  readonly snapshot: Snapshot;
+  readonly sourceCheck: 'quick' | 'full';
+  readonly pool: WorkerPool;
+  readonly signal: AbortSignal;
+  readonly warn: (w: Warning) => void;
+  readonly prune: string;
+  readonly progress: (doneBytes: number, totalBytes: number) => void;
+}
+
+/** Proves a snapshot, or fails. A read error or a killed mapping is tried once more, without mapping (traps, 19 and 39). */
+export async function verify(input: VerifyInput): Promise<VerifiedSnapshot> {
+  try {
+    return await attempt(input, true);
+  } catch (error) {
+    await input.pool.killAll();
+    input.signal.throwIfAborted();
+    if (error instanceof Failed) throw error;
+    if (!(error instanceof ChildDied && error.signal === 'SIGBUS') && !(error instanceof RequestFailed)) throw translated(error, input);
+  }
+  try {
+    return await attempt(input, false);
+  } catch (error) {
+    await input.pool.killAll();
+    input.signal.throwIfAborted();
+    throw translated(error, input);
+  }
+}
+
+function translated(error: unknown, input: VerifyInput): Failed {
+  if (error instanceof Failed) return error;
+  if (error instanceof RequestFailed) return new Failed({ code: 'VERIFY_FAILED', findings: [`${error.message} (${error.detail.code})`] }, { cause: error });
+  if (error instanceof ChildDied) return new Failed({ code: 'VERIFY_FAILED', findings: [error.message] }, { cause: error });
+  if (errnoOf(error) === '') throw error;
+  return new Failed(targetFailure(error, input.snapshot.path, input.prune), { cause: error });
+}
+
+async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnapshot> {
+  const { snapshot, pool } = input;
+  const file = snapshot.path;
+  const sizeBytes = lstatSync(file).size;
+  const request = { file, mmap } as const;
+  const many = sizeBytes >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
+  const hashing = syncAndHash(input, sizeBytes);
+  // Failures of the hash are awaited below; until then the checks may fail first.
+  hashing.catch(() => undefined);
+  const structureCheck = pool.worker(many ? 1 : 0).ask({ op: 'check-structure', ...request });
+  structureCheck.catch(() => undefined);
+  const described = await pool.worker(0).ask({ op: 'describe', ...request });
+  const tableChecks = await checkTables(input, described.tables, many, mmap);
+  const copyFindings = mergeFindings([await structureCheck, tableChecks.findings]);
+  const { sha256 } = await hashing;
+
+  // A 0-byte file passes every check (traps, 13).
+  if (sizeBytes === 0 || sizeBytes !== described.pageCount * described.properties.pageSize) {
+    throw new Failed({ code: 'VERIFY_FAILED', findings: [`the copy has ${sizeBytes} bytes, not ${described.pageCount} pages of ${described.properties.pageSize}`] });
+  }
+  const schema = JSON.stringify(described.schema);
+  if (schema !== JSON.stringify(snapshot.schemaBefore) && schema !== JSON.stringify(snapshot.schemaAfter)) {
+    throw new Failed({ code: 'VERIFY_FAILED', findings: ["the copy's schema is not the source's"] });
+  }
+  const different = differences(snapshot.properties, described.properties);
+  if (different.length > 0) throw new Failed({ code: 'VERIFY_FAILED', findings: different });
+  if (copyFindings.structural.length > 0) throw new Failed(await blame(input, copyFindings.structural));
+
+  const violations: Violations = { check: tableChecks.findings.check, notNull: tableChecks.findings.notNull, foreignKey: tableChecks.foreignKey };
+  const unchecked = [...new Set([...snapshot.sourceFindings.unchecked, ...copyFindings.unchecked])];
+  remark(input, violations, unchecked);
+  const suspect = snapshot.sourceFindings.structural.length > 0;
+  const checked: CheckedSnapshot = {
+    snapshot,
+    verdict: suspect ? 'suspect' : 'good',
+    sizeBytes,
+    sha256,
+    pageCount: described.pageCount,
+    properties: described.properties,
+    schemaHash: hashSchema(described.schema),
+    rows: Object.fromEntries(described.tables.flatMap((t) => (t.rows === null || t.name.startsWith('sqlite_') ? [] : [[t.name, t.rows]]))),
+    checks: listChecks(input, violations, unchecked, described.tables.length),
+    violations,
+  };
+  return checked as VerifiedSnapshot;
+}
+
+export const hashSchema = (schema: readonly SchemaRow[]): string => createHash('sha256').update(JSON.stringify(schema)).digest('hex');
+
+/** Hash after sync: what is read back is what the disk was told to keep. Sync and hash run beside the checks. */
+async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha256: string }> {
+  const { path } = input.snapshot;
+  await syncFile(path);
+  const before = lstatSync(path, { bigint: true });
+  const sha256 = await hashFile(path, input.signal, (done) => input.progress(done, sizeBytes));
+  const after = lstatSync(path, { bigint: true });
+  // The checks open the file read-write; they must not have written.
+  if (before.mtimeNs !== after.mtimeNs || before.size !== after.size || before.ino !== after.ino) {
+    throw new Failed({ code: 'VERIFY_FAILED', findings: ['the copy changed while it was checked'] });
+  }
+  return { sha256 };
+}
+
+/** One queue, dearest table first, two children taking from it: neither is idle while there is work. */
+async function checkTables(
+  input: VerifyInput,
+  tables: Answers['describe']['tables'],
+  many: boolean,
+  mmap: boolean,
+): Promise<{ findings: Findings; foreignKey: number }> {
+  const request = { file: input.snapshot.path, mmap } as const;
+  const queue = [...tables].sort((a, b) => b.cost - a.cost);
+  const found: Findings[] = [];
+  let foreignKey = 0;
+  let limited = false;
+  const takeTurns = async (n: 0 | 1): Promise<void> => {
+    for (let table = queue.shift(); table; table = queue.shift()) {
+      const worker = input.pool.worker(n);
+      const f = await worker.ask({ op: 'check-table', table: table.name, ...request });
+      limited ||= f.limited && f.structural.length === 0;
+      found.push(f);
+      if (!table.foreignKeys) continue;
+      const fk = await worker.ask({ op: 'check-foreign-keys', table: table.name, ...request });
+      foreignKey += fk.rows;
+      if (fk.unchecked) found.push({ structural: [], notNull: 0, check: 0, unchecked: [`foreign keys of ${fk.unchecked}`] });
+    }
+  };
+  await Promise.all(many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0)]);
+  // Rows that break a rule filled a list and may hide damage behind them: look again without a limit.
+  const findings = limited ? await input.pool.worker(0).ask({ op: 'check-all', ...request }) : mergeFindings(found);
+  return { findings, foreignKey };
+}
+
+function mergeFindings(all: readonly Findings[]): Findings {
+  return {
+    structural: all.flatMap((f) => f.structural),
+    notNull: all.reduce((n, f) => n + f.notNull, 0),
+    check: all.reduce((n, f) => n + f.check, 0),
+    unchecked: all.flatMap((f) => f.unchecked),
+  };
+}
+
+function differences(source: Properties, copy: Properties): string[] {
+  const keys = ['pageSize', 'encoding', 'autoVacuum', 'userVersion', 'applicationId'] as const;
+  return keys.filter((k) => source[k] !== copy[k] && k !== 'userVersion').map((k) => `${k} is ${copy[k]} in the copy and ${source[k]} in the source`);
+}
+
+/**
+ * The copy is damaged: is the source? Damage in an index is copied faithfully, and a quick check of the source does not
+ * see it (traps, 14), so the full one decides who is to blame.
+ */
+async function blame(input: VerifyInput, structural: readonly string[]): Promise<Failure> {
+  const { source, sourceFindings } = input.snapshot;
+  if (sourceFindings.structural.length > 0) return { code: 'SOURCE_CORRUPT', path: source.path, findings: sourceFindings.structural, keptAs: null };
+  await input.pool.killAll();
+  const again = await input.pool
+    .worker(0)
+    .ask({ op: 'check-source', source: source.realPath, mode: 'full', busyMs: SOURCE_BUSY_MS, mmap: false })
+    .catch((error: unknown) => {
+      input.signal.throwIfAborted();
+      if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) {
+        return { structural: [error.message], notNull: 0, check: 0, unchecked: [] };
+      }
+      return { structural: [], notNull: 0, check: 0, unchecked: [] };
+    });
+  return again.structural.length > 0
+    ? { code: 'SOURCE_CORRUPT', path: source.path, findings: again.structural, keptAs: null }
+    : { code: 'VERIFY_FAILED', findings: structural };
+}
+
+const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`;
+
+function remark(input: VerifyInput, v: Violations, unchecked: readonly string[]): void {
+  if (v.check + v.notNull + v.foreignKey > 0) {
+    const parts = [
+      v.notNull > 0 ? `${v.notNull} NOT NULL` : '',
+      v.check > 0 ? `${v.check} CHECK` : '',
+      v.foreignKey > 0 ? `${v.foreignKey} foreign key` : '',
+    ].filter(Boolean);
+    input.warn(warning('ROWS_VIOLATE', `rows in the source break their own rules (${parts.join(', ')}); they were copied as they are`));
+  }
+  if (unchecked.length > 0) input.warn(warning('TABLES_UNCHECKED', `verified except ${plural(unchecked.length, 'table')}: ${unchecked.join('; ')}`));
+  if (input.snapshot.why !== null) {
+    input.warn(warning('PAGE_COPY', `this schema cannot be vacuumed (${input.snapshot.why}), so its pages were copied instead`));
+  }
+}
+
+function listChecks(input: VerifyInput, v: Violations, unchecked: readonly string[], tables: number): Check[] {
+  const { sourceFindings } = input.snapshot;
+  const except = unchecked.length > 0 ? `ok, except ${unchecked.join('; ')}` : 'ok';
+  return [
+    {
+      name: input.sourceCheck === 'full' ? 'source integrity_check' : 'source quick_check',
+      ok: sourceFindings.structural.length === 0,
+      message: sourceFindings.structural.length === 0 ? 'ok' : sourceFindings.structural.slice(0, 10).join('; '),
+    },
+    { name: 'schema', ok: true, message: "the source's" },
+    { name: 'integrity_check', ok: true, message: `${except} (${plural(tables, 'table')}, read-write)` },
+    { name: 'foreign_key_check', ok: true, message: v.foreignKey === 0 ? 'ok' : `${plural(v.foreignKey, 'row')} without a parent, as in the source` },
+    { name: 'sha256', ok: true, message: 'read back after sync' },
+  ];
+}

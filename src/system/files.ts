@@ -1,0 +1,202 @@
+/**
+ * The careful way with files. Everything that dbbackup publishes goes through `publish` or `replace`: written and
+ * synced under a private name, then linked or renamed, then the directory synced, because SQLite's own VACUUM INTO and
+ * a plain rename both leave a window in which a power cut takes the file away again (traps, 12).
+ */
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  read as readCallback,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs';
+import type { Stats } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { promisify } from 'node:util';
+import { dirname, join, parse, sep } from 'node:path';
+import { errnoOf } from '../outcome.js';
+
+/** Told when the file system cannot sync a directory or change a mode: a remark, not a failure (DESIGN, "Files"). */
+export type Unsupported = (what: string) => void;
+
+const UNSUPPORTED = new Set(['EINVAL', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EBADF']);
+
+/** lstat, or null when nothing is there (or a parent is no directory). Other errors throw. */
+export function lstatOrNull(path: string): Stats | null {
+  try {
+    return lstatSync(path);
+  } catch (error) {
+    if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error))) return null;
+    throw error;
+  }
+}
+
+/** The size of a file in bytes, 0 when it is not there or cannot be seen. */
+export function sizeOf(path: string): number {
+  try {
+    return statSync(path).size;
+  } catch {
+    return 0;
+  }
+}
+
+/** Syncs a directory's entries to the disk. EIO and the like throw; "not supported here" is only told. */
+export function syncDirectory(path: string, unsupported: Unsupported): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    fsyncSync(fd);
+  } catch (error) {
+    if (!UNSUPPORTED.has(errnoOf(error))) throw error;
+    unsupported(`syncing the directory ${path}`);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Syncs a file's bytes. Asynchronous because gigabytes take seconds, and signals must be heard meanwhile. */
+export async function syncFile(path: string): Promise<void> {
+  const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+  try {
+    await new Promise<void>((done, fail) => fsync(fd, (error) => (error ? fail(error) : done())));
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Writes a new file (0600), whole and synced. Throws EEXIST rather than touch what is there, links included. */
+export function writeNew(path: string, bytes: string | Buffer): void {
+  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+  try {
+    const buffer = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
+    for (let done = 0; done < buffer.length; ) done += writeSync(fd, buffer, done);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Gives a staged, synced file its final name. link(2) never clobbers: EEXIST throws. Where the file system has no hard
+ * links (FAT, some network file systems), rename does it after a look; the caller holds the lock of the name, so nobody
+ * of us can come between. The directory is not synced yet: the caller does, and withdraws the name if that fails.
+ */
+export function publish(staged: string, final: string): void {
+  try {
+    linkSync(staged, final);
+  } catch (error) {
+    if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(errnoOf(error))) throw error;
+    if (lstatOrNull(final)) throw Object.assign(new Error(`${final} exists`), { code: 'EEXIST' });
+    renameSync(staged, final);
+  }
+}
+
+/** Replaces a small file as a whole: a reader sees the old bytes or the new ones. */
+export function replace(path: string, bytes: string, unsupported: Unsupported): void {
+  const staged = `${path}.new`;
+  rmSync(staged, { force: true });
+  writeNew(staged, bytes);
+  renameSync(staged, path);
+  syncDirectory(dirname(path), unsupported);
+}
+
+/** Removes a name; true if it was there. */
+export function remove(path: string): boolean {
+  try {
+    unlinkSync(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/**
+ * Reads a small regular file. Symbolic links, FIFOs, devices and files over `maxBytes` throw: a hostile directory must
+ * not make us block, follow or swallow (O_NONBLOCK opens a FIFO without waiting for its writer).
+ */
+export function readSmall(path: string, maxBytes: number, follow: 'follow' | 'nofollow' = 'nofollow'): { bytes: Buffer; stats: Stats } {
+  const flags = constants.O_RDONLY | constants.O_NONBLOCK | (follow === 'nofollow' ? constants.O_NOFOLLOW : 0);
+  const fd = openSync(path, flags);
+  try {
+    const stats = fstatSync(fd);
+    if (!stats.isFile()) throw Object.assign(new Error('not a regular file'), { code: 'EINVAL' });
+    if (stats.size > maxBytes) throw Object.assign(new Error(`larger than ${maxBytes} bytes`), { code: 'EFBIG' });
+    const bytes = Buffer.allocUnsafe(stats.size);
+    let filled = 0;
+    while (filled < stats.size) {
+      const n = readSync(fd, bytes, filled, stats.size - filled, filled);
+      if (n === 0) break;
+      filled += n;
+    }
+    return { bytes: bytes.subarray(0, filled), stats };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A directory made by us, 0700 whatever the umask; false if it was there. Its parent must exist. */
+export function makePrivateDirectory(path: string): boolean {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+    return true;
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error;
+    if (!lstatSync(path).isDirectory()) throw Object.assign(new Error('is not a directory'), { code: 'ENOTDIR' });
+    return false;
+  }
+}
+
+/**
+ * Makes a directory and what is missing above it, each 0700, and syncs the parents so that they survive a power cut.
+ * Walks the path itself: `mkdir` with `recursive` never returns on a path like /proc/nope (traps, 43).
+ */
+export function makeDirectories(path: string, unsupported: Unsupported): void {
+  const missing: string[] = [];
+  for (let at = path; !lstatOrNull(at); at = dirname(at)) missing.unshift(at);
+  for (const directory of missing) {
+    if (makePrivateDirectory(directory)) syncDirectory(dirname(directory), unsupported);
+  }
+}
+
+/** `/`, `/var`, `/var/backups`, ...: every directory on the way to `path`, itself included. */
+export function ancestors(path: string): string[] {
+  const { root } = parse(path);
+  const parts = path.slice(root.length).split(sep).filter(Boolean);
+  return [root, ...parts.map((_, i) => join(root, ...parts.slice(0, i + 1)))];
+}
+
+/** Removes a private temp directory with all in it. Never follows a link out of it. */
+export const removeTree = (path: string): void => rmSync(path, { recursive: true, force: true });
+
+const readAt = promisify(readCallback);
+const CHUNK = 1 << 20;
+
+/** SHA-256 of a file, hex, streamed; ends early with the signal's reason. */
+export async function hashFile(path: string, signal: AbortSignal, progress: (doneBytes: number) => void): Promise<string> {
+  const hash = createHash('sha256');
+  const buffer = Buffer.allocUnsafe(CHUNK);
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    for (let done = 0; ; ) {
+      signal.throwIfAborted();
+      const { bytesRead } = await readAt(fd, buffer, 0, CHUNK, done);
+      if (bytesRead === 0) return hash.digest('hex');
+      hash.update(buffer.subarray(0, bytesRead));
+      done += bytesRead;
+      progress(done);
+    }
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,38 @@
+/**
+ * The lock of a name: BEGIN IMMEDIATE on a database of its own, held by the kernel, so free after kill -9 (traps, 27).
+ * Nothing else in this process may open that file: closing another descriptor would drop the lock (traps, 8).
+ */
+import { lstatSync } from 'node:fs';
+import Database from 'better-sqlite3';
+import { lstatOrNull } from './files.js';
+import { pause } from './clock.js';
+
+export interface Lock {
+  release(): void;
+}
+
+const EVERY_MS = 100;
+
+/**
+ * Takes the lock, waiting up to `waitMs` for another holder; null when it stays held. The wait is ours, not SQLite's:
+ * its own would block the event loop, and signals with it. Throws the system's error when the file cannot be made.
+ */
+export async function acquireLock(path: string, waitMs: number, signal: AbortSignal): Promise<Lock | null> {
+  const there = lstatOrNull(path);
+  if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
+  for (let waited = 0; ; waited += EVERY_MS) {
+    signal.throwIfAborted();
+    const db = new Database(path, { timeout: 0 });
+    try {
+      db.exec('BEGIN IMMEDIATE');
+      // A holder that removed and remade its directory would leave us with a lock on a file that nobody else sees.
+      lstatSync(path);
+      return { release: () => db.close() };
+    } catch (error) {
+      db.close();
+      if (!(error instanceof Database.SqliteError) || !error.code.startsWith('SQLITE_BUSY')) throw error;
+      if (waited >= waitMs) return null;
+    }
+    await pause(Math.min(EVERY_MS, Math.max(1, waitMs - waited)), signal);
+  }
+}

@@ -1,0 +1,90 @@
+/** Facts about this process and its machine, read from the system once and handed on as values. */
+import { readFileSync, readlinkSync, statfsSync } from 'node:fs';
+import { hostname } from 'node:os';
+
+/** Who runs: effective user, and whether it may give files away (CAP_CHOWN), which SQLite needs as root (traps, 1). */
+export interface Identity {
+  readonly uid: number;
+  readonly canChown: boolean;
+}
+
+const CAP_CHOWN = 0n;
+
+export function identity(): Identity {
+  const uid = process.geteuid?.() ?? 0;
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(read('/proc/self/status'))?.[1] ?? '0'}`);
+  return { uid, canChown: uid === 0 && ((effective >> CAP_CHOWN) & 1n) === 1n };
+}
+
+/** The user's name from /etc/passwd, or `#uid`, which sudo takes as well. Never os.userInfo: it throws (traps, 28). */
+export function userName(uid: number): string {
+  for (const line of read('/etc/passwd').split('\n')) {
+    const [name, , id] = line.split(':');
+    if (name && Number(id) === uid && id !== '') return name;
+  }
+  return `'#${uid}'`;
+}
+
+export const hostName = (): string => hostname();
+
+/** Tells one process from all others, across reboots, containers and reuse of its number. */
+export interface ProcessId {
+  readonly pid: number;
+  readonly startTicks: string;
+  readonly bootId: string;
+  readonly pidNamespace: string;
+}
+
+const bootId = (): string => read('/proc/sys/kernel/random/boot_id').trim();
+const startTicks = (pid: number): string => {
+  const stat = read(`/proc/${pid}/stat`);
+  // The command's name may hold blanks and parentheses: fields count from the last one. Field 22 is the start time.
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
+};
+const pidNamespace = (): string => {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return '';
+  }
+};
+
+export const ownProcessId = (): ProcessId => ({ pid: process.pid, startTicks: startTicks(process.pid), bootId: bootId(), pidNamespace: pidNamespace() });
+
+/** True only when that process is certainly gone; a process of another container cannot be judged. */
+export function isGone(id: ProcessId): boolean {
+  if (id.bootId !== bootId()) return true;
+  if (id.pidNamespace !== pidNamespace()) return false;
+  return startTicks(id.pid) !== id.startTicks;
+}
+
+const NETWORK_FS: Record<number, string> = {
+  26985: 'NFS',
+  20859: 'SMB',
+  4283649346: 'CIFS',
+  4266872130: 'SMB2',
+  16914839: '9P',
+  12805120: 'Ceph',
+  1397113167: 'AFS',
+};
+
+/** Free bytes for us, size in bytes, and the kind of a network file system; null when it cannot be asked. */
+export function fileSystem(path: string): { freeBytes: number; sizeBytes: number; network: string | null } | null {
+  try {
+    const fs = statfsSync(path);
+    return { freeBytes: fs.bavail * fs.bsize, sizeBytes: fs.blocks * fs.bsize, network: NETWORK_FS[fs.type] ?? null };
+  } catch {
+    return null;
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** A word as a shell needs it quoted to be taken as it is. */
+export const shellWord = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);

@@ -1,0 +1,285 @@
+/**
+ * The SQLite child: every statement on a source or a copy runs here, so that it can be killed in the middle of one.
+ * It opens what it is told, works, closes, answers. It holds no policy: the parent decides what a finding means.
+ */
+import { closeSync, constants, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { createInterface } from 'node:readline';
+import Database from 'better-sqlite3';
+import type { Answers, Findings, Properties, Reply, Request, SchemaRow } from './worker-protocol.js';
+
+const ANSWERS_FD = 3;
+/** As much as SQLite maps at most (traps, 39). */
+const MMAP_BYTES = 2_147_418_112;
+/** SQLite's own default limit of findings. */
+const LIMIT = 100;
+const NO_LIMIT = 1_000_000_000;
+
+type Db = Database.Database;
+
+function open(file: string, options: { readonly: boolean; busyMs: number; mmap: boolean }): Db {
+  const db = new Database(file, { readonly: options.readonly, fileMustExist: true, timeout: options.busyMs });
+  // A schema is data of unknown origin here: nothing in it may call out, and cells are checked before they are used.
+  db.pragma('trusted_schema = OFF');
+  db.pragma('cell_size_check = ON');
+  db.pragma(`mmap_size = ${options.mmap ? MMAP_BYTES : 0}`);
+  return db;
+}
+
+function using<T>(db: Db, work: (db: Db) => T): T {
+  try {
+    return work(db);
+  } finally {
+    db.close();
+  }
+}
+
+const readSchema = (db: Db): SchemaRow[] =>
+  db.prepare<[], SchemaRow>('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name, sql').raw().all();
+
+function number(db: Db, pragma: string): number {
+  const value = db.pragma(pragma, { simple: true });
+  return typeof value === 'number' ? value : 0;
+}
+
+const readProperties = (db: Db): Properties => ({
+  pageSize: number(db, 'page_size'),
+  encoding: String(db.pragma('encoding', { simple: true })),
+  autoVacuum: number(db, 'auto_vacuum'),
+  userVersion: number(db, 'user_version'),
+  applicationId: number(db, 'application_id'),
+});
+
+/** The schema needs something that only the application has, so that a statement cannot even be prepared (traps, 16). */
+const needsTheApplication = (error: unknown): error is Error =>
+  error instanceof Database.SqliteError && (error.code === 'SQLITE_ERROR' || error.code === 'SQLITE_ERROR_MISSING_COLLSEQ');
+
+async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answers['snapshot']> {
+  const db = open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap });
+  try {
+    const schemaBefore = readSchema(db);
+    const properties = readProperties(db);
+    const journalMode = String(db.pragma('journal_mode', { simple: true }));
+    // The copy is synced by us, file and directory, before it is published; SQLite's own syncs would only be slower.
+    db.pragma('synchronous = OFF');
+    createPrivate(r.target);
+    let why: string | null = null;
+    try {
+      db.prepare('VACUUM INTO ?').run(r.target);
+    } catch (error) {
+      if (!needsTheApplication(error)) throw error;
+      why = error.message;
+      discard(r.target);
+      createPrivate(r.target);
+      await copyPages(db, r.target);
+    }
+    const { v } = db.prepare<[], { v: string }>('SELECT sqlite_version() AS v').get() ?? { v: '' };
+    return { method: why === null ? 'vacuum-into' : 'page-copy', why, schemaBefore, schemaAfter: readSchema(db), properties, journalMode, sqlite: v };
+  } finally {
+    db.close();
+  }
+}
+
+/** SQLite takes an empty file as a target: made first, 0600 and never through a link (traps, 18). */
+function createPrivate(file: string): void {
+  closeSync(openSync(file, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600));
+}
+
+function discard(file: string): void {
+  for (const suffix of ['', '-journal', '-wal', '-shm']) rmSync(file + suffix, { force: true });
+}
+
+/** One step for all pages: more steps start again at every foreign write. Trap 17: "success" without a page is a lock-out. */
+async function copyPages(db: Db, target: string): Promise<void> {
+  const { totalPages, remainingPages } = await db.backup(target, { progress: () => 0x7fffffff });
+  if (totalPages === 0 || remainingPages !== 0) {
+    throw Object.assign(new Error('the page copy was locked out'), { code: 'SQLITE_BUSY' });
+  }
+  using(new Database(target, { fileMustExist: true }), (copy) => {
+    // The copy carries the source's WAL mode; a finished copy is one file.
+    copy.pragma('journal_mode = DELETE');
+    if (number(copy, 'page_count') !== totalPages) throw Object.assign(new Error('the page copy is short'), { code: 'SQLITE_IOERR_SHORT_READ' });
+  });
+}
+
+/** Sorts what quick_check or integrity_check says. At most 50 structural findings are kept; the rest is counted into the last. */
+function sort(messages: Iterable<string>): Findings & { readonly seen: number } {
+  const structural: string[] = [];
+  let more = 0;
+  let notNull = 0;
+  let check = 0;
+  let seen = 0;
+  for (const message of messages) {
+    if (message === 'ok') continue;
+    seen++;
+    if (message.startsWith('NULL value in ')) notNull++;
+    else if (message.startsWith('CHECK constraint failed in ')) check++;
+    else if (structural.length < 50) structural.push(...message.split('\n').slice(0, 5));
+    else more++;
+  }
+  if (more > 0) structural.push(`and ${more} more`);
+  return { structural, notNull, check, unchecked: [], seen };
+}
+
+/** Runs a checking pragma through its table-valued form, which takes bound values. */
+function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', argument: string): IterableIterator<string> {
+  yield* db.prepare<[string], string>(`SELECT * FROM pragma_${pragma}(?)`).pluck().iterate(argument);
+}
+
+/**
+ * Checks a whole database. Rows that break a rule can use up the limit of findings and hide damage behind them, so a
+ * full list without damage is asked for again without a limit.
+ */
+function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
+  try {
+    const first = sort(findings(db, pragma, String(LIMIT)));
+    if (first.seen < LIMIT || first.structural.length > 0) return first;
+    return sort(findings(db, pragma, String(NO_LIMIT)));
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return checkEach(db, pragma);
+  }
+}
+
+/** Table by table, where one table's needs keep the whole check from being prepared. */
+function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
+  const sum = { structural: [] as string[], notNull: 0, check: 0, unchecked: [] as string[] };
+  for (const table of tableNames(db)) {
+    const f = checkOne(db, pragma, table);
+    sum.structural.push(...f.structural);
+    sum.unchecked.push(...f.unchecked);
+    sum.notNull += f.notNull;
+    sum.check += f.check;
+  }
+  return sum;
+}
+
+function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Findings & { readonly seen: number } {
+  try {
+    // The pragma would take a table called "123" for a limit of findings: then everything is checked, without one.
+    return sort(findings(db, pragma, /^[+-]?\d+$/.test(table) ? String(NO_LIMIT) : table));
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return { structural: [], notNull: 0, check: 0, unchecked: [`${table}: ${error.message}`], seen: 0 };
+  }
+}
+
+interface TableInfo {
+  readonly name: string;
+  readonly type: string;
+}
+
+/** Ordinary and shadow tables and SQLite's own; virtual ones check themselves with the modules that this build has. */
+const listTables = (db: Db): TableInfo[] =>
+  db.prepare<[], TableInfo>("SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type <> 'view' AND name <> 'sqlite_schema' ORDER BY name").all();
+
+const tableNames = (db: Db): string[] => listTables(db).map((t) => t.name);
+
+const quoted = (identifier: string): string => `"${identifier.replaceAll('"', '""')}"`;
+
+function describe(db: Db): Answers['describe'] {
+  const indexes = db.prepare<[string], number>('SELECT count(*) FROM pragma_index_list(?)').pluck();
+  const foreignKeys = db.prepare<[string], number>('SELECT count(*) FROM pragma_foreign_key_list(?)').pluck();
+  return {
+    schema: readSchema(db),
+    properties: readProperties(db),
+    pageCount: number(db, 'page_count'),
+    tables: listTables(db).map(({ name, type }) => {
+      const rows = type === 'virtual' ? null : countRows(db, name);
+      return { name, rows, cost: (rows ?? 0) * (1 + (indexes.get(name) ?? 0)), foreignKeys: type === 'table' && (foreignKeys.get(name) ?? 0) > 0 };
+    }),
+  };
+}
+
+/** An identifier cannot be bound, so it is quoted. Null where the table cannot be read without its application. */
+function countRows(db: Db, table: string): number | null {
+  try {
+    return db.prepare<[], number>(`SELECT count(*) FROM ${quoted(table)}`).pluck().get() ?? 0;
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return null;
+  }
+}
+
+function foreignKeyViolations(db: Db, table: string): Answers['check-foreign-keys'] {
+  try {
+    let rows = 0;
+    for (const _ of db.prepare<[string]>('SELECT 1 FROM pragma_foreign_key_check(?)').iterate(table)) rows++;
+    return { rows, unchecked: null };
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return { rows: 0, unchecked: `${table}: ${error.message}` };
+  }
+}
+
+function readWrite<T>(r: { file: string; mmap: boolean }, work: (db: Db) => T): T {
+  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap }), work);
+}
+
+async function answer(r: Request): Promise<Answers[Request['op']]> {
+  switch (r.op) {
+    case 'snapshot':
+      return await snapshot(r);
+    case 'check-source':
+      return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) =>
+        checkAll(db, r.mode === 'full' ? 'integrity_check' : 'quick_check'),
+      );
+    case 'describe':
+      return readWrite(r, describe);
+    case 'check-structure':
+      return readWrite(r, (db) => checkAll(db, 'quick_check'));
+    case 'check-table':
+      return readWrite(r, (db) => {
+        const f = checkOne(db, 'integrity_check', r.table);
+        return { ...f, limited: f.seen >= LIMIT };
+      });
+    case 'check-all':
+      return readWrite(r, (db) => sort(findings(db, 'integrity_check', String(NO_LIMIT))));
+    case 'check-foreign-keys':
+      return readWrite(r, (db) => foreignKeyViolations(db, r.table));
+  }
+}
+
+/** Anonymous memory: mapped file pages do not count against the machine (traps, 39). */
+function anonBytes(): number {
+  const kb = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
+  return Number(kb ?? 0) * 1024;
+}
+
+function reply(r: Reply): void {
+  try {
+    const line = Buffer.from(`${JSON.stringify(r)}\n`);
+    for (let done = 0; done < line.length; ) done += writeSync(ANSWERS_FD, line, done);
+  } catch {
+    // The parent is gone: nobody is left to tell (traps, 44).
+    process.exitCode = 1;
+  }
+}
+
+function errorOf(error: unknown): { code: string; message: string } {
+  const e = error instanceof Error ? error : new Error(String(error));
+  return { code: 'code' in e && typeof e.code === 'string' ? e.code : '', message: e.message };
+}
+
+async function serve(line: string): Promise<void> {
+  const request = JSON.parse(line) as Request;
+  const usage = (): { cpuMs: number; anonBytes: number } => {
+    const { user, system } = process.cpuUsage();
+    return { cpuMs: Math.round((user + system) / 1000), anonBytes: anonBytes() };
+  };
+  try {
+    const value = await answer(request);
+    reply({ ok: true, value, ...usage() });
+  } catch (error) {
+    reply({ ok: false, error: errorOf(error), ...usage() });
+  }
+}
+
+// The parent may have died before the kernel was asked to kill us with it (traps, 41).
+if (process.ppid === Number(process.argv[2])) {
+  setPriority(10);
+  let last: Promise<void> = Promise.resolve();
+  createInterface({ input: process.stdin }).on('line', (line) => {
+    last = last.then(() => serve(line));
+  });
+}

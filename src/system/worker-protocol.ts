@@ -1,0 +1,79 @@
+/**
+ * What the parent asks of a SQLite child and what it answers: one JSON document a line, requests on the child's
+ * standard input, answers on its descriptor 3. A child works on one request at a time and blocks while it does
+ * (traps, 20), so the parent keeps the clock, the signals and the progress.
+ */
+import type { Method } from '../records.js';
+
+/** One row of `sqlite_schema`, without the root page, which a VACUUM changes. */
+export type SchemaRow = readonly [type: string, name: string, table: string, sql: string | null];
+
+/** Properties that a snapshot preserves (traps, 15). */
+export interface Properties {
+  readonly pageSize: number;
+  readonly encoding: string;
+  readonly autoVacuum: number;
+  readonly userVersion: number;
+  readonly applicationId: number;
+}
+
+/** What a check said, sorted: damage, rows that break a rule, and what could not be checked at all. */
+export interface Findings {
+  readonly structural: readonly string[];
+  readonly notNull: number;
+  readonly check: number;
+  /** `table: reason` for what needs functions, collations or modules that only the application has. */
+  readonly unchecked: readonly string[];
+}
+
+export type Request =
+  /** Makes a snapshot of `source` in `target`, which must not exist. `busyMs`: how long to wait for other holders. */
+  | { op: 'snapshot'; source: string; target: string; busyMs: number; mmap: boolean }
+  /** Checks the live source, read-only. */
+  | { op: 'check-source'; source: string; mode: 'quick' | 'full'; busyMs: number; mmap: boolean }
+  /** Schema, properties, tables and their rows of a private file. */
+  | { op: 'describe'; file: string; mmap: boolean }
+  /** Page accounting and b-tree structure of a private file: quick_check. */
+  | { op: 'check-structure'; file: string; mmap: boolean }
+  /** integrity_check of one table and its indexes, read-write, so that CHECK constraints count (traps, 22). */
+  | { op: 'check-table'; file: string; table: string; mmap: boolean }
+  /** integrity_check of everything without a limit of findings: only where a limit was reached. */
+  | { op: 'check-all'; file: string; mmap: boolean }
+  /** Rows of one table whose foreign keys point nowhere. */
+  | { op: 'check-foreign-keys'; file: string; table: string; mmap: boolean };
+
+export interface Answers {
+  snapshot: {
+    method: Method;
+    /** Why not VACUUM INTO, for page copies. */
+    why: string | null;
+    schemaBefore: readonly SchemaRow[];
+    /** Read after the copy: VACUUM cannot share a transaction with the first reading (traps, 40). */
+    schemaAfter: readonly SchemaRow[];
+    properties: Properties;
+    journalMode: string;
+    sqlite: string;
+  };
+  'check-source': Findings;
+  describe: {
+    schema: readonly SchemaRow[];
+    properties: Properties;
+    pageCount: number;
+    /** `cost`: rows times the lookups that checking one costs. `foreignKeys`: the table declares some. */
+    tables: readonly { name: string; rows: number | null; cost: number; foreignKeys: boolean }[];
+  };
+  'check-structure': Findings;
+  /** `limited`: the limit of findings was reached, so there may be more. */
+  'check-table': Findings & { readonly limited: boolean };
+  'check-all': Findings;
+  'check-foreign-keys': { readonly rows: number; readonly unchecked: string | null };
+}
+
+/** What SQLite or the system said when a request failed. */
+export interface WorkerError {
+  /** SQLite's extended code, or an errno. */
+  readonly code: string;
+  readonly message: string;
+}
+
+export type Reply = { ok: true; value: unknown; cpuMs: number; anonBytes: number } | { ok: false; error: WorkerError; cpuMs: number; anonBytes: number };

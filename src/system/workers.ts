@@ -1,0 +1,190 @@
+/**
+ * Starts, asks and ends SQLite children. No child outlives its parent: `setpriv --pdeathsig KILL` makes the kernel see
+ * to that even at kill -9 (traps, 41); where setpriv is missing the child is not started.
+ */
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { Answers, Reply, Request, WorkerError } from './worker-protocol.js';
+
+const WORKER = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './sqlite-worker.js', import.meta.url));
+const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv', '/usr/local/bin/setpriv', '/run/current-system/sw/bin/setpriv'];
+
+/** The request could be answered, and the answer is an error of SQLite or the system. */
+export class RequestFailed extends Error {
+  readonly detail: WorkerError;
+  constructor(detail: WorkerError) {
+    super(detail.message);
+    this.name = 'RequestFailed';
+    this.detail = detail;
+  }
+}
+
+/** The child ended without an answer. */
+export class ChildDied extends Error {
+  readonly signal: NodeJS.Signals | null;
+  constructor(signal: NodeJS.Signals | null, code: number | null, stderr: string) {
+    super(signal ? `the SQLite process was ended by ${signal}` : `the SQLite process ended with ${code}: ${stderr.trim().slice(-500)}`);
+    this.name = 'ChildDied';
+    this.signal = signal;
+  }
+}
+
+/** The path of setpriv (util-linux), or null. */
+export const findSetpriv = (): string | null => SETPRIV.find((p) => existsSync(p)) ?? null;
+
+/** One child process; answers requests in the order they come. */
+export class Worker {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<void>;
+  readonly #waiting: { done: (value: unknown) => void; fail: (error: Error) => void }[] = [];
+  readonly #account: (cpuMs: number, anonBytes: number) => void;
+  #cpuMs = 0;
+  #stderr = '';
+  #death: Error | null = null;
+
+  constructor(env: NodeJS.ProcessEnv, account: (cpuMs: number, anonBytes: number) => void) {
+    this.#account = account;
+    const setpriv = findSetpriv();
+    if (setpriv === null) throw new Error('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
+    const node = [process.execPath, ...process.execArgv.filter((a) => a.startsWith('--import') || a.startsWith('--require') || a.includes('tsx')), WORKER];
+    this.#child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...node, String(process.pid)], { env, stdio: ['pipe', 'ignore', 'pipe', 'pipe'] });
+    this.#child.stdin?.on('error', () => undefined);
+    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.#stderr = (this.#stderr + text).slice(-4000);
+    });
+    const answers = this.#child.stdio[3];
+    if (!answers || !('setDefaultEncoding' in answers || 'read' in answers)) throw new Error('no channel to the SQLite process');
+    createInterface({ input: answers as NodeJS.ReadableStream }).on('line', (line) => this.#receive(line));
+    this.#ended = new Promise((done) => {
+      this.#child.once('error', (error) => {
+        this.#fail(error);
+        done();
+      });
+      // 'close' comes after the last answer was read, 'exit' may come before.
+      this.#child.once('close', (code, signal) => {
+        this.#fail(new ChildDied(signal, code, this.#stderr));
+        done();
+      });
+    });
+  }
+
+  get pid(): number | null {
+    return this.#child.pid ?? null;
+  }
+
+  /** Anonymous memory now, bytes; 0 when the child is gone. */
+  anonBytes(): number {
+    return this.pid === null ? 0 : anonBytesOf(this.pid);
+  }
+
+  /** Sends a request. Rejects with RequestFailed, or with ChildDied when the child was killed. */
+  async ask<O extends Request['op']>(request: Extract<Request, { op: O }>): Promise<Answers[O]> {
+    const value = await new Promise<unknown>((done, fail) => {
+      if (this.#death) {
+        fail(this.#death);
+        return;
+      }
+      this.#waiting.push({ done, fail });
+      this.#child.stdin?.write(`${JSON.stringify(request)}\n`);
+    });
+    return value as Answers[O];
+  }
+
+  /** Ends the child at once, also in the middle of a statement, and waits until it is gone. */
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#ended;
+  }
+
+  #receive(line: string): void {
+    const reply = JSON.parse(line) as Reply;
+    this.#account(reply.cpuMs - this.#cpuMs, reply.anonBytes);
+    this.#cpuMs = reply.cpuMs;
+    const waiting = this.#waiting.shift();
+    if (reply.ok) waiting?.done(reply.value);
+    else waiting?.fail(new RequestFailed(reply.error));
+  }
+
+  #fail(error: Error): void {
+    this.#death ??= error;
+    for (const { fail } of this.#waiting.splice(0)) fail(error);
+  }
+}
+
+/** RssAnon of a process in bytes, 0 when it is gone (traps, 39). */
+export function anonBytesOf(pid: number | 'self'): number {
+  try {
+    const kb = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+    return Number(kb ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/**
+ * The children of one run: started when asked for, counted (CPU milliseconds; the peak of anonymous memory over all our
+ * processes, bytes), all killed at the end or when the signal aborts.
+ */
+export class WorkerPool {
+  readonly #env: NodeJS.ProcessEnv;
+  readonly #live = new Set<Worker>();
+  readonly #numbered = new Map<0 | 1, Worker>();
+  readonly #sampler: NodeJS.Timeout;
+  #cpuMs = 0;
+  #peakAnonBytes = 0;
+
+  /** @param signal when it aborts, all children are killed, and what waits for them rejects */
+  constructor(env: NodeJS.ProcessEnv, signal: AbortSignal) {
+    this.#env = env;
+    signal.addEventListener('abort', () => void this.killAll(), { once: true });
+    this.#sampler = setInterval(() => this.#sample(), 100);
+    this.#sampler.unref();
+  }
+
+  /** Child number `n` of this run, started when it is not there. */
+  worker(n: 0 | 1): Worker {
+    const there = this.#numbered.get(n);
+    if (there) return there;
+    const worker = this.#start();
+    this.#numbered.set(n, worker);
+    return worker;
+  }
+
+  #start(): Worker {
+    const worker: Worker = new Worker(this.#env, (cpuMs, anonBytes) => {
+      this.#cpuMs += cpuMs;
+      const others = [...this.#live].filter((w) => w !== worker).reduce((sum, w) => sum + w.anonBytes(), 0);
+      this.#peakAnonBytes = Math.max(this.#peakAnonBytes, anonBytes + others + anonBytesOf('self'));
+    });
+    this.#live.add(worker);
+    return worker;
+  }
+
+  /** Ends all children and waits until they are gone; the next `worker` starts fresh ones. */
+  async killAll(): Promise<void> {
+    const live = [...this.#live];
+    this.#numbered.clear();
+    this.#live.clear();
+    await Promise.all(live.map((w) => w.kill()));
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#sampler);
+    await this.killAll();
+  }
+
+  /** CPU of parent and children so far, and the peak of anonymous memory. */
+  resources(): { cpuMs: number; peakAnonBytes: number } {
+    this.#sample();
+    const { user, system } = process.cpuUsage();
+    return { cpuMs: Math.round((user + system) / 1000) + this.#cpuMs, peakAnonBytes: this.#peakAnonBytes };
+  }
+
+  #sample(): void {
+    const sum = [...this.#live].reduce((total, w) => total + w.anonBytes(), anonBytesOf('self'));
+    this.#peakAnonBytes = Math.max(this.#peakAnonBytes, sum);
+  }
+}

@@ -1,0 +1,318 @@
+/** The rows of the table: what each measures, against which bar and goal. */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import Database from 'better-sqlite3';
+import { rfc3339, stampOf } from '../../src/catalog.js';
+import { type Manifest, SCHEMA_VERSION } from '../../src/records.js';
+import { startApp } from '../support/app.js';
+import { alternate, type Command, median, quantile, time } from './measure.js';
+
+export const BIN = fileURLToPath(new URL('../../bin/dbbackup.js', import.meta.url));
+/** Not whichever sqlite3 comes first in PATH: the recipe is defined with the distribution's. */
+export const SQLITE3 = '/usr/bin/sqlite3';
+const SMALL = 10e6;
+const LISTED_COPIES = 10_000;
+const LISTED_TABLES = 50;
+const BEAT_MS = 5;
+const BEATS = 5_000;
+
+export interface Bench {
+  readonly directory: string;
+  readonly size: number;
+  readonly rounds: number;
+  /** A source database of this size; made at first use. */
+  readonly source: (size: number) => string;
+}
+
+/** One line of the table. `value` is what bar and goal are about; null bars are shown and not judged. */
+export interface Figure {
+  readonly what: string;
+  readonly ours: string;
+  readonly beside: string;
+  readonly value: number;
+  readonly unit: 'ratio' | 'seconds' | 'MB' | '%' | 'count';
+  readonly bar: number | null;
+  readonly goal: number | null;
+  readonly samples: Readonly<Record<string, readonly number[]>>;
+}
+
+interface Row {
+  readonly id: string;
+  readonly needsSqlite3?: true;
+  readonly measure: (bench: Bench) => Promise<Figure[]>;
+}
+
+export const ROWS: readonly Row[] = [
+  { id: 'run', needsSqlite3: true, measure: (b) => besideRecipe(b, b.size, b.size >= 5e9 ? { bar: 0.8, goal: 0.65 } : { bar: 0.5, goal: 0.42 }) },
+  { id: 'run-10mb', needsSqlite3: true, measure: (b) => besideRecipe(b, SMALL, { bar: null, goal: null }) },
+  { id: 'start', measure: besideNode },
+  { id: 'memory', measure: memory },
+  { id: 'list', measure: (b) => listing(b, 'list', ['list'], (said) => said.copies?.length) },
+  { id: 'status', measure: (b) => listing(b, 'status', ['status'], (said) => (said.newestGood ? LISTED_COPIES : 0)) },
+  { id: 'prune', measure: (b) => listing(b, 'prune --dry-run', ['prune', '--dry-run'], (said) => (said.kept?.length ?? 0) + (said.pruned?.length ?? 0)) },
+  { id: 'app', measure: beats },
+];
+
+/** A run as cron starts it; each leaves the directory as it found it, history and log apart. */
+const backup = (source: string, to: string): Command => [BIN, 'run', source, '--to', to, '--quiet'];
+
+/** Takes the copy of the last run away, and complains when there is not exactly one: a run that did nothing is fast. */
+function removeCopy(to: string): void {
+  const files = readdirSync(to).filter((file) => /\.(db|json)$/.test(file));
+  if (files.length !== 2) throw new Error(`a run left ${files.join(', ') || 'nothing'} in ${to}`);
+  for (const file of files) rmSync(join(to, file));
+}
+
+async function besideRecipe(bench: Bench, size: number, limits: Pick<Figure, 'bar' | 'goal'>): Promise<Figure[]> {
+  const source = bench.source(size);
+  const to = join(bench.directory, `to-${size}`);
+  const recipe = `${SQLITE3} '${source}' "VACUUM INTO 'o.db'" && ${SQLITE3} o.db "PRAGMA integrity_check" && sync o.db`;
+  readThrough(source);
+  const [ours, theirs] = await alternate(
+    bench.rounds,
+    async () => {
+      await settle(bench);
+      const { ms } = await time(backup(source, to), bench.directory);
+      removeCopy(to);
+      return ms;
+    },
+    async () => {
+      await settle(bench);
+      const { ms } = await time(['/bin/sh', '-c', recipe], bench.directory);
+      rmSync(join(bench.directory, 'o.db'));
+      return ms;
+    },
+  );
+  return [{ what: `run, ${words(size)}, beside the recipe`, ...ratio(ours, theirs, 'recipe'), ...limits }];
+}
+
+async function besideNode(bench: Bench): Promise<Figure[]> {
+  const source = bench.source(SMALL);
+  const to = join(bench.directory, `to-${SMALL}`);
+  readThrough(source);
+  const [ours, theirs] = await alternate(
+    bench.rounds,
+    async () => {
+      await settle(bench);
+      const { ms } = await time(backup(source, to), bench.directory);
+      removeCopy(to);
+      return ms;
+    },
+    async () => (await time(['node', '-e', '0'], bench.directory)).ms,
+  );
+  return [{ what: 'run, 10 MB, beside node -e 0', ...ratio(ours, theirs, 'node -e 0'), bar: 5, goal: 3 }];
+}
+
+async function memory(bench: Bench): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  for (const size of new Set([SMALL, bench.size])) {
+    const source = bench.source(size);
+    const to = join(bench.directory, `to-${size}`);
+    const peaks: number[] = [];
+    for (let round = 0; round < bench.rounds; round++) {
+      peaks.push((await time(backup(source, to), bench.directory, true)).peakAnonBytes / 1e6);
+      removeCopy(to);
+    }
+    // The highest, not the median: a limit on memory is met by the worst run.
+    const value = Math.max(...peaks);
+    figures.push({
+      what: `RssAnon of all processes, ${words(size)}`,
+      ours: `${value.toFixed(0)} MB`,
+      beside: '',
+      value,
+      unit: 'MB',
+      bar: 200,
+      goal: 120,
+      samples: { megabytes: peaks },
+    });
+  }
+  return figures;
+}
+
+/** The parts of the commands' JSON that show that they saw every copy. */
+interface Said {
+  readonly copies?: readonly unknown[];
+  readonly newestGood?: unknown;
+  readonly kept?: readonly unknown[];
+  readonly pruned?: readonly unknown[];
+}
+
+async function listing(bench: Bench, what: string, argv: Command, seen: (said: Said) => number | undefined): Promise<Figure[]> {
+  const to = join(bench.directory, 'listed');
+  fillDirectory(to);
+  const where = ['--to', to, '--name', 'app'];
+  const said = JSON.parse(execFileSync(BIN, [...argv, ...where, '--json'], { encoding: 'utf8', cwd: bench.directory, maxBuffer: 1 << 30 })) as Said;
+  if (seen(said) !== LISTED_COPIES) throw new Error(`${what} saw ${seen(said)} of ${LISTED_COPIES} copies`);
+  const samples: number[] = [];
+  for (let round = 0; round <= bench.rounds; round++) {
+    const { ms } = await time([BIN, ...argv, ...where], bench.directory);
+    if (round > 0) samples.push(ms / 1000);
+  }
+  const value = median(samples);
+  return [
+    {
+      what: `${what}, ${LISTED_COPIES.toLocaleString('en')} copies of ${LISTED_TABLES} tables`,
+      ours: `${value.toFixed(2)} s`,
+      beside: '',
+      value,
+      unit: 'seconds',
+      bar: 1,
+      goal: 0.5,
+      samples: { seconds: samples },
+    },
+  ];
+}
+
+/** An application on a beat, with and without runs going on back to back, twice each in turn. */
+async function beats(bench: Bench): Promise<Figure[]> {
+  const source = bench.source(bench.size);
+  const to = join(bench.directory, 'to-app');
+  const quiet = { tookMs: [] as number[], late: 0, failed: 0, errors: new Set<string>() };
+  const busy = { ...quiet, tookMs: [] as number[], errors: new Set<string>() };
+  let runs = 0;
+  for (const phase of [quiet, busy, quiet, busy]) {
+    await settle(bench);
+    const app = await startApp(source, BEAT_MS, BEATS);
+    let ended = false;
+    const diary = app.done.finally(() => {
+      ended = true;
+    });
+    // Awaited below; an app that dies during a run must not count as nobody's problem.
+    diary.catch(() => {});
+    while (phase === busy && !ended) {
+      await time(backup(source, to), bench.directory);
+      if (!ended) runs++;
+      removeCopy(to);
+    }
+    const { tookMs, late, failed, errors } = await diary;
+    phase.tookMs.push(...tookMs);
+    phase.late += late;
+    phase.failed += failed;
+    for (const error of errors) phase.errors.add(error);
+  }
+  if (runs === 0) throw new Error('the application was done before the first run was');
+
+  const ms = (values: readonly number[], q: number): string => `${quantile(values, q).toFixed(2)} ms`;
+  const [p99, p99Quiet] = [quantile(busy.tookMs, 0.99), quantile(quiet.tookMs, 0.99)];
+  const samples = {
+    busyMs: [0.5, 0.9, 0.99, 0.999, 1].map((q) => quantile(busy.tookMs, q)),
+    quietMs: [0.5, 0.9, 0.99, 0.999, 1].map((q) => quantile(quiet.tookMs, q)),
+  };
+  const during = `${busy.tookMs.length.toLocaleString('en')} writes during ${runs} runs of ${words(bench.size)}`;
+  return [
+    {
+      what: `failed writes, ${during}`,
+      ours: [busy.failed, ...busy.errors].join(', '),
+      beside: `${quiet.failed} without runs`,
+      value: busy.failed,
+      unit: 'count',
+      bar: 0,
+      goal: null,
+      samples: {},
+    },
+    {
+      what: 'p99 of a write',
+      ours: ms(busy.tookMs, 0.99),
+      beside: `${ms(quiet.tookMs, 0.99)} without runs`,
+      value: p99 / p99Quiet,
+      unit: 'ratio',
+      bar: 2,
+      goal: 1.2,
+      samples,
+    },
+    {
+      what: 'beats more than 100 ms late',
+      ours: `${busy.late}, slowest write ${ms(busy.tookMs, 1)}`,
+      beside: `${quiet.late} without runs`,
+      value: (100 * busy.late) / busy.tookMs.length,
+      unit: '%',
+      bar: 10,
+      goal: null,
+      samples: {},
+    },
+  ];
+}
+
+function ratio(ours: readonly number[], theirs: readonly number[], name: string): Pick<Figure, 'ours' | 'beside' | 'value' | 'unit' | 'samples'> {
+  const [a, b] = [median(ours), median(theirs)];
+  return { ours: seconds(a), beside: `${name} ${seconds(b)}`, value: a / b, unit: 'ratio', samples: { oursMs: ours, besideMs: theirs } };
+}
+
+const seconds = (ms: number): string => (ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(2)} s`);
+export const words = (bytes: number): string => (bytes >= 1e9 ? `${Number((bytes / 1e9).toFixed(1))} GB` : `${Number((bytes / 1e6).toFixed(1))} MB`);
+
+/** What the one before left for the disk to write must not slow the next one down. */
+async function settle(bench: Bench): Promise<void> {
+  await time(['sync', '--file-system', bench.directory], bench.directory);
+}
+
+/** Brings a file into the page cache. */
+function readThrough(path: string): void {
+  const fd = openSync(path, 'r');
+  const buffer = Buffer.allocUnsafe(1 << 20);
+  while (readSync(fd, buffer) > 0);
+  closeSync(fd);
+}
+
+/** Small real databases, an hour apart, each with a manifest as a run writes it. Made once. */
+function fillDirectory(to: string): void {
+  try {
+    mkdirSync(to, { mode: 0o700 });
+  } catch {
+    return;
+  }
+  const tables = Array.from({ length: LISTED_TABLES }, (_, i) => `table_of_the_application_${i}`);
+  const one = join(to, 'one');
+  const db = new Database(one);
+  db.exec(
+    tables
+      .slice(0, 1)
+      .map((table) => `CREATE TABLE ${table} (id INTEGER PRIMARY KEY)`)
+      .join(';'),
+  );
+  db.close();
+  const data = readFileSync(one);
+  rmSync(one);
+  const sha256 = createHash('sha256').update(data).digest('hex');
+  const newest = Math.floor(Date.now() / 1000) * 1000 - 60_000;
+  for (let i = 0; i < LISTED_COPIES; i++) {
+    const at = newest - i * 3_600_000;
+    const base = `app-${stampOf(new Date(at))}`;
+    const manifest: Manifest = {
+      schemaVersion: SCHEMA_VERSION,
+      file: `${base}.db`,
+      manifest: `${base}.json`,
+      name: 'app',
+      createdAt: rfc3339(at),
+      sizeBytes: data.length,
+      sha256,
+      status: 'good',
+      verifiedAt: rfc3339(at + 2_000),
+      method: 'vacuum-into',
+      source: '/srv/app/app.db',
+      tags: [],
+      runId: `bench-${i}`,
+      tool: 'dbbackup bench',
+      sqlite: '3.0.0',
+      configuredPath: '/srv/app/app.db',
+      realPath: '/srv/app/app.db',
+      journalMode: 'wal',
+      pageSize: 4096,
+      pageCount: data.length / 4096,
+      userVersion: 0,
+      applicationId: 0,
+      schemaHash: sha256,
+      rows: Object.fromEntries(tables.map((table, n) => [table, n * 1_000])),
+      plainSizeBytes: data.length,
+      plainSha256: sha256,
+      checks: ['source quick_check', 'schema', 'integrity_check', 'foreign_key_check'].map((name) => ({ name, ok: true, message: 'ok' })),
+      violations: { check: 0, notNull: 0, foreignKey: 0 },
+      durationMs: 2_000,
+    };
+    writeFileSync(join(to, `${base}.db`), data, { mode: 0o600 });
+    writeFileSync(join(to, `${base}.json`), `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600 });
+  }
+}

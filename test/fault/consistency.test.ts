@@ -1,0 +1,4 @@
+import { consistency } from './consistency.js';
+import { testScenario } from './in-vitest.js';
+
+testScenario(consistency);

@@ -1,0 +1,4 @@
+import { damaged } from './damaged.js';
+import { testScenario } from './in-vitest.js';
+
+testScenario(damaged);

@@ -1,0 +1,4 @@
+import { inject } from './inject.js';
+import { testScenario } from './in-vitest.js';
+
+testScenario(inject);

@@ -1,0 +1,4 @@
+import { testScenario } from './in-vitest.js';
+import { kill } from './kill.js';
+
+testScenario(kill);

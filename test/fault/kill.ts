@@ -1,0 +1,138 @@
+/** kill -9 at any moment: never a bad copy at a final name, nobody survives, the next run heals. */
+import { existsSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
+import { join } from 'node:path';
+import Database from 'better-sqlite3';
+import { dbbackup, makeDatabase, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
+import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { contentOf, descendants, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sourceState } from './proof.js';
+import { type Calibration, calibrate } from './trace.js';
+
+const SOURCE_BYTES = 30_000_000;
+/** Calls of which a run makes few and which decide: publication, pruning, cleaning up. */
+const DECISIVE = ['link', 'linkat', 'rename', 'unlink', 'unlinkat', 'rmdir', 'fsync', 'fdatasync', 'mkdir', 'openat', 'ftruncate', 'pwrite64', 'getdents64'];
+
+interface Stage {
+  readonly home: string;
+  readonly source: string;
+  readonly to: string;
+  readonly args: readonly string[];
+  readonly content: string;
+}
+
+function setStage(): Stage {
+  const home = tempDirectory('kill');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { bytes: SOURCE_BYTES });
+  return { home, source, to, args: ['run', source, '--to', to, '--keep-last', '2', '--json'], content: contentOf(source) };
+}
+
+/** The run ids that unfinished work is kept under: `tmp/NAME-RUNID`. */
+const unfinished = (to: string): string[] => {
+  const temp = join(to, '.dbbackup/tmp');
+  return existsSync(temp) ? readdirSync(temp).map((n) => n.replace(/^app-/, '')) : [];
+};
+
+const shuffled = <T>(items: readonly T[], random: Random): T[] =>
+  items
+    .map((item) => ({ item, at: random.next() }))
+    .sort((a, b) => a.at - b.at)
+    .map((x) => x.item);
+
+async function play(request: Request): Promise<Failure[]> {
+  let stage = setStage();
+  const times: number[] = [];
+  for (let i = 0; i < 3; i++) {
+    const run = await dbbackup(stage.args);
+    must(run.code === 0, () => `a run without any fault failed: ${told(run)}`);
+    times.push(run.durationMs);
+  }
+  const usual = times.sort((a, b) => a - b)[1] ?? 0;
+  const calibration = await calibrate(stage.home, join(tempDirectory('trace'), 'log'), stage.args);
+  const seen = { parent: 0, child: 0, both: 0, call: 0, after: 0, published: 0, interrupted: 0 };
+  const failures = await rounds('kill', request, async (round) => {
+    try {
+      await one(stage, round, usual, calibration, seen);
+    } catch (error) {
+      renameSync(stage.home, join(round.directory, 'home'));
+      stage = setStage();
+      throw error;
+    }
+  });
+  removeDirectory(stage.home);
+  request.note?.(`a run takes ${Math.round(usual)} ms; killed: ${Object.entries(seen).map(([k, n]) => `${k} ${n}`).join(', ')}`);
+  return failures;
+}
+
+type Seen = Record<'parent' | 'child' | 'both' | 'call' | 'after' | 'published' | 'interrupted', number>;
+
+async function one({ home, source, to, args, content }: Stage, round: Round, usual: number, calibration: Calibration, seen: Seen): Promise<void> {
+  const { random } = round;
+  const before = sourceState(source);
+  const known = new Set(mustBeWhole(to, 'before').pairs.keys());
+  const how = random.pick(['parent', 'parent', 'child', 'both', 'call', 'call'] as const);
+  let parentDied: boolean;
+  if (how === 'call') {
+    const { call, when } = calibration.pick(random, DECISIVE);
+    round.say(`kill -9 at ${call} ${when}`);
+    mkdirSync(join(round.directory, 'trace'));
+    const run = await dbbackup(args, { through: wrap.fault(join(round.directory, 'trace/log'), [{ calls: call, signal: 'KILL', when }]) });
+    parentDied = run.signal === 'SIGKILL' || run.code === 137;
+    if (!parentDied) mustEndCleanly(run);
+    if (run.code === 0) seen.after++;
+  } else {
+    const delay = random.between(0, usual * 1.02);
+    const run = start(args);
+    await new Promise((r) => setTimeout(r, delay));
+    const below = descendants(run.pid);
+    const victims = how === 'parent' || below.length === 0 ? [run.pid] : how === 'child' ? [random.pick(below)] : shuffled([run.pid, ...below], random);
+    round.say(`kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms (${victims.length} of ${below.length + 1} processes)`);
+    for (const pid of victims) signalTo(pid, 'SIGKILL');
+    const result = await run.result;
+    parentDied = result.signal === 'SIGKILL';
+    if (!parentDied) {
+      mustEndCleanly(result);
+      if (result.code === 0) seen.after++;
+      else round.say(told(result));
+    }
+  }
+  seen[how]++;
+  await until('no child to survive', () => processesAt(home).length === 0, 3000).catch(() => {
+    must(false, `survivors: ${processesAt(home).join('; ')}`);
+  });
+
+  const found = mustHoldNoBadCopy(to, 'after the kill');
+  const left = parentDied ? unfinished(to) : [];
+  if ([...found.pairs.keys()].some((f) => !known.has(f))) seen.published++;
+  must(sourceState(source) === before, 'the source or its -wal was written to');
+  const app = new Database(source, { timeout: 100 });
+  app.exec("INSERT INTO beat (at) VALUES ('after the kill')");
+  app.close();
+
+  const next = await dbbackup(args);
+  must(next.code === 0, () => `the next run did not succeed: ${told(next)}`);
+  const healed = mustBeWhole(to, 'after the next run');
+  const file = next.json.copy?.file ?? '';
+  must(healed.pairs.get(file)?.status === 'good', () => `${file} is not there as a good copy`);
+  must(contentOf(join(to, file)) === content, () => `${file} does not hold what the source holds`);
+
+  const history = await dbbackup(['history', '--to', to, '--json', '--limit', '4']);
+  const records = history.json.runs ?? [];
+  must(history.code === 0 && records.length > 0, () => `no history: ${told(history)}`);
+  const running = records.filter((r) => r.status === 'running');
+  must(running.length === 0, () => `shown as running: ${running.map((r) => r.runId).join(', ')}`);
+  for (const runId of left) {
+    const record = records.find((r) => r.runId === runId);
+    must(record?.status === 'interrupted', () => `the killed run ${runId} is ${record?.status ?? 'not in the history'}`);
+    seen.interrupted++;
+  }
+}
+
+export const kill: Scenario = {
+  name: 'kill',
+  promise: 'kill -9 of parent, child or both never leaves a bad copy at a final name, and the next run heals',
+  ci: 40,
+  soak: 2000,
+  needs: ['strace'],
+  play,
+};

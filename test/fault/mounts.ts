@@ -1,0 +1,126 @@
+/** Small file systems to fill up, to cut off and to make read-only. All are unmounted at the end. */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, statfsSync } from 'node:fs';
+import { join } from 'node:path';
+import { atEnd, keepDirectory, tempDirectory } from '../support/cli.js';
+
+const mount = (...args: string[]): void => {
+  execFileSync('mount', args, { stdio: ['ignore', 'ignore', 'pipe'] });
+};
+
+function unmount(point: string): void {
+  const done = spawnSync('umount', [point]);
+  if (done.status !== 0) spawnSync('umount', ['-l', point]);
+}
+
+/** Where to mount: below a temp directory of its own. */
+function mountPoint(label: string): string {
+  const point = join(tempDirectory(label), 'mnt');
+  mkdirSync(point);
+  atEnd(() => unmount(point));
+  return point;
+}
+
+export interface Tmpfs {
+  readonly point: string;
+  /** Sets how many bytes may still be written (in whole pages). */
+  readonly leave: (bytes: number) => void;
+  readonly resize: (bytes: number) => void;
+}
+
+export function mountTmpfs(bytes: number): Tmpfs {
+  const point = mountPoint('tmpfs');
+  mount('-t', 'tmpfs', '-o', `size=${bytes},mode=0700`, 'tmpfs', point);
+  const resize = (size: number): void => mount('-o', `remount,size=${size}`, point);
+  return {
+    point,
+    resize,
+    leave: (free) => {
+      const s = statfsSync(point);
+      // tmpfs takes size=0 for "no limit".
+      resize(Math.max(4096, (s.blocks - s.bfree) * s.bsize + free));
+    },
+  };
+}
+
+export interface Ext4 {
+  readonly point: string;
+  readonly mount: () => void;
+  readonly unmount: () => void;
+}
+
+/** An ext4 in a sparse file, loop-mounted. */
+export function mountExt4(bytes: number): Ext4 {
+  const home = mkdtempSync('/tmp/dbbackup-image-');
+  keepDirectory(home);
+  const image = join(home, 'ext4.img');
+  execFileSync('truncate', ['-s', String(bytes), image]);
+  execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', '-E', 'lazy_itable_init=0,lazy_journal_init=0', image]);
+  const point = mountPoint('ext4');
+  atEnd(() => {
+    unmount(point);
+    execFileSync('rm', ['-rf', home]);
+  });
+  const ext4: Ext4 = {
+    point,
+    mount: () => mount('-o', 'loop', image, point),
+    unmount: () => {
+      execFileSync('umount', [point], { stdio: ['ignore', 'ignore', 'pipe'] });
+    },
+  };
+  ext4.mount();
+  return ext4;
+}
+
+/** A second, read-only view of a directory. */
+export function bindReadOnly(directory: string): string {
+  const point = mountPoint('readonly');
+  mount('--bind', directory, point);
+  mount('-o', 'remount,ro,bind', point);
+  return point;
+}
+
+/**
+ * FS_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: from this instant nothing reaches the disk any more, not even the
+ * journal. The process waits with everything loaded, so that the cut comes when it is asked for.
+ */
+const CUTTER = `
+import fcntl, os, struct, sys
+print('ready', flush=True)
+for line in sys.stdin:
+    fd = os.open(line.rstrip('\\n'), os.O_RDONLY)
+    fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))
+    os.close(fd)
+    print('cut', flush=True)
+`;
+
+export class PowerSwitch {
+  readonly #process: ChildProcess;
+  #answers = 0;
+
+  constructor() {
+    this.#process = spawn('python3', ['-c', CUTTER], { stdio: ['pipe', 'pipe', 'inherit'] });
+    this.#process.stdout?.on('data', (b: Buffer) => {
+      this.#answers += b.toString().split('\n').length - 1;
+    });
+    atEnd(() => this.#process.kill('SIGKILL'));
+  }
+
+  ready(): boolean {
+    return this.#answers > 0;
+  }
+
+  /** Cuts the power of a mounted file system; resolves when it is off. */
+  async cut(point: string): Promise<void> {
+    const before = this.#answers;
+    this.#process.stdin?.write(`${point}\n`);
+    while (this.#answers === before) {
+      if (this.#process.exitCode !== null) throw new Error('the power switch broke');
+      await new Promise((r) => setTimeout(r, 1));
+    }
+  }
+
+  off(): void {
+    this.#process.kill('SIGKILL');
+  }
+}
