@@ -4,26 +4,26 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
-import { errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
+import { errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
-import { Recorder } from './recorder.js';
 import type { Verdict } from './recorder.js';
-import { recover } from './recover.js';
+import { Recorder } from './recorder.js';
 import type { CommandName, RunRecord } from './records.js';
+import { recover } from './recover.js';
 import type { Config } from './settings/load.js';
-import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
 import { inspectTarget } from './stages/inspect.js';
-import { isFailure } from './artifacts.js';
+import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
 import { lstatOrNull, makeDirectories, makePrivateDirectory, removeTree } from './system/files.js';
-import { acquireLock } from './system/lock.js';
 import type { Lock } from './system/lock.js';
+import { acquireLock } from './system/lock.js';
 import { WorkerPool } from './system/workers.js';
-import { tempRoot, workspace } from './workspace.js';
 import type { Workspace } from './workspace.js';
+import { tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -49,7 +49,10 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   const log = new RunLog({ runId, name, command }, () => ctx.clock.now(), ctx.output.redact);
   const recorder = new Recorder(ctx, log, runId, { command, name, profile: config.profile, dryRun: false });
   const limit = new AbortController();
-  const timer = setTimeout(() => limit.abort(new Failed({ code: 'TIMEOUT', afterMs: config.timeoutMs, published: null })), Math.min(config.timeoutMs, 0x7fffffff));
+  const timer = setTimeout(
+    () => limit.abort(new Failed({ code: 'TIMEOUT', afterMs: config.timeoutMs, published: null })),
+    Math.min(config.timeoutMs, 0x7fffffff),
+  );
   const signal = AbortSignal.any([ctx.signal, limit.signal]);
   const state = new State(ctx, config, name, recorder, log);
   const acting: Acting = {
@@ -136,7 +139,10 @@ class State {
       if (error instanceof Failed) throw error;
       const failure = targetFailure(error, stateDir, pruneLine(this.#config, this.#name));
       // SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used.
-      throw new Failed(failure.code === 'IO_ERROR' || failure.code === 'INTERNAL' ? { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) } : failure, { cause: error });
+      throw new Failed(
+        failure.code === 'IO_ERROR' || failure.code === 'INTERNAL' ? { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) } : failure,
+        { cause: error },
+      );
     }
     this.#openState();
     if (!this.#lock) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
@@ -159,7 +165,11 @@ class State {
     if (verdict.failure) {
       output.error(verdict.failure, verdict.failedStage);
       const written = this.#recorder.record(verdict, resources).error;
-      this.#log.write('error', written?.message ?? '', { code: verdict.failure.code, hint: written?.hint, stack: verdict.failure.code === 'INTERNAL' ? verdict.failure.stack : undefined });
+      this.#log.write('error', written?.message ?? '', {
+        code: verdict.failure.code,
+        hint: written?.hint,
+        stack: verdict.failure.code === 'INTERNAL' ? verdict.failure.stack : undefined,
+      });
     }
     this.#log.write('info', `ends: ${verdict.status}, exit ${verdict.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     let record = this.#recorder.record(verdict, resources);
@@ -175,7 +185,9 @@ class State {
         final = { status: 'incomplete', exitCode: 3, failure: untold, failedStage: 'report' };
         output.error(untold, 'report');
       } else {
-        this.#recorder.warn(warning('NOTIFY_FAILED', untold.code === 'NOTIFY_FAILED' ? `a message could not be delivered: ${untold.reason}` : 'a message could not be delivered'));
+        this.#recorder.warn(
+          warning('NOTIFY_FAILED', untold.code === 'NOTIFY_FAILED' ? `a message could not be delivered: ${untold.reason}` : 'a message could not be delivered'),
+        );
       }
     }
     const changed = this.#recorder.record(final, resources);

@@ -25,7 +25,11 @@ export interface CopyFile {
 }
 
 /** `20261121T031700Z`. */
-export const stampOf = (at: Date): string => at.toISOString().replace(/[-:]/g, '').replace(/\.\d+Z$/, 'Z');
+export const stampOf = (at: Date): string =>
+  at
+    .toISOString()
+    .replace(/[-:]/g, '')
+    .replace(/\.\d+Z$/, 'Z');
 
 /** RFC 3339, UTC, to the second. */
 export const rfc3339 = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
@@ -180,7 +184,13 @@ export function readCopies(directory: string, name: string | null): Copy[] {
 
 /** The names that have copies in a directory, in alphabetical order. */
 export const namesIn = (directory: string): string[] =>
-  [...new Set(scan(directory).filter((f) => f.kind === 'data').map((f) => f.name))].sort();
+  [
+    ...new Set(
+      scan(directory)
+        .filter((f) => f.kind === 'data')
+        .map((f) => f.name),
+    ),
+  ].sort();
 
 /** Ahead of the clock by more than this is a wrong clock, not a fresh copy (DESIGN, "Retention"). */
 export const CLOCK_TOLERANCE_MS = 3_600_000;

@@ -5,8 +5,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, Failed } from './outcome.js';
 import type { CommandName } from './records.js';
-import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
 import type { Group, OptionName } from './settings/options.js';
+import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
 
 export interface Invocation {
   readonly command: CommandName;
@@ -59,14 +59,25 @@ export function parseArguments(argv: readonly string[], version: string): Invoca
   const program = build(version, (made) => {
     invocation = made;
   });
-  const output = { writeOut: (text: string) => void (words += text), writeErr: () => undefined };
+  const output = {
+    writeOut: (text: string): void => {
+      words += text;
+    },
+    writeErr: () => undefined,
+  };
   for (const command of [program, ...program.commands]) command.exitOverride().configureOutput(output);
   try {
     program.parse(argv, { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return { words };
-    const message = error.code === 'commander.help' ? 'no command was given' : error.message.replace(/^error: /, '').replaceAll('\n', ' ');
+    const message =
+      error.code === 'commander.help'
+        ? 'no command was given'
+        : error.message
+            .replace(/^error: /, '')
+            .replaceAll('\n', ' ')
+            .replace(/\.$/, '');
     throw new Failed({ code: 'USAGE', message, hint: 'dbbackup --help shows the commands, dbbackup COMMAND --help their options' });
   }
   if (!invocation) throw new Failed({ code: 'USAGE', message: 'no command was given', hint: 'dbbackup --help shows the commands' });

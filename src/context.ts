@@ -1,6 +1,7 @@
 /** What the composition root hands to a command: every way to the outside world that is not a setting. */
-import type { Clock } from './system/clock.js';
+
 import type { Output } from './output.js';
+import type { Clock } from './system/clock.js';
 import type { Identity } from './system/processes.js';
 
 export interface Context {

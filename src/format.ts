@@ -46,3 +46,6 @@ export function table(header: readonly string[], rows: readonly (readonly string
       .trimEnd();
   return all.map(line).join('\n');
 }
+
+/** `1 table`, `3 tables`. */
+export const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`;

@@ -4,8 +4,8 @@
  */
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { describe } from './outcome.js';
 import type { Failure } from './outcome.js';
+import { describe } from './outcome.js';
 import type { RunRecord } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';

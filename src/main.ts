@@ -3,16 +3,16 @@
  * takes what it needs as an argument.
  */
 import { readFileSync } from 'node:fs';
-import { parseArguments } from './cli.js';
 import type { Invocation } from './cli.js';
+import { parseArguments } from './cli.js';
 import type { Context } from './context.js';
-import { exitCodeOf, describe, Failed, failureOf } from './outcome.js';
 import type { ExitCode, Failure, SignalName } from './outcome.js';
+import { describe, exitCodeOf, Failed, failureOf } from './outcome.js';
 import { Output } from './output.js';
-import { redactor } from './redact.js';
 import { SCHEMA_VERSION } from './records.js';
-import { loadSettings } from './settings/load.js';
+import { redactor } from './redact.js';
 import type { Loaded } from './settings/load.js';
+import { loadSettings } from './settings/load.js';
 import { systemClock } from './system/clock.js';
 import { hostName, identity } from './system/processes.js';
 
@@ -74,7 +74,7 @@ async function main(argv: readonly string[]): Promise<ExitCode> {
   };
   process.on('uncaughtException', (error) => {
     end(output, invocation.command, failureOf(error));
-    // biome-ignore lint/suspicious/noRestrictedGlobals: after an uncaught error nothing can be relied on any more, and 70 must be said
+    // biome-ignore lint/nursery/noJsRestrictedProperties: after an uncaught error nothing can be relied on any more, and 70 must be said
     process.exit(70);
   });
   try {

@@ -158,8 +158,7 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
 }
 
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
-const some = (findings: readonly string[]): string =>
-  findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
+const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
 
 /** What happened and what to do next, each one line. The texts hold no secrets; paths are as the file system has them. */
 export function describe(f: Failure): { message: string; hint: string } {
@@ -307,7 +306,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SOURCE_CORRUPT: 'SQLite found structural damage in the database. A copy that still passes is kept as `suspect`.',
   SOURCE_LOCKED: 'Another process held the database for longer than 5 s.',
   SOURCE_HOT_JOURNAL: 'The application crashed; its journal must be rolled back by opening the database once for writing.',
-  SOURCE_READONLY_DIRECTORY: "An idle WAL database can only be opened where its directory can be written.",
+  SOURCE_READONLY_DIRECTORY: 'An idle WAL database can only be opened where its directory can be written.',
   SOURCE_REPLACED: 'The database file was exchanged while it was read.',
   SOURCE_HARD_LINKED: 'The database has several hard links.',
   SIDECAR_OWNER: 'Opening the database as this user would lock its owner out of `-wal` and `-shm`.',
@@ -367,8 +366,7 @@ const ERRNO_WORDS: Record<string, string> = {
   ESTALE: 'stale network file handle',
 };
 
-export const errnoOf = (error: unknown): string =>
-  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+export const errnoOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '');
 
 /** An errno in words, with the errno itself for searching. */
 export function errnoWords(error: unknown): string {

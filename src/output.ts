@@ -4,9 +4,9 @@
  * stdout changes nothing (traps, 29).
  */
 import type { WriteStream } from 'node:tty';
-import { describe } from './outcome.js';
-import type { Failure, StageName, Warning } from './outcome.js';
 import { bytes, duration, localTime } from './format.js';
+import type { Failure, StageName, Warning } from './outcome.js';
+import { describe } from './outcome.js';
 import type { Redact } from './redact.js';
 import { redactValue } from './redact.js';
 import { printable } from './settings/values.js';

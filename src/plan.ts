@@ -7,9 +7,9 @@ import { isFailure } from './artifacts.js';
 import { freeBase } from './catalog.js';
 import type { Failure, Warning } from './outcome.js';
 import { warning } from './outcome.js';
+import type { Copy } from './records.js';
 import type { Decision } from './retention.js';
 import { decide } from './retention.js';
-import type { Copy } from './records.js';
 import type { Config } from './settings/load.js';
 import { shellWord } from './system/processes.js';
 
@@ -35,7 +35,9 @@ export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
 
 /** The line that would make room: for hints. */
 export const pruneLine = (config: Pick<Config, 'to' | 'profile'>, name: string): string =>
-  config.profile !== null ? `dbbackup prune -P ${config.profile} --keep-last 3` : `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
+  config.profile !== null
+    ? `dbbackup prune -P ${config.profile} --keep-last 3`
+    : `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
 
 /** A run's plan, or every problem that can be seen beforehand, the gravest first. */
 export function planRun(config: Config, name: string, facts: Facts, now: Date): Planned {
@@ -63,7 +65,10 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   const warnings: Warning[] = [];
   if (source.journalMode !== 'wal') {
     warnings.push(
-      warning('SOURCE_ROLLBACK_MODE', `${source.path} is not in WAL mode: its writers wait while the snapshot is taken; to change that once and for all: PRAGMA journal_mode=WAL`),
+      warning(
+        'SOURCE_ROLLBACK_MODE',
+        `${source.path} is not in WAL mode: its writers wait while the snapshot is taken; to change that once and for all: PRAGMA journal_mode=WAL`,
+      ),
     );
   }
   if (source.network) warnings.push(warning('SOURCE_NETWORK_FS', `${source.path} lies on ${source.network}, where file locks are unreliable`));

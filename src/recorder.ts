@@ -1,11 +1,11 @@
 /** Keeps a run's record while it grows: stages with their times, remarks, and what came of it. Alone writes to it. */
 import type { SourceState } from './artifacts.js';
 import type { Context } from './context.js';
-import { describe, failureOf } from './outcome.js';
-import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
-import { SCHEMA_VERSION } from './records.js';
-import type { CommandName, Copy, Kept, Pruned, RunRecord, RunStatus, SourceFacts, StageRecord } from './records.js';
 import type { RunLog } from './log.js';
+import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
+import { describe, failureOf } from './outcome.js';
+import type { CommandName, Copy, Kept, Pruned, RunRecord, RunStatus, SourceFacts, StageRecord } from './records.js';
+import { SCHEMA_VERSION } from './records.js';
 
 export interface Verdict {
   readonly status: RunStatus;

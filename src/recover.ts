@@ -7,12 +7,12 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
-import { errnoOf, warning } from './outcome.js';
 import type { Warning } from './outcome.js';
+import { errnoOf, warning } from './outcome.js';
 import type { Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
-import { parseWorkspace, tempRoot, workspace } from './workspace.js';
 import type { Workspace } from './workspace.js';
+import { parseWorkspace, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
   /** Run id of a killed run → the copy that was completed for it, or null. */

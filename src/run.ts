@@ -1,13 +1,13 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 import { act } from './acting.js';
-import { isFailure } from './artifacts.js';
 import type { Facts } from './artifacts.js';
+import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
-import { bytes } from './format.js';
-import { Failed } from './outcome.js';
+import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
-import { hasProblems, isSkip, planRun } from './plan.js';
+import { Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
+import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
@@ -17,11 +17,10 @@ import { verify } from './stages/verify.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
-  return {
-    source: inspectSource(database, ctx.identity),
-    target: inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation),
-    ...inspectCopies(config.to, name, ctx.clock.now(), copies),
-  };
+  const source = inspectSource(database, ctx.identity);
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  if (isFailure(target)) return { source, target, copies: [], newestGood: null, newestManifest: null };
+  return { source, target, ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
 }
 
 export const runBackup = (ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> =>
@@ -37,7 +36,9 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
       return plan;
     };
 
-    const seen = await recorder.stage('inspect', look, (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`));
+    const seen = await recorder.stage('inspect', look, (p) =>
+      isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`,
+    );
     if (isSkip(seen)) return seen;
     await begin();
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
@@ -48,18 +49,31 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     const { source } = plan;
     const snapshot = await recorder.stage(
       'snapshot',
-      () => takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune: pruneHint, progress: progress('snapshot') }),
+      () =>
+        takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune: pruneHint, progress: progress('snapshot') }),
       (s) => `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}`,
     );
     const verified = await recorder.stage(
       'verify',
       () => verify({ ...config, snapshot, pool, signal, warn, prune: pruneHint, progress: progress('verify') }),
-      (v) => `${v.verdict}: ${Object.keys(v.rows).length} tables, ${bytes(v.sizeBytes)}, sha256 ${v.sha256.slice(0, 12)}`,
+      (v) => `${v.verdict}: ${bytes(v.sizeBytes)}, ${plural(Object.keys(v.rows).length, 'table')}, sha256 ${v.sha256.slice(0, 12)}`,
     );
     signal.throwIfAborted();
     const { copy } = await recorder.stage(
       'publish',
-      () => publish({ verified, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, now: now(), durationMs: recorder.elapsedMs(), warn, prune: pruneHint }),
+      () =>
+        publish({
+          verified,
+          to: config.to,
+          name,
+          workspace,
+          runId: recorder.runId,
+          tool: ctx.tool,
+          now: now(),
+          durationMs: recorder.elapsedMs(),
+          warn,
+          prune: pruneHint,
+        }),
       (p) => p.copy.file,
     );
     recorder.setCopy(copy);

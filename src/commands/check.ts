@@ -2,10 +2,10 @@
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { bytes, table } from '../format.js';
-import { critical, describe, Failed, failureOf, warning } from '../outcome.js';
-import type { ExitCode, Warning } from '../outcome.js';
 import { verifyMailServer } from '../notifiers/mail.js';
 import { composeTest } from '../notifiers/message.js';
+import type { ExitCode, Warning } from '../outcome.js';
+import { critical, describe, Failed, failureOf, warning } from '../outcome.js';
 import { hasProblems, isSkip, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
@@ -28,14 +28,24 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   } else if (!isSkip(plan)) problems.push(...plan.warnings);
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
   await checkMail(ctx, config, name, options.sendTest, problems);
-  problems.push(warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'));
+  problems.push(
+    warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'),
+  );
 
   const ok = problems.every((p) => p.severity !== 'critical');
-  output.data(table(['SETTING', 'VALUE', 'FROM'], shown.map((s) => [s.name, s.value, s.origin])));
+  output.data(
+    table(
+      ['SETTING', 'VALUE', 'FROM'],
+      shown.map((s) => [s.name, s.value, s.origin]),
+    ),
+  );
   output.data('');
-  if (!isFailure(facts.source)) output.data(`source: ${facts.source.realPath}, ${bytes(facts.source.sizeBytes)}, ${facts.source.journalMode} mode, owner ${facts.source.owner}`);
+  if (!isFailure(facts.source))
+    output.data(`source: ${facts.source.realPath}, ${bytes(facts.source.sizeBytes)}, ${facts.source.journalMode} mode, owner ${facts.source.owner}`);
   if (!isFailure(facts.target)) {
-    output.data(`directory: ${config.to}${facts.target.exists ? '' : ' (will be made)'}${facts.target.freeBytes === null ? '' : `, ${bytes(facts.target.freeBytes)} free`}`);
+    output.data(
+      `directory: ${config.to}${facts.target.exists ? '' : ' (will be made)'}${facts.target.freeBytes === null ? '' : `, ${bytes(facts.target.freeBytes)} free`}`,
+    );
   }
   for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
   output.data(ok ? 'ok: a run can begin' : 'NOT OK');
@@ -55,7 +65,10 @@ async function checkMail(ctx: Context, config: Config, name: string, sendTest: b
   }
   if (sendTest) {
     const failure = await sendNow(composeTest(name, messageFacts(ctx, config.to, name, [])), mail, ctx);
-    if (failure) problems.push(critical('NOTIFY_FAILED', `the test message could not be sent: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`));
+    if (failure)
+      problems.push(
+        critical('NOTIFY_FAILED', `the test message could not be sent: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`),
+      );
     else ctx.output.info(`a test message was sent to ${mail.to.join(', ')}`);
     return;
   }
@@ -63,6 +76,8 @@ async function checkMail(ctx: Context, config: Config, name: string, sendTest: b
     await verifyMailServer(mail, { signal: ctx.signal, env: ctx.childEnv });
   } catch (error) {
     const failure = failureOf(error);
-    problems.push(critical('NOTIFY_FAILED', `the mail server cannot be used: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`));
+    problems.push(
+      critical('NOTIFY_FAILED', `the mail server cannot be used: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`),
+    );
   }
 }

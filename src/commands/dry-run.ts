@@ -1,8 +1,8 @@
 /** What dry runs have in common: the printed decision, and a row in a history that is there and ours already. */
 import type { Context } from '../context.js';
-import { historyPath, History } from '../history.js';
-import { errnoWords, warning } from '../outcome.js';
+import { History, historyPath } from '../history.js';
 import type { ExitCode } from '../outcome.js';
+import { errnoWords, warning } from '../outcome.js';
 import type { Output } from '../output.js';
 import type { Recorder, Verdict } from '../recorder.js';
 import type { Decision } from '../retention.js';

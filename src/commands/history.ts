@@ -2,10 +2,10 @@
 import type { Context } from '../context.js';
 import { duration, table } from '../format.js';
 import { History } from '../history.js';
-import { errnoWords, Failed } from '../outcome.js';
 import type { ExitCode } from '../outcome.js';
-import { SCHEMA_VERSION } from '../records.js';
+import { errnoWords, Failed } from '../outcome.js';
 import type { RunRecord } from '../records.js';
+import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
 
 const ON_A_TERMINAL = 20;

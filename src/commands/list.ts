@@ -2,10 +2,10 @@
 import { readCopies } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, table } from '../format.js';
-import { errnoWords, Failed } from '../outcome.js';
 import type { ExitCode } from '../outcome.js';
-import { SCHEMA_VERSION } from '../records.js';
+import { errnoWords, Failed } from '../outcome.js';
 import type { Copy } from '../records.js';
+import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
 

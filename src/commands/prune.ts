@@ -5,9 +5,9 @@ import { isFailure } from '../artifacts.js';
 import { readCopies } from '../catalog.js';
 import type { Context } from '../context.js';
 import { RunLog } from '../log.js';
-import { exitCodeOf, Failed } from '../outcome.js';
-import type { ExitCode } from '../outcome.js';
 import { resolveName } from '../names.js';
+import type { ExitCode } from '../outcome.js';
+import { exitCodeOf, Failed } from '../outcome.js';
 import { planPrune } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import type { Config } from '../settings/load.js';
@@ -39,7 +39,12 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
 }
 
 async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitCode> {
-  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), { command: 'prune', name, profile: config.profile, dryRun: true });
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), {
+    command: 'prune',
+    name,
+    profile: config.profile,
+    dryRun: true,
+  });
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   if (isFailure(target)) {
     ctx.output.error(target, 'inspect');

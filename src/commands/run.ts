@@ -5,11 +5,11 @@ import { rfc3339 } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes } from '../format.js';
 import { RunLog } from '../log.js';
-import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
 import type { ExitCode } from '../outcome.js';
+import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
 import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
-import { Recorder } from '../recorder.js';
 import type { Verdict } from '../recorder.js';
+import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
 import { inspect, runBackup } from '../run.js';
 import type { Config } from '../settings/load.js';
@@ -24,7 +24,12 @@ export async function run(ctx: Context, config: Config, options: { dryRun: boole
 
 async function dryRun(ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> {
   const { output } = ctx;
-  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), output.redact), randomUUID(), { command: 'run', name, profile: config.profile, dryRun: true });
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), output.redact), randomUUID(), {
+    command: 'run',
+    name,
+    profile: config.profile,
+    dryRun: true,
+  });
   const now = ctx.clock.now();
   const facts = await recorder.stage(
     'inspect',

@@ -6,10 +6,10 @@ import { History } from '../history.js';
 import { resolveName } from '../names.js';
 import { composeStatus } from '../notifiers/message.js';
 import { pending } from '../notifiers/outbox.js';
-import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { ExitCode, Failure, Warning } from '../outcome.js';
-import { SCHEMA_VERSION } from '../records.js';
+import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
+import { SCHEMA_VERSION } from '../records.js';
 import type { Config, MailSettings } from '../settings/load.js';
 import { deliver, keep, messageFacts, outboxPath, sendNow } from '../stages/report.js';
 
@@ -38,7 +38,8 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   if (newestGood) {
     output.data(`${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`);
   } else output.data(`NOT HEALTHY: no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`);
-  if (lastRun) output.data(`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`);
+  if (lastRun)
+    output.data(`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`);
   for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'status', name, healthy, newestGood, lastRun, problems });
   return healthy && !untold ? 0 : 1;
@@ -61,7 +62,8 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
     else if (isPlainGood(copy)) {
       newestGood = { ...copy, ageSeconds: Math.max(0, Math.round((now - Date.parse(copy.createdAt)) / 1000)) };
       break;
-    } else if (copy.status === 'suspect') problems.push(critical('SOURCE_CORRUPT', `${copy.file} is suspect: the database was structurally damaged when it was made`));
+    } else if (copy.status === 'suspect')
+      problems.push(critical('SOURCE_CORRUPT', `${copy.file} is suspect: the database was structurally damaged when it was made`));
     else if (copy.status === 'bad') problems.push(critical('VERIFY_FAILED', `${copy.file} is bad: its bytes are not those that were proven`));
     else if (copy.status === 'unverified') problems.push(warning('COPY_UNVERIFIED', `${copy.file} has no readable manifest`));
   }
@@ -77,7 +79,8 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
     const history = History.openToRead(config.stateDir);
     const lastRun = history?.lastRun(name) ?? null;
     history?.close();
-    if (lastRun?.status === 'interrupted' && lastRun.exitCode === null) problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
+    if (lastRun?.status === 'interrupted' && lastRun.exitCode === null)
+      problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
     else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
     return lastRun;
   } catch (error) {
@@ -95,7 +98,14 @@ function countWaiting(config: Config, name: string | null): number {
 }
 
 /** Tells what nobody was told yet, once; sends what waits. */
-async function notify(ctx: Context, config: Config, mail: MailSettings, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): Promise<Failure | null> {
+async function notify(
+  ctx: Context,
+  config: Config,
+  mail: MailSettings,
+  name: string | null,
+  newestGood: Copy | null,
+  problems: readonly Warning[],
+): Promise<Failure | null> {
   let history: History | null = null;
   try {
     history = History.openToWrite(config.stateDir);
@@ -120,7 +130,12 @@ async function notify(ctx: Context, config: Config, mail: MailSettings, name: st
 }
 
 /** A stale copy is known when its age was told, or a failed run since it was; a killed run when its own end was. */
-function untoldProblems(history: History | null, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): { problems: Warning[]; keys: string[] } {
+function untoldProblems(
+  history: History | null,
+  name: string | null,
+  newestGood: Copy | null,
+  problems: readonly Warning[],
+): { problems: Warning[]; keys: string[] } {
   const told: Warning[] = [];
   const keys: string[] = [];
   const stale = problems.find((p) => p.code === 'COPY_STALE' || p.code === 'COPY_NOT_FOUND');

@@ -163,13 +163,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
 
 type Problem = (setting: string, message: string, origin: string) => void;
 
-function toConfig(
-  input: RawSettings,
-  p: Parsed,
-  problem: Problem,
-  originOf: (option: OptionName) => string,
-  failed: (option: OptionName) => boolean,
-): Config {
+function toConfig(input: RawSettings, p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): Config {
   const to = p.to ?? '';
   if (to === '' && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
   const database = p.database ?? null;
@@ -235,7 +229,13 @@ function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): G
   const flag = input.flags.get(option);
   if (flag) return { raw: flag, origin: `--${option}`, base: input.cwd };
   const variable = variableOf(option);
-  const split = (text: string): string[] => (spec(option).list ? text.split(',').map((t) => t.trim()).filter(Boolean) : [text]);
+  const split = (text: string): string[] =>
+    spec(option).list
+      ? text
+          .split(',')
+          .map((t) => t.trim())
+          .filter(Boolean)
+      : [text];
   const fromEnv = input.env[variable];
   if (fromEnv) return { raw: split(fromEnv), origin: variable, base: input.cwd };
   const fromFile = file?.values[variable];
@@ -354,7 +354,9 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     problem('env-file', `${path} can be written by others: chmod o-w ${path}`, path);
     return null;
   }
-  const secret = OPTION_NAMES.filter((o) => spec(o).secret).map(variableOf).some((v) => values[v]);
+  const secret = OPTION_NAMES.filter((o) => spec(o).secret)
+    .map(variableOf)
+    .some((v) => values[v]);
   if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod 600 ${path}`, path);
   return { path, values, found };
 }

@@ -49,7 +49,7 @@ export const OPTIONS = {
     value: 'quick|full',
     fallback: 'quick',
     commands: ['run', 'check'],
-    summary: 'How the source itself is checked beside the snapshot: SQLite\'s quick_check or integrity_check.',
+    summary: "How the source itself is checked beside the snapshot: SQLite's quick_check or integrity_check.",
     parse: choice('quick', 'full'),
   },
   to: {

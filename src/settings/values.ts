@@ -2,7 +2,7 @@
  * From text to values: one parser per kind of setting. A parser throws an Error whose message says what was expected;
  * `load.ts` collects them. Nothing here touches the file system.
  */
-import { isAbsolute, resolve, basename } from 'node:path';
+import { basename, isAbsolute, resolve } from 'node:path';
 
 /** Control and bidirectional characters: they could make a terminal, a mail or a log lie. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: finding them is the point
@@ -10,8 +10,7 @@ export const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-
 const UNPRINTABLE_ALL = new RegExp(UNPRINTABLE.source, 'gu');
 
 /** Text that is safe to print: unprintable characters become `\u{hex}`. */
-export const printable = (text: string): string =>
-  text.replace(UNPRINTABLE_ALL, (c) => `\\u{${(c.codePointAt(0) ?? 0).toString(16)}}`);
+export const printable = (text: string): string => text.replace(UNPRINTABLE_ALL, (c) => `\\u{${(c.codePointAt(0) ?? 0).toString(16)}}`);
 
 /** What a copy's name may look like (DESIGN, "Settings"). */
 export const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;

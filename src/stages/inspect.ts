@@ -2,13 +2,14 @@
  * Stage 1: facts, without SQLite and without a trace. Opening a WAL database through SQLite can create files beside it
  * (traps, 1), so this looks with lstat, header bytes, statfs and directory listings alone; a dry run ends after it.
  */
-import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
+
 import type { Stats } from 'node:fs';
+import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
+import type { Facts, SourceState, TargetState } from '../artifacts.js';
 import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
-import type { Facts, SourceState, TargetState } from '../artifacts.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, shellWord, userName } from '../system/processes.js';
@@ -171,7 +172,10 @@ function checkOwners(path: string, real: string, exists: boolean, identity: Iden
     }
     // In a sticky directory others may add names, but not move or remove ours.
     if (stats.mode & 0o002 && !(stats.mode & 0o1000)) {
-      throw refuse(`${itself ? 'it' : `${directory}, above it,`} can be written by others, who could put another directory in its place`, `chmod o-w ${shellWord(directory)}`);
+      throw refuse(
+        `${itself ? 'it' : `${directory}, above it,`} can be written by others, who could put another directory in its place`,
+        `chmod o-w ${shellWord(directory)}`,
+      );
     }
   }
 }

@@ -56,7 +56,12 @@ export function prune(input: PruneInput): PruneResult {
 
 export function holdWarning(hold: { readonly code: 'CLOCK' | 'SUSPECT'; readonly file: string } | null, warn: (w: Warning) => void): void {
   if (hold?.code === 'CLOCK') {
-    warn(critical('CLOCK', `${hold.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right or the file is moved away`));
+    warn(
+      critical(
+        'CLOCK',
+        `${hold.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right or the file is moved away`,
+      ),
+    );
   }
   if (hold?.code === 'SUSPECT') {
     warn(critical('SOURCE_CORRUPT', `the newest copy, ${hold.file}, is suspect: nothing but surplus suspect copies is pruned until there is a good one`));

@@ -8,10 +8,10 @@ import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Publication, VerifiedSnapshot } from '../artifacts.js';
 import { copyOf, freeBase, rfc3339 } from '../catalog.js';
-import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import type { Warning } from '../outcome.js';
-import { SCHEMA_VERSION } from '../records.js';
+import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import type { Manifest } from '../records.js';
+import { SCHEMA_VERSION } from '../records.js';
 import { publish as giveName, remove, syncDirectory, writeNew } from '../system/files.js';
 import type { Workspace } from '../workspace.js';
 
@@ -109,4 +109,3 @@ function manifestOf(input: PublishInput, base: string): Manifest {
     durationMs: input.durationMs,
   };
 }
-

@@ -5,19 +5,19 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
-import type { Context } from '../context.js';
 import { newestGood } from '../catalog.js';
+import type { Context } from '../context.js';
 import type { History } from '../history.js';
-import { describe, errnoWords, failureOf, warning } from '../outcome.js';
-import type { Failure, Warning } from '../outcome.js';
 import { sendMail } from '../notifiers/mail.js';
-import { composeRun } from '../notifiers/message.js';
 import type { Message, MessageFacts } from '../notifiers/message.js';
+import { composeRun } from '../notifiers/message.js';
 import { delivered, enqueue, noteAttempt, pending } from '../notifiers/outbox.js';
+import type { Failure, Warning } from '../outcome.js';
+import { describe, errnoWords, failureOf, warning } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent } from '../settings/load.js';
-import { acquireLock } from '../system/lock.js';
 import type { Lock } from '../system/lock.js';
+import { acquireLock } from '../system/lock.js';
 import { shellWord } from '../system/processes.js';
 
 /** Which event a finished run is, or null: a dry or skipped run, one that lost the race for the lock, an unremarkable success. */

@@ -3,14 +3,14 @@
  * source beside it. A child does the work and can be killed in the middle; the parent watches the disk and the clock.
  */
 import { statSync } from 'node:fs';
-import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Snapshot, SourceState } from '../artifacts.js';
+import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Failure } from '../outcome.js';
 import { Failed, targetFailure } from '../outcome.js';
-import { fileSystem } from '../system/processes.js';
 import { lstatOrNull, removeTree, sizeOf } from '../system/files.js';
-import { ChildDied, RequestFailed } from '../system/workers.js';
+import { fileSystem } from '../system/processes.js';
 import type { WorkerPool } from '../system/workers.js';
+import { ChildDied, RequestFailed } from '../system/workers.js';
 
 const WATCH_MS = 50;
 

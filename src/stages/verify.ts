@@ -6,15 +6,16 @@
 import { createHash } from 'node:crypto';
 import { lstatSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
+import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
+import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile, syncFile } from '../system/files.js';
 import type { Answers, Findings, Properties, SchemaRow } from '../system/worker-protocol.js';
-import { ChildDied, RequestFailed } from '../system/workers.js';
 import type { WorkerPool } from '../system/workers.js';
+import { ChildDied, RequestFailed } from '../system/workers.js';
 
 export interface VerifyInput {
   readonly snapshot: Snapshot;
@@ -71,7 +72,10 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
 
   // A 0-byte file passes every check (traps, 13).
   if (sizeBytes === 0 || sizeBytes !== described.pageCount * described.properties.pageSize) {
-    throw new Failed({ code: 'VERIFY_FAILED', findings: [`the copy has ${sizeBytes} bytes, not ${described.pageCount} pages of ${described.properties.pageSize}`] });
+    throw new Failed({
+      code: 'VERIFY_FAILED',
+      findings: [`the copy has ${sizeBytes} bytes, not ${described.pageCount} pages of ${described.properties.pageSize}`],
+    });
   }
   const schema = JSON.stringify(described.schema);
   if (schema !== JSON.stringify(snapshot.schemaBefore) && schema !== JSON.stringify(snapshot.schemaAfter)) {
@@ -116,7 +120,9 @@ async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha
   return { sha256 };
 }
 
-/** One queue, dearest table first, two children taking from it: neither is idle while there is work. */
+type Task = { readonly cost: number; readonly table: string; readonly op: 'check-table' | 'check-foreign-keys' };
+
+/** One queue, dearest task first, two children taking from it: neither is idle while there is work. */
 async function checkTables(
   input: VerifyInput,
   tables: Answers['describe']['tables'],
@@ -124,20 +130,27 @@ async function checkTables(
   mmap: boolean,
 ): Promise<{ findings: Findings; foreignKey: number }> {
   const request = { file: input.snapshot.path, mmap } as const;
-  const queue = [...tables].sort((a, b) => b.cost - a.cost);
+  const queue: Task[] = tables.flatMap((t): Task[] => {
+    const check: Task = { op: 'check-table', table: t.name, cost: t.cost };
+    return t.foreignKeys ? [check, { op: 'check-foreign-keys', table: t.name, cost: t.rows ?? 0 }] : [check];
+  });
+  queue.sort((a, b) => b.cost - a.cost);
   const found: Findings[] = [];
   let foreignKey = 0;
   let limited = false;
   const takeTurns = async (n: 0 | 1): Promise<void> => {
-    for (let table = queue.shift(); table; table = queue.shift()) {
+    for (let task = queue.shift(); task; task = queue.shift()) {
+      const { op, table } = task;
       const worker = input.pool.worker(n);
-      const f = await worker.ask({ op: 'check-table', table: table.name, ...request });
-      limited ||= f.limited && f.structural.length === 0;
-      found.push(f);
-      if (!table.foreignKeys) continue;
-      const fk = await worker.ask({ op: 'check-foreign-keys', table: table.name, ...request });
-      foreignKey += fk.rows;
-      if (fk.unchecked) found.push({ structural: [], notNull: 0, check: 0, unchecked: [`foreign keys of ${fk.unchecked}`] });
+      if (op === 'check-table') {
+        const f = await worker.ask({ op, table, ...request });
+        limited ||= f.limited && f.structural.length === 0;
+        found.push(f);
+      } else {
+        const f = await worker.ask({ op, table, ...request });
+        foreignKey += f.rows;
+        if (f.unchecked) found.push({ structural: [], notNull: 0, check: 0, unchecked: [`foreign keys of ${f.unchecked}`] });
+      }
     }
   };
   await Promise.all(many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0)]);
@@ -182,8 +195,6 @@ async function blame(input: VerifyInput, structural: readonly string[]): Promise
     ? { code: 'SOURCE_CORRUPT', path: source.path, findings: again.structural, keptAs: null }
     : { code: 'VERIFY_FAILED', findings: structural };
 }
-
-const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`;
 
 function remark(input: VerifyInput, v: Violations, unchecked: readonly string[]): void {
   if (v.check + v.notNull + v.foreignKey > 0) {

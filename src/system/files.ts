@@ -3,6 +3,9 @@
  * synced under a private name, then linked or renamed, then the directory synced, because SQLite's own VACUUM INTO and
  * a plain rename both leave a window in which a power cut takes the file away again (traps, 12).
  */
+
+import { createHash } from 'node:crypto';
+import type { Stats } from 'node:fs';
 import {
   closeSync,
   constants,
@@ -21,10 +24,8 @@ import {
   unlinkSync,
   writeSync,
 } from 'node:fs';
-import type { Stats } from 'node:fs';
-import { createHash } from 'node:crypto';
-import { promisify } from 'node:util';
 import { dirname, join, parse, sep } from 'node:path';
+import { promisify } from 'node:util';
 import { errnoOf } from '../outcome.js';
 
 /** Told when the file system cannot sync a directory or change a mode: a remark, not a failure (DESIGN, "Files"). */

@@ -4,8 +4,8 @@
  */
 import { lstatSync } from 'node:fs';
 import Database from 'better-sqlite3';
-import { lstatOrNull } from './files.js';
 import { pause } from './clock.js';
+import { lstatOrNull } from './files.js';
 
 export interface Lock {
   release(): void;

@@ -72,6 +72,8 @@ const NETWORK_FS: Record<number, string> = {
 export function fileSystem(path: string): { freeBytes: number; sizeBytes: number; network: string | null } | null {
   try {
     const fs = statfsSync(path);
+    // A file system without a size, such as /proc, has no free space to speak of.
+    if (fs.blocks === 0) return null;
     return { freeBytes: fs.bavail * fs.bsize, sizeBytes: fs.blocks * fs.bsize, network: NETWORK_FS[fs.type] ?? null };
   } catch {
     return null;

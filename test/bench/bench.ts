@@ -119,7 +119,7 @@ async function main(): Promise<void> {
   if (figures.some((figure) => figure.verdict === 'miss')) process.exitCode = 1;
 
   const versions = {
-    dbbackup: ask(BIN, '--version') ?? 'does not start',
+    dbbackup: ask(BIN, '--version') ?? 'dbbackup does not start',
     node: ask('node', '--version') ?? process.version,
     sqlite: new Database(':memory:').prepare('SELECT sqlite_version()').pluck().get(),
     recipe: recipe ?? 'missing',
@@ -129,8 +129,8 @@ async function main(): Promise<void> {
     console.log(JSON.stringify({ at: new Date().toISOString(), machine: where, versions, rounds: bench.rounds, figures, notMeasured }, null, 2));
     return;
   }
-  console.log(`${where}`);
-  console.log(`dbbackup ${versions.dbbackup}, node ${versions.node}, SQLite ${versions.sqlite}; recipe: sqlite3 ${versions.recipe}`);
+  console.log(where);
+  console.log(`${versions.dbbackup}, node ${versions.node}, SQLite ${versions.sqlite}; recipe: sqlite3 ${versions.recipe}`);
   console.log(`warm cache, median of ${bench.rounds}, alternating\n`);
   console.log(table(figures));
   for (const { row, reason } of notMeasured) console.log(`${row}: not measured: ${reason}`);

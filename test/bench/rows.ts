@@ -10,7 +10,8 @@ import { type Manifest, SCHEMA_VERSION } from '../../src/records.js';
 import { startApp } from '../support/app.js';
 import { alternate, type Command, median, quantile, time } from './measure.js';
 
-export const BIN = fileURLToPath(new URL('../../bin/dbbackup.js', import.meta.url));
+/** TEST_EXECUTABLE measures an installed tarball, or another version, instead of this tree's build. */
+export const BIN = process.env['TEST_EXECUTABLE'] ?? fileURLToPath(new URL('../../bin/dbbackup.js', import.meta.url));
 /** Not whichever sqlite3 comes first in PATH: the recipe is defined with the distribution's. */
 export const SQLITE3 = '/usr/bin/sqlite3';
 const SMALL = 10e6;

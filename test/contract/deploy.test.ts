@@ -171,9 +171,14 @@ describe('crontab.example', () => {
     mkdirSync(join(directory, 'bin'));
     symlinkSync(BIN, join(directory, 'bin/dbbackup'));
     mkdirSync(join(directory, '.config/dbbackup'), { recursive: true });
-    writeFileSync(join(directory, '.config/dbbackup/app.env'), `DBBACKUP_DATABASE=${join(directory, 'app.db')}\nDBBACKUP_TO=${join(directory, 'backups')}\n`, {
-      mode: 0o600,
-    });
+    const profile = [
+      `DBBACKUP_DATABASE=${join(directory, 'app.db')}`,
+      `DBBACKUP_TO=${join(directory, 'backups')}`,
+      // Nobody listens there; nothing is to be sent while all is well.
+      'DBBACKUP_MAIL_TO=operator@example.org',
+      'DBBACKUP_SMTP_URL=smtp://127.0.0.1:9',
+    ];
+    writeFileSync(join(directory, '.config/dbbackup/app.env'), profile.map((line) => `${line}\n`).join(''), { mode: 0o600 });
     generate(join(directory, 'app.db'), 1e6);
   });
 

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { dbbackup, removeDirectory, tempDirectory, useDatabase } from '../support/cli.js';
-import { mustEndCleanly, type Failure, type Request, rounds, type Scenario, told } from './harness.js';
+import { type Failure, mustEndCleanly, type Request, rounds, type Scenario, told } from './harness.js';
 import { inPrivate, must, mustBeWhole } from './proof.js';
 
 const ACCOUNTS = 200;
@@ -59,7 +59,9 @@ async function play(request: Request): Promise<Failure[]> {
   const source = join(home, 'bank.db');
   const to = join(home, 'backups');
   makeBank(source);
-  const writers = await Promise.all([1, 2].map(() => useDatabase(source, ['PRAGMA busy_timeout = 10000', 'PRAGMA synchronous = normal'], { loop: TRANSFER, beatMs: 1 })));
+  const writers = await Promise.all(
+    [1, 2].map(() => useDatabase(source, ['PRAGMA busy_timeout = 10000', 'PRAGMA synchronous = normal'], { loop: TRANSFER, beatMs: 1 })),
+  );
   let before = -1;
   const failures = await rounds('consistency', request, async () => {
     const run = await dbbackup(['run', source, '--to', to, '--keep-last', '2', '--json']);

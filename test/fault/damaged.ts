@@ -11,7 +11,7 @@ import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
 import { atEnd, breakRows, damage, dbbackup, makeDatabase, makeFunctionIndexDatabase, openWriter, PATH, tempDirectory } from '../support/cli.js';
 import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
-import { isAboutRows, must, mustHoldNoBadCopy, mustHaveNoTemp, sourceState } from './proof.js';
+import { isAboutRows, must, mustHaveNoTemp, mustHoldNoBadCopy, sourceState } from './proof.js';
 
 // ------------------------------------------------------------------------------------------------------------ corpus
 
@@ -38,7 +38,9 @@ const SHAPES: readonly Shape[] = [
     make: async (p) => {
       const temp = join(tempDirectory('live'), 'x.db');
       makeDatabase(temp, { bytes: 80_000 });
-      const writer = await openWriter(temp, { loop: "INSERT INTO beat (at) VALUES (hex(randomblob(50))); UPDATE invoice SET cents = cents + 1 WHERE id % 9 = 1" });
+      const writer = await openWriter(temp, {
+        loop: 'INSERT INTO beat (at) VALUES (hex(randomblob(50))); UPDATE invoice SET cents = cents + 1 WHERE id % 9 = 1',
+      });
       await writer.crash();
       copyFileSync(temp, p);
       copyFileSync(`${temp}-wal`, `${p}-wal`);
@@ -46,23 +48,48 @@ const SHAPES: readonly Shape[] = [
   },
   {
     name: 'freelist',
-    make: (p) => make(p, 'PRAGMA page_size = 1024', `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); ${N(300)} INSERT INTO t SELECT i, randomblob(900) FROM n; DELETE FROM t WHERE id % 3 > 0`),
+    make: (p) =>
+      make(
+        p,
+        'PRAGMA page_size = 1024',
+        `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); ${N(300)} INSERT INTO t SELECT i, randomblob(900) FROM n; DELETE FROM t WHERE id % 3 > 0`,
+      ),
   },
   {
     name: 'auto-vacuum',
-    make: (p) => make(p, 'PRAGMA auto_vacuum = full', `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); CREATE INDEX tb ON t (substr(b, 1, 9)); ${N(60)} INSERT INTO t SELECT i, randomblob(i * 200) FROM n; DELETE FROM t WHERE id % 5 = 0`),
+    make: (p) =>
+      make(
+        p,
+        'PRAGMA auto_vacuum = full',
+        `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); CREATE INDEX tb ON t (substr(b, 1, 9)); ${N(60)} INSERT INTO t SELECT i, randomblob(i * 200) FROM n; DELETE FROM t WHERE id % 5 = 0`,
+      ),
   },
   {
     name: 'incremental',
-    make: (p) => make(p, 'PRAGMA auto_vacuum = incremental', `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); ${N(60)} INSERT INTO t SELECT i, randomblob(3000) FROM n; DELETE FROM t WHERE id % 2 = 0`),
+    make: (p) =>
+      make(
+        p,
+        'PRAGMA auto_vacuum = incremental',
+        `CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB); ${N(60)} INSERT INTO t SELECT i, randomblob(3000) FROM n; DELETE FROM t WHERE id % 2 = 0`,
+      ),
   },
   {
     name: 'overflow',
-    make: (p) => make(p, 'PRAGMA page_size = 1024', `CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX ta ON t (a); ${N(12)} INSERT INTO t SELECT i, hex(randomblob(700)), randomblob(9000) FROM n`),
+    make: (p) =>
+      make(
+        p,
+        'PRAGMA page_size = 1024',
+        `CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX ta ON t (a); ${N(12)} INSERT INTO t SELECT i, hex(randomblob(700)), randomblob(9000) FROM n`,
+      ),
   },
   {
     name: 'utf16',
-    make: (p) => make(p, "PRAGMA encoding = 'UTF-16be'", `CREATE TABLE t (a TEXT COLLATE NOCASE, b TEXT UNIQUE); CREATE INDEX ta ON t (a DESC); ${N(600)} INSERT INTO t SELECT 'grün ' || i % 50, 'ö' || i FROM n`),
+    make: (p) =>
+      make(
+        p,
+        "PRAGMA encoding = 'UTF-16be'",
+        `CREATE TABLE t (a TEXT COLLATE NOCASE, b TEXT UNIQUE); CREATE INDEX ta ON t (a DESC); ${N(600)} INSERT INTO t SELECT 'grün ' || i % 50, 'ö' || i FROM n`,
+      ),
   },
   {
     name: 'many-indexes',
@@ -77,11 +104,21 @@ const SHAPES: readonly Shape[] = [
   },
   {
     name: 'without-rowid',
-    make: (p) => make(p, '', `CREATE TABLE w (a TEXT, b INTEGER, c BLOB, PRIMARY KEY (b, a)) WITHOUT ROWID; CREATE INDEX wc ON w (c); ${N(700)} INSERT INTO w SELECT 'a' || i % 13, i, randomblob(20) FROM n`),
+    make: (p) =>
+      make(
+        p,
+        '',
+        `CREATE TABLE w (a TEXT, b INTEGER, c BLOB, PRIMARY KEY (b, a)) WITHOUT ROWID; CREATE INDEX wc ON w (c); ${N(700)} INSERT INTO w SELECT 'a' || i % 13, i, randomblob(20) FROM n`,
+      ),
   },
   {
     name: 'full-text',
-    make: (p) => make(p, 'PRAGMA journal_mode = wal', `CREATE VIRTUAL TABLE f USING fts5 (body); CREATE VIRTUAL TABLE r USING rtree (id, x0, x1); ${N(300)} INSERT INTO f SELECT 'word' || i % 40 || ' other' || i || ' more' FROM n; ${N(100)} INSERT INTO r SELECT i, i, i + 2 FROM n`),
+    make: (p) =>
+      make(
+        p,
+        'PRAGMA journal_mode = wal',
+        `CREATE VIRTUAL TABLE f USING fts5 (body); CREATE VIRTUAL TABLE r USING rtree (id, x0, x1); ${N(300)} INSERT INTO f SELECT 'word' || i % 40 || ' other' || i || ' more' FROM n; ${N(100)} INSERT INTO r SELECT i, i, i + 2 FROM n`,
+      ),
   },
   {
     name: 'broken-rows',
@@ -91,7 +128,15 @@ const SHAPES: readonly Shape[] = [
     },
   },
   { name: 'function-index', make: (p) => makeFunctionIndexDatabase(p, 'delete') },
-  { name: 'objects', make: (p) => make(p, '', `CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a NOT NULL CHECK (a <> 'z'), r REFERENCES t (id)); CREATE VIEW v AS SELECT a FROM t; CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET r = 1 WHERE id = new.id; END; ${N(400)} INSERT INTO t (a) SELECT 'a' || i FROM n`) },
+  {
+    name: 'objects',
+    make: (p) =>
+      make(
+        p,
+        '',
+        `CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a NOT NULL CHECK (a <> 'z'), r REFERENCES t (id)); CREATE VIEW v AS SELECT a FROM t; CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET r = 1 WHERE id = new.id; END; ${N(400)} INSERT INTO t (a) SELECT 'a' || i FROM n`,
+      ),
+  },
 ];
 
 // ------------------------------------------------------------------------------------------------------------ damage
@@ -304,7 +349,9 @@ async function one(corpus: string, judge: Judge, { random, directory, index, say
   copyFileSync(join(corpus, shape.name), source);
   if (existsSync(join(corpus, `${shape.name}-wal`))) copyFileSync(join(corpus, `${shape.name}-wal`), `${source}-wal`);
   const damages = Array.from({ length: random.chance(0.15) ? 2 : 1 }, () =>
-    existsSync(`${source}-wal`) && random.chance(0.4) ? `in -wal: ${flip(`${source}-wal`, random, 1 + random.below(3), 0)}` : random.pick(DAMAGES)(source, random),
+    existsSync(`${source}-wal`) && random.chance(0.4)
+      ? `in -wal: ${flip(`${source}-wal`, random, 1 + random.below(3), 0)}`
+      : random.pick(DAMAGES)(source, random),
   );
   say(`${shape.name}: ${damages.join(', ')}`);
 

@@ -5,7 +5,7 @@
  */
 import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { keepDirectory, type Need, removeDirectory, type Result, tempDirectory } from '../support/cli.js';
+import { keepDirectory, type Need, type Result, removeDirectory, tempDirectory } from '../support/cli.js';
 import { must } from './proof.js';
 
 /** mulberry32: small, fast, and the same everywhere. */

@@ -1,4 +1,4 @@
-import { inject } from './inject.js';
 import { testScenario } from './in-vitest.js';
+import { inject } from './inject.js';
 
 testScenario(inject);

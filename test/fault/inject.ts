@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { dbbackup, makeDatabase, tempDirectory, wrap } from '../support/cli.js';
 import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { contentOf, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sourceState } from './proof.js';
-import { type Call, type Calibration, calibrate, readTrace } from './trace.js';
+import { type Calibration, type Call, calibrate, readTrace } from './trace.js';
 
 const SOURCE_BYTES = 600_000;
 const LANES = 2;
@@ -35,14 +35,19 @@ async function play(request: Request): Promise<Failure[]> {
   const calibration = await calibrate(home, join(tempDirectory('trace'), 'log'), args);
   const seen = { harmless: 0, failed: 0, incomplete: 0, elsewhere: 0, missed: 0 };
   const failures = await rounds('inject', request, (round) => one(calibration, round, seen), LANES);
-  request.note?.(`${calibration.size} calls of ${calibration.kinds.length} kinds to choose from; ${Object.entries(seen).map(([k, n]) => `${k} ${n}`).join(', ')}`);
+  request.note?.(
+    `${calibration.size} calls of ${calibration.kinds.length} kinds to choose from; ${Object.entries(seen)
+      .map(([k, n]) => `${k} ${n}`)
+      .join(', ')}`,
+  );
   return failures;
 }
 
 type Seen = Record<'harmless' | 'failed' | 'incomplete' | 'elsewhere' | 'missed', number>;
 
 /** Data, manifest and directory must be synced for exit 0; state (history, lock, log, outbox) has rules of its own. */
-const isSyncOfACopy = (c: Call, to: string): boolean => (c.call === 'fsync' || c.call === 'fdatasync') && c.line.includes(to) && !/\/\.dbbackup(\/(?!tmp)|>)/.test(c.line);
+const isSyncOfACopy = (c: Call, to: string): boolean =>
+  (c.call === 'fsync' || c.call === 'fdatasync') && c.line.includes(to) && !/\/\.dbbackup(\/(?!tmp)|>)/.test(c.line);
 
 async function one(calibration: Calibration, round: Round, seen: Seen): Promise<void> {
   const { random, directory, say } = round;
@@ -77,7 +82,10 @@ async function one(calibration: Calibration, round: Round, seen: Seen): Promise<
     if (hit.length > 0 && !elsewhere) seen[run.code === 0 ? 'harmless' : 'incomplete']++;
   } else {
     must(fresh.length === 0, () => `exit ${run.code}, and there is a new copy: ${fresh.map(([f]) => f).join(', ')}`);
-    must(old.every((f) => found.pairs.has(f)), 'a run without a new copy removed an old one');
+    must(
+      old.every((f) => found.pairs.has(f)),
+      'a run without a new copy removed an old one',
+    );
     if (!elsewhere) seen.failed++;
   }
 

@@ -60,7 +60,11 @@ async function play(request: Request): Promise<Failure[]> {
     }
   });
   removeDirectory(stage.home);
-  request.note?.(`a run takes ${Math.round(usual)} ms; killed: ${Object.entries(seen).map(([k, n]) => `${k} ${n}`).join(', ')}`);
+  request.note?.(
+    `a run takes ${Math.round(usual)} ms; killed: ${Object.entries(seen)
+      .map(([k, n]) => `${k} ${n}`)
+      .join(', ')}`,
+  );
   return failures;
 }
 

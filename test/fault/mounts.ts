@@ -1,6 +1,6 @@
 /** Small file systems to fill up, to cut off and to make read-only. All are unmounted at the end. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, statfsSync } from 'node:fs';
+import { mkdirSync, mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
 import { atEnd, keepDirectory, tempDirectory } from '../support/cli.js';
 
@@ -21,26 +21,11 @@ function mountPoint(label: string): string {
   return point;
 }
 
-export interface Tmpfs {
-  readonly point: string;
-  /** Sets how many bytes may still be written (in whole pages). */
-  readonly leave: (bytes: number) => void;
-  readonly resize: (bytes: number) => void;
-}
-
-export function mountTmpfs(bytes: number): Tmpfs {
+/** A tmpfs of this size; returns where it is mounted. */
+export function mountTmpfs(bytes: number): string {
   const point = mountPoint('tmpfs');
   mount('-t', 'tmpfs', '-o', `size=${bytes},mode=0700`, 'tmpfs', point);
-  const resize = (size: number): void => mount('-o', `remount,size=${size}`, point);
-  return {
-    point,
-    resize,
-    leave: (free) => {
-      const s = statfsSync(point);
-      // tmpfs takes size=0 for "no limit".
-      resize(Math.max(4096, (s.blocks - s.bfree) * s.bsize + free));
-    },
-  };
+  return point;
 }
 
 export interface Ext4 {

@@ -63,7 +63,11 @@ async function play(request: Request): Promise<Failure[]> {
   });
   power.off();
   removeDirectory(home);
-  request.note?.(Object.entries(seen).map(([k, n]) => `${k} ${n}`).join(', '));
+  request.note?.(
+    Object.entries(seen)
+      .map(([k, n]) => `${k} ${n}`)
+      .join(', '),
+  );
   return failures;
 }
 

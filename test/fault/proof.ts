@@ -200,7 +200,10 @@ const readProc = (path: string): string => {
   }
 };
 
-const pids = (): number[] => readdirSync('/proc').filter((n) => /^\d+$/.test(n)).map(Number);
+const pids = (): number[] =>
+  readdirSync('/proc')
+    .filter((n) => /^\d+$/.test(n))
+    .map(Number);
 
 /** The parent of a process, from /proc/PID/stat (the name in parentheses may hold anything, blanks too); 0 for the dead. */
 function parentOf(pid: number): number {

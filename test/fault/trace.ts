@@ -50,6 +50,10 @@ export class Calibration {
     this.#byCall = byCall;
   }
 
+  only(wanted: (call: Call) => boolean): Calibration {
+    return new Calibration([...this.#byCall.values()].flat().filter(wanted));
+  }
+
   get kinds(): string[] {
     return [...this.#byCall.keys()];
   }

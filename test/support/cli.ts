@@ -327,8 +327,8 @@ export function makeDatabase(path: string, shape: Shape = {}): void {
       CREATE TABLE beat (id INTEGER PRIMARY KEY, at TEXT);
       PRAGMA user_version = 7;
       PRAGMA application_id = 1145197122;`);
-    // About 800 bytes for a customer with four invoices and a setting.
-    const customers = Math.max(5, Math.floor((shape.bytes ?? 0) / 800));
+    // About 640 bytes for a customer with four invoices and a setting.
+    const customers = Math.max(5, Math.floor((shape.bytes ?? 0) / 640));
     db.exec(`
       BEGIN;
       WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${customers})
@@ -347,6 +347,7 @@ export function makeDatabase(path: string, shape: Shape = {}): void {
 export function breakRows(path: string): void {
   const db = new Database(path);
   try {
+    db.unsafeMode(true);
     db.pragma('foreign_keys = off');
     db.pragma('ignore_check_constraints = on');
     db.exec(`
@@ -366,7 +367,9 @@ export function makeFunctionIndexDatabase(path: string, journal: 'wal' | 'delete
   try {
     db.pragma(`journal_mode = ${journal}`);
     db.function('fold', { deterministic: true }, (text) => String(text).toLowerCase());
-    db.exec('CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT); CREATE INDEX word_folded ON word (fold(text)); CREATE TABLE plain (id INTEGER PRIMARY KEY)');
+    db.exec(
+      'CREATE TABLE word (id INTEGER PRIMARY KEY, text TEXT); CREATE INDEX word_folded ON word (fold(text)); CREATE TABLE plain (id INTEGER PRIMARY KEY)',
+    );
     const insert = db.prepare('INSERT INTO word (text) VALUES (?)');
     for (let i = 0; i < 200; i++) insert.run(`Word ${i * 7919}`);
   } finally {

@@ -50,7 +50,7 @@ async function demo(directory: string): Promise<string[]> {
   }
 
   const { writes, failed, errors } = await app.end();
-  say(`Meanwhile the process wrote ${writes} times, and ${failed === 0 ? 'no' : failed} of its writes failed.`);
+  say(`Meanwhile the process wrote ${writes} times, and ${failed === 0 ? 'none' : failed} of its writes failed.`);
   if (writes === 0) wrong.push('the writing process did not write');
   if (failed > 0) wrong.push(`${failed} writes failed: ${errors.join('; ')}`);
   return [...wrong, ...look(join(directory, 'backups'))];

@@ -1,0 +1,4 @@
+import { enospc } from './enospc.js';
+import { testScenario } from './in-vitest.js';
+
+testScenario(enospc);

@@ -1,0 +1,148 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { dbbackup, holdExclusively, makeDatabase, type Running, signalTo, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
+import { testScenario } from './in-vitest.js';
+import { descendants, listing, mustBeWhole, processesAt } from './proof.js';
+import { signals } from './signals.js';
+
+testScenario(signals);
+
+interface Place {
+  readonly home: string;
+  readonly source: string;
+  readonly to: string;
+  readonly run: (...more: string[]) => string[];
+}
+
+function place(): Place {
+  const home = tempDirectory('lock');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'delete' });
+  return { home, source, to, run: (...more) => ['run', source, '--to', to, '--json', ...more] };
+}
+
+/** A run is under way, and holds the lock, as soon as the history shows it. */
+async function underWay(to: string, running: Running): Promise<void> {
+  await until('the run to be under way', async () => {
+    if (!running.isRunning()) throw new Error(`it ended: ${(await running.result).stdout}`);
+    const history = await dbbackup(['history', '--to', to, '--json']);
+    return history.json.runs?.[0]?.status === 'running';
+  });
+}
+
+async function endsAtOnce(running: Running, pid: number, signal: NodeJS.Signals, code: number): Promise<void> {
+  const began = performance.now();
+  expect(signalTo(pid, signal)).toBe(true);
+  const result = await running.result;
+  expect(performance.now() - began).toBeLessThan(2000);
+  expect([result.code, result.json.error?.code, result.json.status, result.json.copy]).toEqual([code, 'INTERRUPTED', 'interrupted', null]);
+}
+
+describe('the lock of a name', () => {
+  test('a second run of the same name ends with 75 at once, leaves no message, and another name is not held up', { timeout: 60_000 }, async () => {
+    const { home, source, to, run } = place();
+    const holder = await holdExclusively(source);
+    const first = start(run());
+    await underWay(to, first);
+
+    const second = await dbbackup(run());
+    expect([second.code, second.json.error?.code, second.json.status]).toEqual([75, 'LOCKED', 'failed']);
+    expect(second.json.error?.hint).toMatch(/lock-wait/);
+    expect(second.stderr).toMatch(/LOCKED/);
+
+    const prune = await dbbackup(['prune', '--name', 'app', '--to', to, '--json']);
+    expect([prune.code, prune.json.error?.code]).toEqual([75, 'LOCKED']);
+    const dry = await dbbackup(run('--dry-run'));
+    expect([dry.code, dry.json.dryRun]).toEqual([0, true]);
+    for (const reader of [['list'], ['status', '--name', 'app'], ['history']]) {
+      const seen = await dbbackup([...reader, '--to', to, '--json']);
+      expect(seen.code, `${reader[0]}: ${seen.stderr}`).toBe(reader[0] === 'status' ? 1 : 0);
+    }
+
+    const other = join(home, 'other.db');
+    makeDatabase(other);
+    const third = await dbbackup(['run', other, '--to', to, '--json']);
+    expect([third.code, third.json.name]).toEqual([0, 'other']);
+    expect(first.isRunning()).toBe(true);
+
+    await holder.stop();
+    const done = await first.result;
+    expect([done.code, done.json.status]).toEqual([0, 'ok']);
+    mustBeWhole(to, 'at the end');
+  });
+
+  test('--lock-wait waits for the other run and then does its own', { timeout: 60_000 }, async () => {
+    const { source, to, run } = place();
+    const holder = await holdExclusively(source);
+    const first = start(run());
+    await underWay(to, first);
+    const second = start(run('--lock-wait', '30s'));
+    const third = await dbbackup(run('--lock-wait', '300ms'));
+    expect([third.code, third.json.error?.code]).toEqual([75, 'LOCKED']);
+    expect(third.durationMs).toBeGreaterThan(300);
+    expect(second.isRunning()).toBe(true);
+    await holder.stop();
+    const [a, b] = await Promise.all([first.result, second.result]);
+    expect([a.code, b.code]).toEqual([0, 0]);
+    expect(mustBeWhole(to, 'at the end').pairs.size).toBe(2);
+  });
+
+  test.each([
+    ['SIGTERM', 143],
+    ['SIGINT', 130],
+    ['SIGHUP', 129],
+  ] as const)('%s while waiting for the lock or for the source ends the run with %i within 2 s', { timeout: 60_000 }, async (signal, code) => {
+    const { home, source, to, run } = place();
+    const holder = await holdExclusively(source);
+    const atSource = start(run());
+    await underWay(to, atSource);
+    await endsAtOnce(atSource, atSource.pid, signal, code);
+    await holder.stop();
+
+    const lock = await useDatabase(join(to, '.dbbackup/app.lock.db'), ['BEGIN IMMEDIATE']);
+    // It has nothing to show while it waits: strace shows that it tries the lock.
+    const traces = join(home, 'trace');
+    mkdirSync(traces);
+    const atLock = start(run('--lock-wait', '1m'), { through: wrap.fault(join(traces, 'log'), [], 'openat') });
+    await until('the run to try the lock', () => readdirSync(traces).some((n) => readFileSync(join(traces, n), 'utf8').includes('app.lock.db')));
+    await endsAtOnce(atLock, descendants(atLock.pid)[0] ?? 0, signal, code);
+    await lock.stop();
+
+    expect(processesAt(home)).toEqual([]);
+    mustBeWhole(to, 'after the signals');
+    expect(listing(to)).toBe('');
+    const next = await dbbackup(run());
+    expect(next.code).toBe(0);
+  });
+});
+
+describe('the time limit', () => {
+  test('ends a run that waits for its source: 1 TIMEOUT, recorded, nothing left', { timeout: 60_000 }, async () => {
+    const { source, to, run } = place();
+    const holder = await holdExclusively(source);
+    const result = await dbbackup(run('--timeout', '1s'));
+    await holder.stop();
+    expect([result.code, result.json.error?.code, result.json.status]).toEqual([1, 'TIMEOUT', 'failed']);
+    expect(result.stderr).toMatch(/TIMEOUT/);
+    expect(result.durationMs).toBeGreaterThan(1000);
+    expect(result.durationMs).toBeLessThan(3000);
+    mustBeWhole(to, 'after the time limit');
+    expect(listing(to)).toBe('');
+    const history = await dbbackup(['history', '--to', to, '--json']);
+    expect(history.json.runs?.map((r) => [r.status, r.error?.code])).toEqual([['failed', 'TIMEOUT']]);
+  });
+
+  test('covers the wait for the lock', { timeout: 60_000 }, async () => {
+    const { source, to, run } = place();
+    const holder = await holdExclusively(source);
+    const first = start(run());
+    await underWay(to, first);
+    const second = await dbbackup(run('--lock-wait', '1m', '--timeout', '500ms'));
+    expect([second.code, second.json.error?.code]).toEqual([1, 'TIMEOUT']);
+    await holder.stop();
+    expect((await first.result).code).toBe(0);
+    expect(existsSync(join(to, '.dbbackup/tmp')) && mustBeWhole(to, 'at the end').pairs.size).toBe(1);
+  });
+});
