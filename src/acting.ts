@@ -9,12 +9,13 @@ import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { describe, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, RunRecord } from './records.js';
 import { recover } from './recover.js';
+import { redactValue } from './redact.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
@@ -61,7 +62,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     name,
     recorder,
     signal,
-    pool: new WorkerPool(ctx.childEnv, signal),
+    pool: new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker),
     workspace: workspace(config.to, name, runId),
     prune: pruneLine(config, name),
     begin: () => state.begin(signal, acting.workspace),
@@ -145,9 +146,9 @@ class State {
       );
     }
     this.#openState();
-    if (!this.#lock) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
-
+    // Not awaited: loading winston goes on beside the snapshot.
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
+    if (!this.#lock) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
     try {
       const { runs } = await recover(to, this.#name, signal, (w) => this.#recorder.warn(w));
       this.#buryDead(runs);
@@ -172,33 +173,36 @@ class State {
       });
     }
     this.#log.write('info', `ends: ${verdict.status}, exit ${verdict.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
-    let record = this.#recorder.record(verdict, resources);
-    this.#save(record);
-
-    const untold = await this.#tell(record);
+    const record = this.#recorder.record(verdict, resources);
+    // Telling can take half a minute: what came of the run is written down before.
+    if (this.#config.mail) this.#save(record);
+    const untold = await this.#recorder.report(() => this.#tell(record));
     await this.#logOpening;
     const logProblem = await this.#log.close();
     if (logProblem !== null) this.#recorder.warn(warning('STATE_UNWRITABLE', `the log in ${this.#config.logDir} is incomplete: ${logProblem}`));
-    let final = verdict;
-    if (untold) {
-      if (verdict.exitCode === 0) {
-        final = { status: 'incomplete', exitCode: 3, failure: untold, failedStage: 'report' };
-        output.error(untold, 'report');
-      } else {
-        this.#recorder.warn(
-          warning('NOTIFY_FAILED', untold.code === 'NOTIFY_FAILED' ? `a message could not be delivered: ${untold.reason}` : 'a message could not be delivered'),
-        );
-      }
-    }
-    const changed = this.#recorder.record(final, resources);
-    if (untold || changed.warnings.length !== record.warnings.length) {
-      record = changed;
-      this.#save(record);
-    }
+    const final = this.#finalVerdict(verdict, untold);
+    const told = this.#recorder.record(final, resources);
+    this.#save(told);
     this.#history?.close();
     this.#lock?.release();
-    output.document(record);
+    // Once more, since saving itself may have added a remark.
+    output.document({ ...told, warnings: this.#recorder.warnings });
     return final.exitCode;
+  }
+
+  /** A message that could not be delivered turns 0 into 3, nothing else; a signal while it was sent still ends the run. */
+  #finalVerdict(verdict: Verdict, untold: Failure | null): Verdict {
+    const { output, signal } = this.#ctx;
+    if (signal.aborted && verdict.failure === null) {
+      return judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
+    }
+    if (!untold) return verdict;
+    if (verdict.exitCode === 0) {
+      output.error(untold, 'report');
+      return { status: 'incomplete', exitCode: 3, failure: untold, failedStage: 'report' };
+    }
+    this.#recorder.warn(warning('NOTIFY_FAILED', describe(untold).message));
+    return verdict;
   }
 
   /** History and outbox; what cannot be written is remarked on once and then done without. */
@@ -231,7 +235,7 @@ class State {
 
   #save(record: RunRecord): void {
     try {
-      this.#history?.save(record);
+      this.#history?.save(redactValue(record, this.#ctx.output.redact));
       if (record.finishedAt !== null) this.#history?.trim(this.#name);
     } catch (error) {
       this.#unwritable(error);

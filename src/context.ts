@@ -3,6 +3,7 @@
 import type { Output } from './output.js';
 import type { Clock } from './system/clock.js';
 import type { Identity } from './system/processes.js';
+import type { Worker } from './system/workers.js';
 
 export interface Context {
   readonly clock: Clock;
@@ -17,4 +18,6 @@ export interface Context {
   readonly invocation: readonly string[];
   /** The environment for our own children: without our secrets. */
   readonly childEnv: NodeJS.ProcessEnv;
+  /** A SQLite child started before anything else was loaded; null when none was. */
+  readonly earlyWorker: Worker | null;
 }

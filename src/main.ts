@@ -4,22 +4,17 @@
  */
 import { readFileSync } from 'node:fs';
 import type { Invocation } from './cli.js';
-import { parseArguments } from './cli.js';
 import type { Context } from './context.js';
 import type { ExitCode, Failure, SignalName } from './outcome.js';
-import { describe, exitCodeOf, Failed, failureOf } from './outcome.js';
-import { Output } from './output.js';
-import { SCHEMA_VERSION } from './records.js';
-import { redactor } from './redact.js';
+import type { Output } from './output.js';
 import type { Loaded } from './settings/load.js';
-import { loadSettings } from './settings/load.js';
-import { systemClock } from './system/clock.js';
-import { hostName, identity } from './system/processes.js';
+import { Worker } from './system/workers.js';
 
 const SIGNALS: readonly SignalName[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 
 /** Aborts with the failure as its reason when the first signal comes; later ones change nothing. */
-function listenForSignals(): AbortSignal {
+async function listenForSignals(): Promise<AbortSignal> {
+  const { Failed } = await import('./outcome.js');
   const controller = new AbortController();
   for (const signal of SIGNALS) {
     process.on(signal, () => controller.abort(new Failed({ code: 'INTERRUPTED', signal, published: null })));
@@ -38,10 +33,23 @@ function toolName(): string {
   return typeof pkg === 'object' && pkg !== null && 'version' in pkg ? `dbbackup ${String(pkg.version)}` : 'dbbackup';
 }
 
-async function main(argv: readonly string[]): Promise<ExitCode> {
-  // Whatever we or our children create is ours alone.
-  process.umask(0o077);
-  const signal = listenForSignals();
+/**
+ * A run needs a SQLite child, whose start takes as long as loading everything here: started first, it costs nothing. It
+ * opens nothing before it is asked to.
+ */
+function startEarly(argv: readonly string[]): Worker | null {
+  if (argv[0] !== 'run' || argv.some((a) => ['-h', '--help', '-n', '--dry-run'].includes(a))) return null;
+  try {
+    return new Worker(withoutSettings(process.env));
+  } catch {
+    // The run meets the same reason and tells it.
+    return null;
+  }
+}
+
+async function main(argv: readonly string[], earlyWorker: Worker | null): Promise<ExitCode> {
+  const signal = await listenForSignals();
+  const [{ parseArguments }, { Output: OutputClass }, { failureOf }] = await Promise.all([import('./cli.js'), import('./output.js'), import('./outcome.js')]);
   const tool = toolName();
   const beforeDashes = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
   let invocation: Invocation;
@@ -54,11 +62,22 @@ async function main(argv: readonly string[]): Promise<ExitCode> {
     }
     invocation = parsed;
   } catch (error) {
-    const output = new Output(process.stdout, process.stderr, { json: beforeDashes.includes('--json'), quiet: false, verbose: false, color: useColor(true) });
-    return end(output, argv[0] ?? null, failureOf(error));
+    const output = new OutputClass(process.stdout, process.stderr, {
+      json: beforeDashes.includes('--json'),
+      quiet: false,
+      verbose: false,
+      color: useColor(true),
+    });
+    return await end(output, argv[0] ?? null, failureOf(error));
   }
 
-  const output = new Output(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color) });
+  const [{ redactor }, { loadSettings }, { systemClock }, { hostName, identity }] = await Promise.all([
+    import('./redact.js'),
+    import('./settings/load.js'),
+    import('./system/clock.js'),
+    import('./system/processes.js'),
+  ]);
+  const output = new OutputClass(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color) });
   const who = identity();
   const loaded = await loadSettings({ ...invocation, env: process.env, cwd: process.cwd(), uid: who.uid });
   output.useRedactor(redactor(loaded.secrets));
@@ -71,16 +90,18 @@ async function main(argv: readonly string[]): Promise<ExitCode> {
     tool,
     invocation: [process.argv[1] ?? 'dbbackup', ...argv],
     childEnv: withoutSettings(process.env),
+    earlyWorker,
   };
   process.on('uncaughtException', (error) => {
-    end(output, invocation.command, failureOf(error));
-    // biome-ignore lint/nursery/noJsRestrictedProperties: after an uncaught error nothing can be relied on any more, and 70 must be said
-    process.exit(70);
+    void end(output, invocation.command, failureOf(error)).finally(() => {
+      // biome-ignore lint/nursery/noJsRestrictedProperties: after an uncaught error nothing can be relied on any more, and 70 must be said
+      process.exit(70);
+    });
   });
   try {
     return await dispatch(ctx, invocation, loaded);
   } catch (error) {
-    return end(output, invocation.command, failureOf(error));
+    return await end(output, invocation.command, failureOf(error));
   }
 }
 
@@ -109,7 +130,8 @@ async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): P
 }
 
 /** A failure before a command could begin. */
-function end(output: Output, command: string | null, failure: Failure): ExitCode {
+async function end(output: Output, command: string | null, failure: Failure): Promise<ExitCode> {
+  const [{ describe, exitCodeOf }, { SCHEMA_VERSION }] = await Promise.all([import('./outcome.js'), import('./records.js')]);
   const exitCode = exitCodeOf(failure, false);
   output.error(failure, null);
   output.document({ schemaVersion: SCHEMA_VERSION, command, exitCode, error: { code: failure.code, stage: null, ...describe(failure) } });
@@ -118,4 +140,9 @@ function end(output: Output, command: string | null, failure: Failure): ExitCode
 
 const useColor = (wanted: boolean): boolean => wanted && !process.env['NO_COLOR'] && process.env['TERM'] !== 'dumb';
 
-process.exitCode = await main(process.argv.slice(2));
+// Whatever we or our children create is ours alone.
+process.umask(0o077);
+const argv = process.argv.slice(2);
+const earlyWorker = startEarly(argv);
+process.exitCode = await main(argv, earlyWorker);
+await earlyWorker?.kill();

@@ -1,13 +1,13 @@
 /** Which name a command without `--name`, profile or database means: the only one in the directory, or a usage error that lists them. */
 import { namesIn } from './catalog.js';
-import { Failed } from './outcome.js';
+import { errnoWords, Failed } from './outcome.js';
 import type { CommandName } from './records.js';
 import type { Config } from './settings/load.js';
 
 /** Null: the directory holds no copies at all. */
 export function resolveName(config: Config, command: CommandName): string | null {
   if (config.name !== null) return config.name;
-  const names = namesIn(config.to);
+  const names = list(config.to);
   if (names.length > 1) {
     throw new Failed({
       code: 'USAGE',
@@ -16,4 +16,12 @@ export function resolveName(config: Config, command: CommandName): string | null
     });
   }
   return names[0] ?? null;
+}
+
+function list(directory: string): string[] {
+  try {
+    return namesIn(directory);
+  } catch (error) {
+    throw new Failed({ code: 'IO_ERROR', path: directory, reason: errnoWords(error) }, { cause: error });
+  }
 }

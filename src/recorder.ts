@@ -81,6 +81,14 @@ export class Recorder {
     }
   }
 
+  /** The last stage: returns what could not be told, and says nothing itself. */
+  async report(tell: () => Promise<Failure | null>): Promise<Failure | null> {
+    const began = this.#ctx.clock.monotonic();
+    const untold = await tell();
+    this.#stages.push({ name: 'report', status: untold ? 'failed' : 'ok', durationMs: Math.round(this.#ctx.clock.monotonic() - began) });
+    return untold;
+  }
+
   /** For a stage that reports its failure as a value. */
   #markFailed(name: StageName): void {
     const last = this.#stages.findLastIndex((s) => s.name === name);

@@ -5,7 +5,7 @@ import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
-import { Failed } from './outcome.js';
+import { errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Config } from './settings/load.js';
@@ -19,8 +19,13 @@ import { verify } from './stages/verify.js';
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
   const source = inspectSource(database, ctx.identity);
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
-  if (isFailure(target)) return { source, target, copies: [], newestGood: null, newestManifest: null };
-  return { source, target, ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
+  const none = { copies: [], newestGood: null, newestManifest: null };
+  if (isFailure(target)) return { source, target, ...none };
+  try {
+    return { source, target, ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
+  } catch (error) {
+    return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, ...none };
+  }
 }
 
 export const runBackup = (ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> =>

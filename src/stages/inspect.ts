@@ -5,7 +5,7 @@
 
 import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
 import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import type { Failure } from '../outcome.js';
@@ -13,6 +13,7 @@ import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, shellWord, userName } from '../system/processes.js';
+import { tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
 const HEADER_BYTES = 100;
@@ -141,22 +142,19 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
 
   checkOwners(path, real, named !== null, identity, invocation);
   try {
-    accessSync(real, constants.W_OK | constants.X_OK);
+    accessSync(real, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     throw unwritable(`${errnoWords(error)} at ${real}`);
   }
-  const state = lstatOrNull(stateDir);
-  if (state && !state.isDirectory()) throw unwritable(`${stateDir} is not a directory`);
-  if (state && state.uid !== identity.uid) {
-    throw new Failed({
-      code: 'TARGET_OWNER',
-      path,
-      reason: `its state directory ${stateDir} belongs to ${userName(state.uid)}`,
-      remedy: sudoLine(state.uid, invocation),
-    });
+  for (const directory of [stateDir, join(path, '.dbbackup'), tempRoot(path)]) {
+    const stats = lstatOrNull(directory);
+    if (!stats) continue;
+    if (!stats.isDirectory()) throw unwritable(`${directory} is not a directory`);
+    if (stats.uid === identity.uid) continue;
+    throw new Failed({ code: 'TARGET_OWNER', path, reason: `${directory} belongs to ${userName(stats.uid)}`, remedy: sudoLine(stats.uid, invocation) });
   }
   const fs = fileSystem(real);
-  return { path, exists: named !== null, freeBytes: fs?.freeBytes ?? null, network: fileSystem(state ? stateDir : real)?.network ?? null };
+  return { path, exists: named !== null, freeBytes: fs?.freeBytes ?? null, network: fileSystem(lstatOrNull(stateDir) ? stateDir : real)?.network ?? null };
 }
 
 const sudoLine = (uid: number, invocation: readonly string[]): string => `run as its owner: sudo -u ${userName(uid)} ${invocation.map(shellWord).join(' ')}`;

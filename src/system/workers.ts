@@ -40,13 +40,13 @@ export class Worker {
   readonly #child: ChildProcess;
   readonly #ended: Promise<void>;
   readonly #waiting: { done: (value: unknown) => void; fail: (error: Error) => void }[] = [];
-  readonly #account: (cpuMs: number, anonBytes: number) => void;
+  #told: () => void = () => undefined;
   #cpuMs = 0;
+  #anonBytes = 0;
   #stderr = '';
   #death: Error | null = null;
 
-  constructor(env: NodeJS.ProcessEnv, account: (cpuMs: number, anonBytes: number) => void) {
-    this.#account = account;
+  constructor(env: NodeJS.ProcessEnv) {
     const setpriv = findSetpriv();
     if (setpriv === null) throw new Error('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
     const node = [process.execPath, ...process.execArgv.filter((a) => a.startsWith('--import') || a.startsWith('--require') || a.includes('tsx')), WORKER];
@@ -75,9 +75,19 @@ export class Worker {
     return this.#child.pid ?? null;
   }
 
-  /** Anonymous memory now, bytes; 0 when the child is gone. */
+  /** CPU so far, milliseconds, as of its last answer. */
+  get cpuMs(): number {
+    return this.#cpuMs;
+  }
+
+  /** Anonymous memory, bytes: now, or as of its last answer when the child is gone. */
   anonBytes(): number {
-    return this.pid === null ? 0 : anonBytesOf(this.pid);
+    return (this.pid === null ? 0 : anonBytesOf(this.pid)) || this.#anonBytes;
+  }
+
+  /** Calls back after each answer. */
+  onAnswer(told: () => void): void {
+    this.#told = told;
   }
 
   /** Sends a request. Rejects with RequestFailed, or with ChildDied when the child was killed. */
@@ -101,8 +111,9 @@ export class Worker {
 
   #receive(line: string): void {
     const reply = JSON.parse(line) as Reply;
-    this.#account(reply.cpuMs - this.#cpuMs, reply.anonBytes);
     this.#cpuMs = reply.cpuMs;
+    this.#anonBytes = reply.anonBytes;
+    this.#told();
     const waiting = this.#waiting.shift();
     if (reply.ok) waiting?.done(reply.value);
     else waiting?.fail(new RequestFailed(reply.error));
@@ -130,15 +141,21 @@ export function anonBytesOf(pid: number | 'self'): number {
  */
 export class WorkerPool {
   readonly #env: NodeJS.ProcessEnv;
+  readonly #signal: AbortSignal;
   readonly #live = new Set<Worker>();
   readonly #numbered = new Map<0 | 1, Worker>();
   readonly #sampler: NodeJS.Timeout;
-  #cpuMs = 0;
+  #goneCpuMs = 0;
   #peakAnonBytes = 0;
 
-  /** @param signal when it aborts, all children are killed, and what waits for them rejects */
-  constructor(env: NodeJS.ProcessEnv, signal: AbortSignal) {
+  /**
+   * @param signal when it aborts, all children are killed, and what waits for them rejects
+   * @param early a child that was started before the pool, to save its start-up time
+   */
+  constructor(env: NodeJS.ProcessEnv, signal: AbortSignal, early: Worker | null) {
     this.#env = env;
+    this.#signal = signal;
+    if (early) this.#adopt(0, early);
     signal.addEventListener('abort', () => void this.killAll(), { once: true });
     this.#sampler = setInterval(() => this.#sample(), 100);
     this.#sampler.unref();
@@ -146,19 +163,15 @@ export class WorkerPool {
 
   /** Child number `n` of this run, started when it is not there. */
   worker(n: 0 | 1): Worker {
+    this.#signal.throwIfAborted();
     const there = this.#numbered.get(n);
     if (there) return there;
-    const worker = this.#start();
-    this.#numbered.set(n, worker);
-    return worker;
+    return this.#adopt(n, new Worker(this.#env));
   }
 
-  #start(): Worker {
-    const worker: Worker = new Worker(this.#env, (cpuMs, anonBytes) => {
-      this.#cpuMs += cpuMs;
-      const others = [...this.#live].filter((w) => w !== worker).reduce((sum, w) => sum + w.anonBytes(), 0);
-      this.#peakAnonBytes = Math.max(this.#peakAnonBytes, anonBytes + others + anonBytesOf('self'));
-    });
+  #adopt(n: 0 | 1, worker: Worker): Worker {
+    worker.onAnswer(() => this.#sample());
+    this.#numbered.set(n, worker);
     this.#live.add(worker);
     return worker;
   }
@@ -166,6 +179,7 @@ export class WorkerPool {
   /** Ends all children and waits until they are gone; the next `worker` starts fresh ones. */
   async killAll(): Promise<void> {
     const live = [...this.#live];
+    this.#goneCpuMs += live.reduce((sum, w) => sum + w.cpuMs, 0);
     this.#numbered.clear();
     this.#live.clear();
     await Promise.all(live.map((w) => w.kill()));
@@ -180,7 +194,8 @@ export class WorkerPool {
   resources(): { cpuMs: number; peakAnonBytes: number } {
     this.#sample();
     const { user, system } = process.cpuUsage();
-    return { cpuMs: Math.round((user + system) / 1000) + this.#cpuMs, peakAnonBytes: this.#peakAnonBytes };
+    const children = [...this.#live].reduce((sum, w) => sum + w.cpuMs, this.#goneCpuMs);
+    return { cpuMs: Math.round((user + system) / 1000) + children, peakAnonBytes: this.#peakAnonBytes };
   }
 
   #sample(): void {

@@ -1,36 +1,25 @@
-/**
- * Bad input, and what it gets: a one-line error with its stable code and a hint, the right exit code, one JSON document
- * with --json, a record where state can be written, and nothing left behind.
- */
+/** Sources, targets and settings that cannot be used: the table of the contract's "Bad input, and what it gets". */
 import { execFileSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
-  closeSync,
-  copyFileSync,
   existsSync,
-  ftruncateSync,
   linkSync,
-  lstatSync,
   mkdirSync,
-  openSync,
   readdirSync,
-  readFileSync,
   renameSync,
   rmSync,
   statfsSync,
   statSync,
   symlinkSync,
   truncateSync,
-  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
-import { basename, join } from 'node:path';
+import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import {
-  atEnd,
   cannot,
   damage,
   dbbackup,
@@ -39,135 +28,690 @@ import {
   holdExclusively,
   makeDatabase,
   makeHotJournal,
-  type Need,
-  type Options,
-  openTempDirectory,
-  openWriter,
-  type Result,
   rootPage,
   start,
   until,
-  useDatabase,
   wrap,
 } from '../support/cli.js';
+import { args, asUser, expectOneLine, NOBODY, PAGE, type Place, place, plain, type Row, rows, type Setup } from './bad-input.js';
 import { Random } from './harness.js';
 import { bindReadOnly, mountTmpfs } from './mounts.js';
-import { contentOf, examine, listing, mustBeWhole, mustHaveNoTemp, sha256, sourceState } from './proof.js';
+import { listing, mustBeWhole } from './proof.js';
 
-const NOBODY = 65534;
-const PAGE = 4096;
+// ------------------------------------------------------------------------------------------------------------ source
 
-interface Place {
-  readonly home: string;
-  readonly source: string;
-  /** An empty directory of ours, 0700. */
-  readonly to: string;
-}
+rows('a source that is no database', [
+  { what: 'nothing there', make: () => undefined, code: 1, error: 'SOURCE_MISSING', dry: true },
+  { what: 'no such directory', make: (p) => ({ source: join(p.home, 'no/such/app.db') }), code: 1, error: 'SOURCE_MISSING', dry: true },
+  { what: 'a link to nowhere', make: (p) => symlinkSync('gone.db', p.source) as undefined, code: 1, error: 'SOURCE_MISSING', dry: true },
+  {
+    what: 'links in a circle',
+    make: (p) => {
+      symlinkSync('b.db', p.source);
+      symlinkSync('app.db', join(p.home, 'data/b.db'));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_UNREADABLE',
+    dry: true,
+  },
+  {
+    what: 'a file where a directory should be',
+    make: (p) => {
+      writeFileSync(join(p.home, 'plain'), 'x');
+      return { source: join(p.home, 'plain/app.db') };
+    },
+    code: 1,
+    error: ['SOURCE_MISSING', 'SOURCE_UNREADABLE'],
+    dry: true,
+  },
+  { what: 'a directory', make: (p) => mkdirSync(p.source) as undefined, code: 1, error: 'SOURCE_NOT_A_FILE', dry: true },
+  {
+    what: 'a FIFO',
+    make: (p) => {
+      execFileSync('mkfifo', [p.source]);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_NOT_A_FILE',
+    dry: true,
+  },
+  {
+    what: 'a link to a FIFO',
+    make: (p) => {
+      execFileSync('mkfifo', [join(p.home, 'data/fifo')]);
+      symlinkSync('fifo', p.source);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_NOT_A_FILE',
+    dry: true,
+  },
+  {
+    what: 'a socket',
+    make: async (p) => {
+      const server = createServer();
+      await new Promise<void>((done) => server.listen(p.source, done));
+      return { after: () => server.close() };
+    },
+    code: 1,
+    error: 'SOURCE_NOT_A_FILE',
+    dry: true,
+  },
+  { what: 'a character device', make: () => ({ source: '/dev/zero' }), code: 1, error: 'SOURCE_NOT_A_FILE', dry: true },
+  { what: 'a block device', make: () => ({ source: '/dev/loop0' }), code: 1, error: 'SOURCE_NOT_A_FILE', dry: true, needs: ['loop'] },
+  { what: 'an empty file', make: (p) => writeFileSync(p.source, '') as undefined, code: 1, error: 'SOURCE_EMPTY', dry: true },
+  { what: 'text', make: (p) => writeFileSync(p.source, 'id,name\n1,x\n'.repeat(2000)) as undefined, code: 1, error: 'NOT_A_DATABASE', dry: true },
+  { what: 'ten bytes', make: (p) => writeFileSync(p.source, 'SQLite for') as undefined, code: 1, error: 'NOT_A_DATABASE', dry: true },
+  {
+    what: 'an encrypted database',
+    make: (p) => writeFileSync(p.source, new Random(1).bytes(10 * PAGE)) as undefined,
+    code: 1,
+    error: 'NOT_A_DATABASE',
+    dry: true,
+  },
+  {
+    what: 'zeros',
+    make: (p) => writeFileSync(p.source, new Uint8Array(10 * PAGE)) as undefined,
+    code: 1,
+    error: 'NOT_A_DATABASE',
+    dry: true,
+  },
+]);
 
-function place(): Place {
-  const home = openTempDirectory('bad');
-  const data = join(home, 'data');
-  mkdirSync(data);
-  const to = join(home, 'backups');
-  mkdirSync(to, { mode: 0o700 });
-  return { home, source: join(data, 'app.db'), to };
-}
+rows('a damaged source', [
+  {
+    what: 'the header alone',
+    make: (p) => writeFileSync(p.source, 'SQLite format 3\0') as undefined,
+    code: 1,
+    error: ['SOURCE_CORRUPT', 'NOT_A_DATABASE'],
+  },
+  {
+    what: 'cut off in the middle of a page',
+    make: (p) => {
+      plain(p);
+      truncateSync(p.source, statSync(p.source).size / 2 + 1000);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'the last page missing',
+    make: (p) => {
+      plain(p);
+      truncateSync(p.source, statSync(p.source).size - PAGE);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'an impossible page size in the header',
+    make: (p) => {
+      plain(p);
+      damage(p.source, 16, Uint8Array.of(0x12, 0x34));
+      return undefined;
+    },
+    code: 1,
+    error: ['SOURCE_CORRUPT', 'NOT_A_DATABASE'],
+  },
+  {
+    what: 'a garbled schema page',
+    make: (p) => {
+      plain(p);
+      damage(p.source, 100, new Random(2).bytes(600));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'a zeroed table page',
+    make: (p) => {
+      plain(p);
+      damage(p.source, (rootPage(p.source, 'invoice') - 1) * PAGE, new Uint8Array(PAGE));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'a zeroed index page',
+    make: (p) => {
+      plain(p);
+      damage(p.source, (rootPage(p.source, 'invoice_customer') - 1) * PAGE, new Uint8Array(PAGE));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'an index that misses rows, which only the full check sees',
+    make: (p) => {
+      plain(p);
+      const db = new Database(p.source);
+      db.unsafeMode(true);
+      const saved = db.prepare("SELECT * FROM sqlite_schema WHERE name = 'invoice_customer'").get() as Record<string, unknown>;
+      db.exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = 'invoice_customer'; PRAGMA writable_schema = reset");
+      db.exec('INSERT INTO invoice (customer, cents) VALUES (1, 1)');
+      db.exec('PRAGMA writable_schema = on');
+      db.prepare('INSERT INTO sqlite_schema VALUES (@type, @name, @tbl_name, @rootpage, @sql)').run(saved);
+      db.exec('PRAGMA writable_schema = reset');
+      db.close();
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+  },
+  {
+    what: 'a freelist that claims pages it does not have',
+    make: (p) => {
+      plain(p);
+      const db = new Database(p.source);
+      db.exec('DELETE FROM invoice WHERE id % 2 = 0 OR id > 400');
+      db.close();
+      const bytes = Buffer.alloc(4);
+      bytes.writeUInt32BE(3);
+      damage(p.source, 36, bytes);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+    suspect: true,
+  },
+]);
 
-/** What a row asks for beyond `run SOURCE --to TO`. */
-interface Setup {
-  readonly source?: string;
-  readonly to?: string;
-  readonly more?: readonly string[];
-  readonly options?: Options;
-  /** Done when the run is over, before anything is looked at. */
-  readonly after?: () => void | Promise<void>;
-}
+rows('a source that cannot be read now', [
+  {
+    what: 'readable by its owner alone',
+    make: (p) => {
+      plain(p);
+      chmodSync(p.source, 0o600);
+      return asUser(p, NOBODY);
+    },
+    code: 1,
+    error: 'SOURCE_UNREADABLE',
+    needs: ['root', 'setpriv'],
+    dry: true,
+  },
+  {
+    what: 'in a directory that cannot be entered',
+    make: (p) => {
+      plain(p);
+      chmodSync(join(p.home, 'data'), 0o700);
+      return asUser(p, NOBODY);
+    },
+    code: 1,
+    error: 'SOURCE_UNREADABLE',
+    needs: ['root', 'setpriv'],
+    dry: true,
+  },
+  {
+    what: 'an idle WAL database in a directory that cannot be written',
+    make: (p) => {
+      makeDatabase(p.source);
+      chmodSync(p.source, 0o644);
+      return asUser(p, NOBODY);
+    },
+    code: 1,
+    error: 'SOURCE_READONLY_DIRECTORY',
+    needs: ['root', 'setpriv'],
+    dry: true,
+  },
+  {
+    what: 'an idle WAL database on a read-only mount',
+    make: (p) => {
+      makeDatabase(p.source);
+      return { source: join(bindReadOnly(join(p.home, 'data')), 'app.db') };
+    },
+    code: 1,
+    error: 'SOURCE_READONLY_DIRECTORY',
+    needs: ['root', 'mount'],
+    dry: true,
+  },
+  {
+    what: 'held exclusively in rollback mode',
+    make: async (p) => {
+      plain(p);
+      return { after: (await holdExclusively(p.source)).stop };
+    },
+    code: 1,
+    error: 'SOURCE_LOCKED',
+    slow: true,
+  },
+  {
+    what: 'held exclusively in WAL mode',
+    make: async (p) => {
+      makeDatabase(p.source);
+      return { after: (await holdExclusively(p.source)).stop };
+    },
+    code: 1,
+    error: 'SOURCE_LOCKED',
+    slow: true,
+  },
+  {
+    what: 'a hot rollback journal',
+    make: async (p) => {
+      await makeHotJournal(p.source);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_HOT_JOURNAL',
+  },
+  {
+    what: 'a hard link',
+    make: (p) => {
+      makeDatabase(p.source);
+      linkSync(p.source, join(p.home, 'data/other.db'));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_HARD_LINKED',
+    dry: true,
+  },
+]);
 
-interface Row {
-  readonly what: string;
-  readonly make: (p: Place) => Setup | undefined | Promise<Setup | undefined>;
-  readonly code: number;
-  readonly error: string | readonly string[];
-  readonly needs?: readonly Need[];
-  /** A dry run sees it too: the same code, and nothing at all is made. */
-  readonly dry?: true;
-  /** It takes 5 s: once is enough. */
-  readonly slow?: true;
-  /** No record can be expected: the directory is not ours to write. */
-  readonly unrecorded?: true;
-  /** What could be read is kept as a suspect copy. */
-  readonly suspect?: true;
-}
-
-const args = (p: Place, s: Setup): string[] => ['run', s.source ?? p.source, '--to', s.to ?? p.to, ...(s.more ?? [])];
-
-/** Beside a source, SQLite may leave `-wal` and `-shm` (traps, 1); nothing else may change. */
-const around = (p: Place): string =>
-  listing(join(p.home, 'data'))
-    .split('\n')
-    .filter((line) => !/-(wal|shm) /.test(line))
-    .join('\n');
-
-function expectOneLine(r: Result, codes: readonly string[]): void {
-  const lines = r.stderr.split('\n').filter((line) => codes.some((c) => line.includes(`error ${c}`)));
-  expect(lines, `one line with the code in: ${r.stderr}`).toHaveLength(1);
-  expect(lines[0]).toMatch(/^dbbackup: error [A-Z_]+.*Hint: \S+/);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: none may be there
-  expect(r.stderr).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/);
-}
-
-function rows(title: string, table: readonly Row[]): void {
-  describe(title, () => {
-    for (const row of table) {
-      const reason = row.needs ? cannot(...row.needs) : null;
-      if (reason) process.stderr.write(`not run here: ${title}: ${row.what}: ${reason}\n`);
-      test.skipIf(reason)(`${row.what}: ${row.code} ${row.error}`, { timeout: 60_000 }, () => check(row));
-    }
-  });
-}
-
-async function check(row: Row): Promise<void> {
-  const codes = typeof row.error === 'string' ? [row.error] : row.error;
+test('a source that is replaced during the run: 1 SOURCE_REPLACED, nothing left', { timeout: 60_000 }, async () => {
   const p = place();
-  const setup = (await row.make(p)) ?? {};
-  const to = setup.to ?? p.to;
-  const before = [listing(to), around(p), sourceState(p.source)];
+  plain(p);
+  const holder = await holdExclusively(p.source);
+  const running = start([...args(p, {}), '--json']);
+  await until('the run to wait for its source', async () => (await dbbackup(['history', '--to', p.to, '--json'])).json.runs?.[0]?.status === 'running');
+  const other = join(p.home, 'data/new.db');
+  makeDatabase(other, { journal: 'delete' });
+  renameSync(other, p.source);
+  await holder.stop();
+  const run = await running.result;
+  expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'SOURCE_REPLACED']);
+  expectOneLine(run, ['SOURCE_REPLACED']);
+  mustBeWhole(p.to, 'after the run');
+  expect(listing(p.to)).toBe('');
+});
 
-  if (row.dry) {
-    const dry = await dbbackup([...args(p, setup), '--dry-run', '--json'], setup.options);
-    expect([dry.code, codes.includes(dry.json.error?.code ?? ''), dry.json.error?.code], `dry: ${dry.stdout}`).toEqual([row.code, true, dry.json.error?.code]);
-    expect([listing(to), around(p), existsSync(join(p.to, '.dbbackup'))]).toEqual([before[0], before[1], false]);
-  }
+describe('what looks odd and is in order', () => {
+  test.each([
+    ['a rollback-mode database on a read-only mount', (p: Place) => plain(p), true],
+    [
+      'a journal that was finished and kept (PERSIST)',
+      (p: Place) => {
+        plain(p);
+        const db = new Database(p.source);
+        db.exec("PRAGMA journal_mode = persist; INSERT INTO beat (at) VALUES ('x')");
+        db.close();
+        if (!existsSync(`${p.source}-journal`)) throw new Error('no journal was kept');
+      },
+      false,
+    ],
+    [
+      'a symbolic link to the database',
+      (p: Place) => {
+        makeDatabase(join(p.home, 'data/real.db'));
+        symlinkSync('real.db', p.source);
+      },
+      false,
+    ],
+    [
+      'a database without any table',
+      (p: Place) => {
+        const db = new Database(p.source);
+        db.exec('PRAGMA user_version = 1');
+        db.close();
+      },
+      false,
+    ],
+  ] as const)('%s: 0', { timeout: 60_000 }, async (_, make, readOnly) => {
+    const reason = readOnly ? cannot('root', 'mount') : null;
+    if (reason) {
+      process.stderr.write(`not run here: ${reason}\n`);
+      return;
+    }
+    const p = place();
+    make(p);
+    const source = readOnly ? join(bindReadOnly(join(p.home, 'data')), 'app.db') : p.source;
+    const run = await dbbackup(['run', source, '--to', p.to, '--json']);
+    expect([run.code, run.json.copy?.status], run.stderr).toEqual([0, 'good']);
+    expect(mustBeWhole(p.to, 'after the run').pairs.size).toBe(1);
+  });
+});
 
-  const run = await dbbackup([...args(p, setup), '--json'], setup.options);
-  await setup.after?.();
-  expect(run.isJson, `stdout: ${run.stdout}`).toBe(true);
-  expect([run.code, run.json.exitCode, run.hung], run.stderr).toEqual([row.code, row.code, false]);
-  expect(codes, `${run.json.error?.message}`).toContain(run.json.error?.code);
-  expect(run.json.error?.hint).toMatch(/\S/);
-  expect(run.json.error?.message).not.toMatch(/\n/);
-  expectOneLine(run, codes);
+// ------------------------------------------------------------------------------------------------------------ target
 
-  if (row.suspect) {
-    const found = mustBeWhole(p.to, 'after the run');
-    expect([...found.pairs.values()].map((m) => m.status)).toEqual(['suspect']);
-    expect(run.json.copy?.status).toBe('suspect');
-  } else {
-    expect(run.json.copy ?? null).toBe(null);
-    expect(listing(to)).toBe(before[0]);
-    mustHaveNoTemp(p.to, 'after the run');
-  }
-  expect(around(p)).toBe(before[1]);
-  expect(sourceState(p.source)).toBe(before[2]);
+/** A good source, and whatever the target is. */
+const target =
+  (make: (p: Place) => Setup): Row['make'] =>
+  (p) => {
+    makeDatabase(p.source);
+    return make(p);
+  };
 
-  if (!row.unrecorded) {
-    const history = await dbbackup(['history', '--to', to, '--json'], setup.options);
-    expect(history.json.runs?.map((r) => [r.runId, r.status, r.error?.code])).toEqual([[run.json.runId, 'failed', run.json.error?.code]]);
+rows('a target that cannot be used', [
+  {
+    what: 'a file',
+    make: target((p) => {
+      const to = join(p.home, 'file');
+      writeFileSync(to, 'x');
+      return { to };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: 'below a file',
+    make: target((p) => {
+      writeFileSync(join(p.home, 'file'), 'x');
+      return { to: join(p.home, 'file/below') };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    unrecorded: true,
+  },
+  { what: 'below /proc', make: target(() => ({ to: '/proc/nope/backups' })), code: 1, error: 'TARGET_UNWRITABLE', unrecorded: true },
+  {
+    what: 'a link to nowhere',
+    make: target((p) => {
+      symlinkSync('gone', join(p.home, 'link'));
+      return { to: join(p.home, 'link') };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: 'a link in a circle',
+    make: target((p) => {
+      symlinkSync('link', join(p.home, 'link'));
+      return { to: join(p.home, 'link') };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: 'a link to a directory of ours',
+    make: target((p) => {
+      symlinkSync(p.to, join(p.home, 'link'));
+      return { to: join(p.home, 'link') };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: "a link of another user's, who could turn it elsewhere",
+    make: target((p) => {
+      const link = join(p.home, 'link');
+      execFileSync('ln', ['-s', p.to, link]);
+      execFileSync('chown', ['-h', '4001', link]);
+      return { to: link };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    needs: ['root'],
+    unrecorded: true,
+  },
+  {
+    what: 'on a read-only mount',
+    make: target((p) => ({ to: bindReadOnly(p.to) })),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    dry: true,
+    needs: ['root', 'mount'],
+    unrecorded: true,
+  },
+  {
+    what: 'where this user may not make it',
+    make: target((p) => {
+      chmodSync(p.source, 0o644);
+      return { to: join(p.home, 'new'), options: { through: wrap.as(NOBODY), executable: executableFor(NOBODY) } };
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    needs: ['root', 'setpriv'],
+    unrecorded: true,
+  },
+  {
+    what: 'our own, and not writable',
+    make: (p) => {
+      makeDatabase(p.source, { journal: 'delete' });
+      chmodSync(p.source, 0o644);
+      const setup = asUser(p, NOBODY);
+      chmodSync(setup.to ?? '', 0o500);
+      return setup;
+    },
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    needs: ['root', 'setpriv'],
+    unrecorded: true,
+  },
+  {
+    what: "another user's",
+    make: target((p) => {
+      chownSync(p.to, 4001, 4001);
+      return {};
+    }),
+    code: 78,
+    error: 'TARGET_OWNER',
+    dry: true,
+    needs: ['root'],
+    unrecorded: true,
+  },
+  {
+    what: 'writable by others',
+    make: target((p) => {
+      chmodSync(p.to, 0o777);
+      return {};
+    }),
+    code: 78,
+    error: 'TARGET_OWNER',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: 'below a directory that others can write',
+    make: target((p) => {
+      const open = join(p.home, 'open');
+      mkdirSync(open);
+      chmodSync(open, 0o777);
+      mkdirSync(join(open, 'backups'), { mode: 0o700 });
+      return { to: join(open, 'backups') };
+    }),
+    code: 78,
+    error: 'TARGET_OWNER',
+    dry: true,
+    unrecorded: true,
+  },
+  {
+    what: "below another user's directory",
+    make: target((p) => {
+      const theirs = directoryOf(join(p.home, 'theirs'), 4001);
+      mkdirSync(join(theirs, 'backups'), { mode: 0o700 });
+      return { to: join(theirs, 'backups') };
+    }),
+    code: 78,
+    error: 'TARGET_OWNER',
+    dry: true,
+    needs: ['root'],
+    unrecorded: true,
+  },
+  {
+    what: 'full',
+    make: target(() => {
+      const point = mountTmpfs(1 << 20);
+      const to = join(point, 'backups');
+      mkdirSync(to, { mode: 0o700 });
+      const s = statfsSync(point);
+      writeFileSync(join(point, 'filler'), Buffer.alloc(s.bavail * s.bsize));
+      return { to };
+    }),
+    code: 1,
+    error: 'NO_SPACE',
+    dry: true,
+    needs: ['root', 'mount'],
+    unrecorded: true,
+  },
+  {
+    what: 'with a file where the state directory should be',
+    make: target((p) => {
+      writeFileSync(join(p.to, '.dbbackup'), 'x');
+      return {};
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    unrecorded: true,
+  },
+  {
+    what: 'with a directory where the lock should be',
+    make: target((p) => {
+      mkdirSync(join(p.to, '.dbbackup/app.lock.db'), { recursive: true });
+      return {};
+    }),
+    code: 1,
+    error: 'TARGET_UNWRITABLE',
+    unrecorded: true,
+  },
+]);
+
+test("another user's target: the error holds the exact sudo line", { timeout: 60_000 }, async () => {
+  const reason = cannot('root');
+  if (reason) {
+    process.stderr.write(`not run here: ${reason}\n`);
+    return;
   }
-  if (!row.slow && !row.suspect) {
-    await row.make({ ...p, home: p.home }).valueOf;
-    const quiet = await dbbackup([...args(p, setup), '--quiet'], setup.options);
-    expect([quiet.code, quiet.stdout], quiet.stderr).toEqual([row.code, '']);
-    expectOneLine(quiet, codes);
-  }
-}
+  const p = place();
+  makeDatabase(p.source);
+  chownSync(p.to, NOBODY, NOBODY);
+  const run = await dbbackup(['run', p.source, '--to', p.to, '--json']);
+  expect(run.json.error?.hint).toContain(`sudo -u nobody`);
+  expect(run.json.error?.hint).toContain(`run ${p.source} --to ${p.to}`);
+});
+
+describe('a target that can be used', () => {
+  test.each([
+    ['missing', (p: Place) => rmSync(p.to, { recursive: true }), 0o700],
+    ['there, with a mode of its own', (p: Place) => chmodSync(p.to, 0o750), 0o750],
+  ] as const)('%s: 0, and its mode is right', { timeout: 60_000 }, async (_, make, mode) => {
+    const p = place();
+    makeDatabase(p.source);
+    make(p);
+    const run = await dbbackup(['run', p.source, '--to', p.to, '--json'], { through: wrap.umask('000') });
+    expect(run.code, run.stderr).toBe(0);
+    expect(statSync(p.to).mode & 0o7777).toBe(mode);
+    for (const file of readdirSync(join(p.to, '.dbbackup'), { recursive: true }) as string[]) {
+      expect(statSync(join(p.to, '.dbbackup', file)).mode & 0o077, file).toBe(0);
+    }
+    mustBeWhole(p.to, 'after the run');
+  });
+
+  test('with missing parents: all are made, 0700', { timeout: 60_000 }, async () => {
+    const p = place();
+    makeDatabase(p.source);
+    const to = join(p.to, 'a/b/c');
+    const run = await dbbackup(['run', p.source, '--to', to, '--json']);
+    expect(run.code, run.stderr).toBe(0);
+    expect(['a', 'a/b', 'a/b/c'].map((d) => statSync(join(p.to, d)).mode & 0o777)).toEqual([0o700, 0o700, 0o700]);
+    mustBeWhole(to, 'after the run');
+  });
+});
+
+// ---------------------------------------------------------------------------------------------------------- settings
+
+describe('settings that contradict or do not parse', () => {
+  const SETTINGS: readonly [what: string, args: readonly string[], env: Record<string, string>, code: number, error: string, says: RegExp][] = [
+    ['no target', ['run', '/x.db'], {}, 78, 'SETTINGS', /to is required/],
+    ['no database', ['run', '--to', '/x'], {}, 78, 'SETTINGS', /database is required/],
+    ['a policy that keeps nothing', ['run', '/x.db', '--to', '/x', '--keep-last', '0'], {}, 78, 'SETTINGS', /keep nothing/],
+    ['no duration', ['run', '/x.db', '--to', '/x', '--timeout', 'soon'], {}, 78, 'SETTINGS', /timeout.*soon.*duration/],
+    ['no count', ['run', '/x.db', '--to', '/x', '--keep-last', '-3'], {}, 78, 'SETTINGS', /keep-last/],
+    ['an unknown choice', ['run', '/x.db', '--to', '/x', '--source-check', 'deep'], {}, 78, 'SETTINGS', /quick or full/],
+    ['a bad name', ['run', '/x.db', '--to', '/x', '--name', '../up'], {}, 78, 'SETTINGS', /name/],
+    ['an unknown variable', ['run', '/x.db', '--to', '/x'], { DBBACKUP_KEEP_LATS: '3' }, 78, 'SETTINGS', /DBBACKUP_KEEP_LATS.*did you mean DBBACKUP_KEEP_LAST/],
+    ['mail-to without smtp-url', ['run', '/x.db', '--to', '/x', '--mail-to', 'a@example.org'], {}, 78, 'SETTINGS', /smtp-url/],
+    ['a missing env file', ['run', '/x.db', '--to', '/x', '--env-file', '/no/such.env'], {}, 78, 'SETTINGS', /no\/such\.env/],
+    ['a profile and an env file', ['run', '--profile', 'a', '--env-file', '/b'], {}, 78, 'SETTINGS', /exclude/],
+    ['a missing profile', ['run', '--profile', 'nobody-has-this'], {}, 78, 'SETTINGS', /no profile/],
+    ['an unknown flag', ['run', '/x.db', '--keep-lats', '3'], {}, 64, 'USAGE', /keep-lats/],
+    ['an unknown command', ['backup', '/x.db'], {}, 64, 'USAGE', /backup/],
+    ['two databases', ['run', '/x.db', '/y.db', '--to', '/x'], {}, 64, 'USAGE', /\S/],
+    ['a flag without its value', ['run', '/x.db', '--to'], {}, 64, 'USAGE', /--to/],
+  ];
+  test.each(SETTINGS)('%s', { timeout: 60_000 }, async (_, words, env, code, error, says) => {
+    const run = await dbbackup(
+      [...words, '--json'].filter((w, i, all) => !(w === '--json' && all[i - 1] === '--to')),
+      { env },
+    );
+    expect([run.code, run.json.error?.code ?? error], `${run.stdout}${run.stderr}`).toEqual([code, error]);
+    expect(run.stderr.replaceAll('\n', ' ')).toMatch(says);
+    expectOneLine(run, [error]);
+    expect(existsSync('/x')).toBe(false);
+  });
+
+  test('all problems are told at once, each with its origin', { timeout: 60_000 }, async () => {
+    const run = await dbbackup(['run', '/x.db', '--timeout', 'soon', '--json'], { env: { DBBACKUP_KEEP_LAST: 'many', DBBACKUP_TOO: '/y' } });
+    expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
+    for (const part of ['--timeout', 'DBBACKUP_KEEP_LAST', 'DBBACKUP_TOO', 'to is required']) expect(run.json.error?.message).toContain(part);
+  });
+
+  test.each([
+    ['writable by others', 0o646, 0, /written by others/],
+    ["another user's", 0o644, 4001, /4001/],
+    ['with a secret that others can read', 0o644, 0, /secret/],
+  ] as const)('an env file %s is refused', { timeout: 60_000 }, async (_, mode, uid, says) => {
+    const p = place();
+    const file = join(p.home, 'a.env');
+    writeFileSync(
+      file,
+      `DBBACKUP_DATABASE=${p.source}\nDBBACKUP_TO=${p.to}\nDBBACKUP_MAIL_TO=a@example.org\nDBBACKUP_SMTP_URL=smtp://u:hunter2@localhost:25\n`,
+    );
+    chmodSync(file, mode);
+    if (uid !== 0 && cannot('root') === null) chownSync(file, uid, uid);
+    const run = await dbbackup(['run', '--env-file', file, '--json']);
+    expect([run.code, run.json.error?.code], run.stderr).toEqual([78, 'SETTINGS']);
+    expect(run.stderr).toMatch(says);
+    expect(run.stdout + run.stderr).not.toContain('hunter2');
+    expect(listing(p.to)).toBe('');
+  });
+});
+
+describe('two databases of one name', () => {
+  test('the second is refused, NAME_TAKEN, until it is accepted once', { timeout: 60_000 }, async () => {
+    const p = place();
+    makeDatabase(p.source);
+    const other = join(p.home, 'app.db');
+    makeDatabase(other);
+    expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
+    const before = listing(p.to);
+    for (const more of [['--dry-run'], []]) {
+      const run = await dbbackup(['run', other, '--to', p.to, '--json', ...more]);
+      expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'NAME_TAKEN']);
+      expectOneLine(run, ['NAME_TAKEN']);
+      expect(listing(p.to)).toBe(before);
+    }
+    expect((await dbbackup(['run', other, '--to', p.to, '--name', 'second'])).code).toBe(0);
+    expect((await dbbackup(['run', other, '--to', p.to, '--accept-moved'])).code).toBe(0);
+    expect((await dbbackup(['run', other, '--to', p.to])).code).toBe(0);
+    expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(1);
+  });
+
+  test('a database reached by another path is the same one', { timeout: 60_000 }, async () => {
+    const p = place();
+    makeDatabase(p.source);
+    expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
+    symlinkSync('data', join(p.home, 'link'));
+    expect((await dbbackup(['run', join(p.home, 'link/app.db'), '--to', p.to])).code).toBe(0);
+    // The application moved its file and left a link: the configured path is the same.
+    const elsewhere = join(p.home, 'elsewhere');
+    mkdirSync(elsewhere);
+    renameSync(p.source, join(elsewhere, 'app.db'));
+    symlinkSync('../elsewhere/app.db', p.source);
+    const moved = await dbbackup(['run', p.source, '--to', p.to, '--json']);
+    expect([moved.code, moved.json.error?.code]).toEqual([1, 'NAME_TAKEN']);
+  });
+});

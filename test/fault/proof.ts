@@ -162,13 +162,13 @@ export function tempEntries(to: string): string[] {
 export function mustHaveNoTemp(to: string, when: string, state = join(to, '.dbbackup')): void {
   const left = tempEntries(to);
   must(left.length === 0, () => `${when}: left in tmp: ${left.join(', ')}`);
-  const staged = existsSync(state) ? readdirSync(state).filter((n) => n.endsWith('.new')) : [];
+  const staged = existsSync(state) && lstatSync(state).isDirectory() ? readdirSync(state).filter((n) => n.endsWith('.new')) : [];
   must(staged.length === 0, () => `${when}: left in the state directory: ${staged.join(', ')}`);
 }
 
 /** Every file below a directory with its size, time and inode: for "unchanged" comparisons. State is left out. */
 export function listing(directory: string): string {
-  if (!existsSync(directory)) return '(nothing)';
+  if (!existsSync(directory) || !lstatSync(directory).isDirectory()) return '(no directory)';
   const lines: string[] = [];
   for (const name of readdirSync(directory).sort()) {
     if (name === '.dbbackup') continue;

@@ -118,7 +118,14 @@ function fill(db: Database.Database, units: number): void {
       customer.run(unit, `${random().toString(36)}.${unit}@example.org`, text(2), random() % 1_000_000);
       for (let i = 0; i < ORDERS; i++) {
         const owner = 1 + (random() % units);
-        order.run(unit * ORDERS + i, owner, EPOCH + unit * 60 + (random() % 86_400), STATUS[random() % 4], (random() % 1_000_000) / 100, text(4 + (random() % 24)));
+        order.run(
+          unit * ORDERS + i,
+          owner,
+          EPOCH + unit * 60 + (random() % 86_400),
+          STATUS[random() % 4],
+          (random() % 1_000_000) / 100,
+          text(4 + (random() % 24)),
+        );
       }
       // Half noise, half text: as compressible as scanned documents and JSON together.
       const size = 512 + (random() % 2_048);

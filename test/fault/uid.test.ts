@@ -1,0 +1,168 @@
+/**
+ * Who runs it, with which rights, on a database in which state: whatever dbbackup answers, the application (another
+ * user) can open its database and write to it afterwards, and one that was running never had a failed write (traps, 1).
+ */
+import { chmodSync, chownSync, existsSync, lstatSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import {
+  cannot,
+  dbbackup,
+  directoryOf,
+  executableFor,
+  giveDatabase,
+  leaveSidecars,
+  makeDatabase,
+  openTempDirectory,
+  openWriter,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
+import { mustBeWhole, mustHaveNoTemp, sha256 } from './proof.js';
+
+/** The application's user and group. */
+const APP = 4001;
+/** Somebody else, in the application's group or not. */
+const OTHER = 4002;
+
+interface Runner {
+  readonly uid: number;
+  readonly through: readonly string[];
+}
+
+const RUNNERS = {
+  owner: { uid: APP, through: wrap.as(APP) },
+  'other, in the group': { uid: OTHER, through: wrap.as(OTHER, OTHER, [APP]) },
+  'other, no group': { uid: OTHER, through: wrap.as(OTHER) },
+  root: { uid: 0, through: [] },
+  'root without CAP_CHOWN': { uid: 0, through: wrap.without('chown') },
+  'root without CAP_DAC_OVERRIDE': { uid: 0, through: wrap.without('dac_override', 'dac_read_search') },
+  'root without both': { uid: 0, through: wrap.without('chown', 'dac_override', 'dac_read_search') },
+} as const satisfies Record<string, Runner>;
+
+type State = 'idle' | 'running' | 'crashed' | 'rollback mode';
+
+/** Directory and file as the application made them. */
+const RIGHTS = {
+  private: [0o700, 0o600],
+  group: [0o750, 0o640],
+  'group may write': [0o770, 0o660],
+  'group may write, setgid': [0o2770, 0o660],
+  public: [0o755, 0o644],
+} as const;
+
+type Row = readonly [runner: keyof typeof RUNNERS, rights: keyof typeof RIGHTS, state: State, expected: readonly (0 | string)[]];
+
+const WORKS = [0] as const;
+const UNREADABLE = ['SOURCE_UNREADABLE'] as const;
+const READONLY = ['SOURCE_READONLY_DIRECTORY'] as const;
+const SIDECAR = ['SIDECAR_OWNER'] as const;
+/** SQLite can read a left-over WAL with a private index where it may not write: both are right answers. */
+const WORKS_OR_READONLY = [0, 'SOURCE_READONLY_DIRECTORY'] as const;
+
+const MATRIX: readonly Row[] = [
+  ['owner', 'private', 'idle', WORKS],
+  ['owner', 'private', 'running', WORKS],
+  ['owner', 'private', 'crashed', WORKS],
+  ['owner', 'private', 'rollback mode', WORKS],
+  ['root', 'private', 'idle', WORKS],
+  ['root', 'private', 'running', WORKS],
+  ['root', 'private', 'crashed', WORKS],
+  ['root', 'private', 'rollback mode', WORKS],
+  ['root without CAP_CHOWN', 'private', 'idle', SIDECAR],
+  ['root without CAP_CHOWN', 'public', 'idle', SIDECAR],
+  ['root without CAP_CHOWN', 'private', 'running', WORKS],
+  ['root without CAP_CHOWN', 'private', 'crashed', WORKS],
+  ['root without CAP_CHOWN', 'private', 'rollback mode', WORKS],
+  ['root without CAP_DAC_OVERRIDE', 'private', 'idle', UNREADABLE],
+  ['root without CAP_DAC_OVERRIDE', 'private', 'running', UNREADABLE],
+  ['root without CAP_DAC_OVERRIDE', 'public', 'idle', READONLY],
+  ['root without CAP_DAC_OVERRIDE', 'public', 'running', WORKS],
+  ['root without CAP_DAC_OVERRIDE', 'public', 'crashed', WORKS_OR_READONLY],
+  ['root without CAP_DAC_OVERRIDE', 'public', 'rollback mode', WORKS],
+  ['root without both', 'private', 'idle', UNREADABLE],
+  ['root without both', 'public', 'idle', ['SOURCE_READONLY_DIRECTORY', 'SIDECAR_OWNER']],
+  ['root without both', 'public', 'running', WORKS],
+  ['root without both', 'public', 'rollback mode', WORKS],
+  ['other, no group', 'private', 'idle', UNREADABLE],
+  ['other, no group', 'group', 'running', UNREADABLE],
+  ['other, no group', 'public', 'idle', READONLY],
+  ['other, no group', 'public', 'running', WORKS],
+  ['other, no group', 'public', 'crashed', WORKS_OR_READONLY],
+  ['other, no group', 'public', 'rollback mode', WORKS],
+  ['other, in the group', 'group', 'idle', READONLY],
+  ['other, in the group', 'group', 'running', WORKS],
+  ['other, in the group', 'group', 'crashed', WORKS_OR_READONLY],
+  ['other, in the group', 'group', 'rollback mode', WORKS],
+  ['other, in the group', 'group may write', 'idle', SIDECAR],
+  ['other, in the group', 'group may write', 'running', WORKS],
+  ['other, in the group', 'group may write', 'crashed', WORKS],
+  // The sidecars would belong to the group, and the owner is in it: to refuse is careful, to work is right too.
+  ['other, in the group', 'group may write, setgid', 'idle', [0, 'SIDECAR_OWNER']],
+  ['other, in the group', 'group may write, setgid', 'running', WORKS],
+];
+
+const reason = cannot('root', 'setpriv');
+if (reason) process.stderr.write(`not run here: the uid and capability matrix: ${reason}\n`);
+
+test.skipIf(reason).each(MATRIX)('%s, files %s, %s: %j, and the application can write', { timeout: 60_000 }, async (runner, rights, state, expected) => {
+  const home = openTempDirectory('uid');
+  const [directoryMode, fileMode] = RIGHTS[rights];
+  const data = directoryOf(join(home, 'data'), APP, APP, directoryMode);
+  const source = join(data, 'app.db');
+  const { uid, through } = RUNNERS[runner];
+  const to = directoryOf(join(home, 'backups'), uid, uid, 0o700);
+  makeDatabase(source, { journal: state === 'rollback mode' ? 'delete' : 'wal', bytes: 50_000 });
+  giveDatabase(source, APP, APP, fileMode);
+  const asApp = wrap.as(APP);
+  const beat = { through: asApp, loop: "INSERT INTO beat (at) VALUES ('running')", beatMs: 5 };
+  const app = state === 'running' ? await openWriter(source, beat) : null;
+  if (state === 'crashed') await leaveSidecars(source, { through: asApp });
+  const before = state === 'running' ? '' : sha256(source);
+
+  for (const round of [1, 2]) {
+    const run = await dbbackup(['run', source, '--to', to, '--json'], { through, executable: executableFor(uid) });
+    const outcome = run.code === 0 ? 0 : (run.json.error?.code ?? `exit ${run.code}`);
+    expect(expected, `run ${round}: ${run.stderr}`).toContain(outcome);
+    expect(run.code, run.stderr).toBe(outcome === 0 ? 0 : 1);
+    if (outcome === 'SIDECAR_OWNER' || outcome === 'SOURCE_READONLY_DIRECTORY' || outcome === 'SOURCE_UNREADABLE') {
+      expect(`${run.json.error?.hint} ${run.json.error?.message}`).toMatch(/owner|ReadWritePaths|permissions/);
+    }
+    // A sidecar that is there now must be one that the application can write.
+    for (const sidecar of [`${source}-wal`, `${source}-shm`]) {
+      if (!existsSync(sidecar)) continue;
+      const s = statSync(sidecar);
+      expect(s.uid === APP || (s.gid === APP && (s.mode & 0o060) === 0o060), `${sidecar} belongs to ${s.uid}:${s.gid}, ${(s.mode & 0o777).toString(8)}`).toBe(
+        true,
+      );
+    }
+  }
+
+  const found = mustBeWhole(to, 'after the runs');
+  mustHaveNoTemp(to, 'after the runs');
+  for (const file of found.pairs.keys()) {
+    const s = lstatSync(join(to, file));
+    expect([s.uid, s.mode & 0o777]).toEqual([uid, 0o600]);
+  }
+  if (before) expect(sha256(source)).toBe(before);
+  if (app) {
+    const { done, failed, first } = await app.stop();
+    expect([failed, first, done > 5]).toEqual([0, '', true]);
+  }
+  const later = await useDatabase(source, ['PRAGMA busy_timeout = 1000'], { through: asApp, loop: "INSERT INTO beat (at) VALUES ('afterwards')", beatMs: 1 });
+  const { done, failed, first } = await later.stop();
+  expect([failed, first, done > 0]).toEqual([0, '', true]);
+});
+
+test.skipIf(reason)('a database whose directory was opened to all by mistake is still copied for its owner', { timeout: 60_000 }, async () => {
+  const home = openTempDirectory('uid');
+  const data = directoryOf(join(home, 'data'), APP, APP, 0o777);
+  const source = join(data, 'app.db');
+  makeDatabase(source);
+  giveDatabase(source, APP, APP, 0o644);
+  chmodSync(data, 0o777);
+  chownSync(data, APP, APP);
+  const to = directoryOf(join(home, 'backups'), APP, APP, 0o700);
+  const run = await dbbackup(['run', source, '--to', to, '--json'], { through: wrap.as(APP), executable: executableFor(APP) });
+  expect(run.code, run.stderr).toBe(0);
+});
