@@ -152,11 +152,11 @@ class State {
     try {
       const { runs } = await recover(to, this.#name, signal, (w) => this.#recorder.warn(w));
       this.#buryDead(runs);
+      this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
       makePrivateDirectory(place.directory);
     } catch (error) {
       throw new Failed(targetFailure(error, to, pruneLine(this.#config, this.#name)), { cause: error });
     }
-    this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
   }
 
   /** Writes the record, tells people, closes everything, says the last word. */

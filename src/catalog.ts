@@ -53,13 +53,19 @@ export function parseCopyFile(file: string): CopyFile | null {
   return { file, base, name, stamp, createdAt, sequence: Number(g?.['sequence'] ?? 1), kind };
 }
 
-/** The base name of a copy made at `at`: the first of `NAME-STAMP`, `NAME-STAMP-2`, ... that no file in the directory uses. */
-export function freeBase(name: string, at: Date, taken: (base: string) => boolean): string {
+/**
+ * The base name of a copy made at `at`: `NAME-STAMP`, or with the next number when files of that second are `present`. Always
+ * a number above all that are there: a gap left by pruning would make a new copy look older than it is.
+ */
+export function freeBase(name: string, at: Date, present: readonly string[]): string {
   const first = `${name}-${stampOf(at)}`;
-  if (!taken(first)) return first;
-  let n = 2;
-  while (taken(`${first}-${n}`)) n++;
-  return `${first}-${n}`;
+  let last = 0;
+  for (const file of present) {
+    if (!file.startsWith(first)) continue;
+    const sequence = /^(?:-([1-9]\d{0,5}))?\./.exec(file.slice(first.length));
+    if (sequence) last = Math.max(last, Number(sequence[1] ?? 1));
+  }
+  return last === 0 ? first : `${first}-${last + 1}`;
 }
 
 /** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. */

@@ -94,6 +94,7 @@ export class RunLog {
 
   /** Flushes and closes. Returns why the log is incomplete, or null. */
   async close(): Promise<string | null> {
+    this.#logger = null;
     await this.#flush();
     return this.#problem;
   }

@@ -345,12 +345,19 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   LAST_RUN_DIED: 'The last run was killed and could not say so.',
 };
 
-/** The failure inside anything thrown: our own value, or a bug of ours. */
+/** The failure inside anything thrown: our own value, an error of the system, or a bug of ours. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof Failed) return error.failure;
   const e = error instanceof Error ? error : new Error(String(error));
+  if ('syscall' in e && /^E[A-Z0-9]+$/.test(errnoOf(e))) {
+    const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
+    return { code: 'IO_ERROR', path, reason: errnoWords(e) };
+  }
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
+
+/** A signal that asks us to end, and not one that the kernel sends for a fault. */
+export const isEndSignal = (signal: string | null): signal is SignalName => signal === 'SIGHUP' || signal === 'SIGINT' || signal === 'SIGTERM';
 
 const ERRNO_WORDS: Record<string, string> = {
   EACCES: 'permission denied',

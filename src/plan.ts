@@ -78,7 +78,11 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     source,
     target,
     config,
-    file: `${freeBase(name, now, (base) => facts.copies.some((c) => c.file === `${base}.db`))}.db`,
+    file: `${freeBase(
+      name,
+      now,
+      facts.copies.map((c) => c.file),
+    )}.db`,
     neededBytes,
     warnings,
   };

@@ -43,8 +43,7 @@ export function publish(input: PublishInput): Publication {
 /** Null: somebody took the name since it was chosen, so choose again. */
 function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
-  const present = readdirSync(to);
-  const base = freeBase(input.name, input.verified.snapshot.takenAt, (b) => present.some((f) => f.startsWith(`${b}.`)));
+  const base = freeBase(input.name, input.verified.snapshot.takenAt, readdirSync(to));
   const manifest = manifestOf(input, base);
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 

@@ -8,7 +8,6 @@ import { join } from 'node:path';
 import { newestGood } from '../catalog.js';
 import type { Context } from '../context.js';
 import type { History } from '../history.js';
-import { sendMail } from '../notifiers/mail.js';
 import type { Message, MessageFacts } from '../notifiers/message.js';
 import { composeRun } from '../notifiers/message.js';
 import { delivered, enqueue, noteAttempt, pending } from '../notifiers/outbox.js';
@@ -76,6 +75,7 @@ export function keep(stateDir: string | null, message: Message, warn: (w: Warnin
 /** Sends one message that was not kept. */
 export async function sendNow(message: Message, mail: MailSettings, ctx: Context): Promise<Failure | null> {
   try {
+    const { sendMail } = await import('../notifiers/mail.js');
     await sendMail(message, mail, { signal: ctx.signal, env: ctx.childEnv });
     return null;
   } catch (error) {

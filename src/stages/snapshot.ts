@@ -3,11 +3,12 @@
  * source beside it. A child does the work and can be killed in the middle; the parent watches the disk and the clock.
  */
 import { statSync } from 'node:fs';
+import { dirname } from 'node:path';
 import type { Snapshot, SourceState } from '../artifacts.js';
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Failure } from '../outcome.js';
-import { Failed, targetFailure } from '../outcome.js';
-import { lstatOrNull, removeTree, sizeOf } from '../system/files.js';
+import { Failed, isEndSignal, targetFailure } from '../outcome.js';
+import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
@@ -39,7 +40,11 @@ export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
   });
   if (first && first.sourceFindings.structural.length === 0) return first;
   await input.pool.killAll();
-  for (const suffix of ['', '-journal', '-wal', '-shm']) removeTree(input.target + suffix);
+  try {
+    for (const suffix of ['', '-journal', '-wal', '-shm']) removeTree(input.target + suffix);
+  } catch (error) {
+    throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
+  }
   return await attempt(input, false);
 }
 
@@ -99,7 +104,7 @@ function checkSidecars(source: SourceState, before: readonly (number | null)[], 
 function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure | null; stop: () => void } {
   const { source, target, pool } = input;
   const wal = `${source.realPath}-wal`;
-  const sameDisk = statSync(source.realPath).dev === statSync(target.slice(0, target.lastIndexOf('/'))).dev;
+  const sameDisk = statSync(source.realPath).dev === statSync(dirname(target)).dev;
   const total = source.usedBytes + source.walBytes;
   const began = performance.now();
   const state: { tripped: Failure | null; stop: () => void } = { tripped: null, stop: () => clearInterval(timer) };
@@ -112,9 +117,12 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
     const fs = fileSystem(source.realPath);
     if (!fs) return;
     const freeBytes = fs.freeBytes - (sameDisk ? Math.max(0, total - done) : 0);
-    const perMs = grewBytes / Math.max(250, performance.now() - began);
-    // Two seconds of growth at the present rate, and never less than 5 % of the disk or 64 MB, whichever is smaller.
-    const reserve = Math.max(2000 * perMs, Math.min(64e6, 0.05 * fs.sizeBytes));
+    const elapsedMs = performance.now() - began;
+    const perMs = grewBytes / Math.max(250, elapsedMs);
+    const leftMs = done > 0 ? (elapsedMs * Math.max(0, total - done)) / done : Number.POSITIVE_INFINITY;
+    // Room for what is written until the snapshot is likely done, or for two seconds to react in; and never less than
+    // 5 % of the disk or 64 MB, whichever is smaller.
+    const reserve = Math.max(perMs * Math.min(2000, 300 + 1.5 * leftMs), Math.min(64e6, 0.05 * fs.sizeBytes));
     if (freeBytes < reserve) {
       state.tripped = { code: 'WAL_PRESSURE', path: source.path, freeBytes: fs.freeBytes, walBytes };
       void pool.killAll();
@@ -126,9 +134,10 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
 /** What SQLite's words mean for the operator. The header was seen to be SQLite's, so NOTADB here is damage. */
 function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
   const { path, realPath, owner } = input.source;
-  const directory = realPath.slice(0, realPath.lastIndexOf('/')) || '/';
+  const directory = dirname(realPath);
   if (error instanceof Failed) return error.failure;
   if (error instanceof ChildDied) {
+    if (isEndSignal(error.signal)) return { code: 'INTERRUPTED', signal: error.signal, published: null };
     return error.signal === 'SIGBUS'
       ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
       : { code: 'SNAPSHOT_FAILED', path, reason: error.message };
@@ -148,7 +157,10 @@ function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
   if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: input.prune };
   if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
-    return { code: 'IO_ERROR', path: input.target, reason: `${message}: a quota, a file-size limit (ulimit -f) or the disk (${code})` };
+    // EDQUOT and EFBIG arrive like a broken disk (traps, 19): a write of our own tells them apart.
+    const refused = probeWrite(dirname(input.target), sizeOf(input.target));
+    if (refused) return targetFailure(refused, input.target, input.prune);
+    return { code: 'IO_ERROR', path: input.target, reason: `${message} (${code})` };
   }
   if (code.startsWith('SQLITE_IOERR')) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };
   return { code: 'SNAPSHOT_FAILED', path, reason: `${message} (${code})` };

@@ -10,7 +10,7 @@ import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.j
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
-import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
+import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile, syncFile } from '../system/files.js';
 import type { Answers, Findings, Properties, SchemaRow } from '../system/worker-protocol.js';
@@ -48,10 +48,22 @@ export async function verify(input: VerifyInput): Promise<VerifiedSnapshot> {
 
 function translated(error: unknown, input: VerifyInput): Failed {
   if (error instanceof Failed) return error;
-  if (error instanceof RequestFailed) return new Failed({ code: 'VERIFY_FAILED', findings: [`${error.message} (${error.detail.code})`] }, { cause: error });
-  if (error instanceof ChildDied) return new Failed({ code: 'VERIFY_FAILED', findings: [error.message] }, { cause: error });
-  if (errnoOf(error) === '') throw error;
-  return new Failed(targetFailure(error, input.snapshot.path, input.prune), { cause: error });
+  return new Failed(verifyFailure(error, input), { cause: error });
+}
+
+function verifyFailure(error: unknown, input: VerifyInput): Failure {
+  const { path } = input.snapshot;
+  if (error instanceof ChildDied) {
+    if (isEndSignal(error.signal)) return { code: 'INTERRUPTED', signal: error.signal, published: null };
+    return error.signal === 'SIGBUS'
+      ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
+      : { code: 'VERIFY_FAILED', findings: [error.message] };
+  }
+  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, path, input.prune);
+  const { code, message } = error.detail;
+  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: input.prune };
+  if (/^SQLITE_(IOERR|CANTOPEN)/.test(code)) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };
+  return { code: 'VERIFY_FAILED', findings: [`${message} (${code})`] };
 }
 
 async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnapshot> {

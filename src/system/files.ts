@@ -177,6 +177,26 @@ export function ancestors(path: string): string[] {
   return [root, ...parts.map((_, i) => join(root, ...parts.slice(0, i + 1)))];
 }
 
+/** Tries to write 64 kB at an offset of a scratch file: the system's error, or null when that works. Leaves nothing. */
+export function probeWrite(directory: string, offset: number): Error | null {
+  const path = join(directory, 'probe');
+  try {
+    const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
+    try {
+      const block = Buffer.alloc(65_536, 1);
+      for (let done = 0; done < block.length; ) done += writeSync(fd, block, done, block.length - done, offset + done);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    return null;
+  } catch (error) {
+    return error instanceof Error ? error : new Error(String(error));
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
 /** Removes a private temp directory with all in it. Never follows a link out of it. */
 export const removeTree = (path: string): void => rmSync(path, { recursive: true, force: true });
 

@@ -52,7 +52,10 @@ const readProperties = (db: Db): Properties => ({
 
 /** The schema needs something that only the application has, so that a statement cannot even be prepared (traps, 16). */
 const needsTheApplication = (error: unknown): error is Error =>
-  error instanceof Database.SqliteError && (error.code === 'SQLITE_ERROR' || error.code === 'SQLITE_ERROR_MISSING_COLLSEQ');
+  error instanceof Database.SqliteError &&
+  (error.code === 'SQLITE_ERROR' || error.code === 'SQLITE_ERROR_MISSING_COLLSEQ') &&
+  // A missing table would be a mistake of ours, or of the schema: never an excuse for leaving a check out.
+  !error.message.startsWith('no such table');
 
 async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answers['snapshot']> {
   const db = open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap });
@@ -121,9 +124,13 @@ function sort(messages: Iterable<string>): Findings & { readonly seen: number } 
   return { structural, notNull, check, unchecked: [], seen };
 }
 
-/** Runs a checking pragma through its table-valued form, which takes bound values. */
-function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', argument: string): IterableIterator<string> {
-  yield* db.prepare<[string], string>(`SELECT * FROM pragma_${pragma}(?)`).pluck().iterate(argument);
+/**
+ * Runs a checking pragma on everything, up to a number of findings, or on one table. The table-valued form binds a table's
+ * name, and takes "100" for one as well: a limit goes into the text.
+ */
+function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number | string): IterableIterator<string> {
+  if (typeof of === 'number') yield* db.prepare<[], string>(`PRAGMA ${pragma}(${of})`).pluck().iterate();
+  else yield* db.prepare<[string], string>(`SELECT * FROM pragma_${pragma}(?)`).pluck().iterate(of);
 }
 
 /**
@@ -132,9 +139,9 @@ function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', argument: 
  */
 function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
   try {
-    const first = sort(findings(db, pragma, String(LIMIT)));
+    const first = sort(findings(db, pragma, LIMIT));
     if (first.seen < LIMIT || first.structural.length > 0) return first;
-    return sort(findings(db, pragma, String(NO_LIMIT)));
+    return sort(findings(db, pragma, NO_LIMIT));
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
     return checkEach(db, pragma);
@@ -148,6 +155,8 @@ function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings 
     const f = checkOne(db, pragma, table);
     sum.structural.push(...f.structural);
     sum.unchecked.push(...f.unchecked);
+    // Of one table SQLite tells no more than this.
+    if (f.seen >= LIMIT) sum.unchecked.push(`${table}: what is behind its first ${LIMIT} findings`);
     sum.notNull += f.notNull;
     sum.check += f.check;
   }
@@ -156,8 +165,7 @@ function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings 
 
 function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Findings & { readonly seen: number } {
   try {
-    // The pragma would take a table called "123" for a limit of findings: then everything is checked, without one.
-    return sort(findings(db, pragma, /^[+-]?\d+$/.test(table) ? String(NO_LIMIT) : table));
+    return sort(findings(db, pragma, table));
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
     return { structural: [], notNull: 0, check: 0, unchecked: [`${table}: ${error.message}`], seen: 0 };
@@ -245,7 +253,7 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
         return { ...f, limited: f.seen >= LIMIT };
       });
     case 'check-all':
-      return readWrite(r, (db) => sort(findings(db, 'integrity_check', String(NO_LIMIT))));
+      return readWrite(r, (db) => checkAll(db, 'integrity_check'));
     case 'check-foreign-keys':
       return readWrite(r, (db) => foreignKeyViolations(db, r.table));
   }
@@ -288,6 +296,8 @@ async function serve(line: string): Promise<void> {
 
 // The parent may have died before the kernel was asked to kill us with it (traps, 41).
 if (process.ppid === Number(process.argv[2])) {
+  // Sent to all of us at once (a terminal that hangs up, a service manager): the parent decides, and ends us with KILL.
+  for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
   setPriority(10);
   let last: Promise<void> = Promise.resolve();
   createInterface({ input: process.stdin }).on('line', (line) => {

@@ -50,7 +50,12 @@ export class Worker {
     const setpriv = findSetpriv();
     if (setpriv === null) throw new Error('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
     const node = [process.execPath, ...process.execArgv.filter((a) => a.startsWith('--import') || a.startsWith('--require') || a.includes('tsx')), WORKER];
-    this.#child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...node, String(process.pid)], { env, stdio: ['pipe', 'ignore', 'pipe', 'pipe'] });
+    this.#child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...node, String(process.pid)], {
+      env,
+      stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
+      // A group of its own: Ctrl-C and a terminal that hangs up reach the parent, which decides.
+      detached: true,
+    });
     this.#child.stdin?.on('error', () => undefined);
     this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-4000);

@@ -67,6 +67,13 @@ function removeCopy(to: string): void {
   for (const file of files) rmSync(join(to, file));
 }
 
+async function oneRun(bench: Bench, source: string, to: string): Promise<number> {
+  await settle(bench);
+  const { ms } = await time(backup(source, to), bench.directory);
+  removeCopy(to);
+  return ms;
+}
+
 async function besideRecipe(bench: Bench, size: number, limits: Pick<Figure, 'bar' | 'goal'>): Promise<Figure[]> {
   const source = bench.source(size);
   const to = join(bench.directory, `to-${size}`);
@@ -74,12 +81,7 @@ async function besideRecipe(bench: Bench, size: number, limits: Pick<Figure, 'ba
   readThrough(source);
   const [ours, theirs] = await alternate(
     bench.rounds,
-    async () => {
-      await settle(bench);
-      const { ms } = await time(backup(source, to), bench.directory);
-      removeCopy(to);
-      return ms;
-    },
+    () => oneRun(bench, source, to),
     async () => {
       await settle(bench);
       const { ms } = await time(['/bin/sh', '-c', recipe], bench.directory);
@@ -96,12 +98,7 @@ async function besideNode(bench: Bench): Promise<Figure[]> {
   readThrough(source);
   const [ours, theirs] = await alternate(
     bench.rounds,
-    async () => {
-      await settle(bench);
-      const { ms } = await time(backup(source, to), bench.directory);
-      removeCopy(to);
-      return ms;
-    },
+    () => oneRun(bench, source, to),
     async () => (await time(['node', '-e', '0'], bench.directory)).ms,
   );
   return [{ what: 'run, 10 MB, beside node -e 0', ...ratio(ours, theirs, 'node -e 0'), bar: 5, goal: 3 }];

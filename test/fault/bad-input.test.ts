@@ -36,7 +36,7 @@ import {
 import { args, asUser, expectOneLine, NOBODY, PAGE, type Place, place, plain, type Row, rows, type Setup } from './bad-input.js';
 import { Random } from './harness.js';
 import { bindReadOnly, mountTmpfs } from './mounts.js';
-import { listing, mustBeWhole } from './proof.js';
+import { listing, mustBeWhole, tempEntries } from './proof.js';
 
 // ------------------------------------------------------------------------------------------------------------ source
 
@@ -328,6 +328,28 @@ test('a source that is replaced during the run: 1 SOURCE_REPLACED, nothing left'
   mustBeWhole(p.to, 'after the run');
   expect(listing(p.to)).toBe('');
 });
+
+const noStrace = cannot('strace');
+if (noStrace) process.stderr.write(`not run here: a source that is cut short during the run: ${noStrace}\n`);
+
+test.skipIf(noStrace).each(['wal', 'delete'] as const)(
+  'a source (%s mode) that is cut short while it is read, mapped or not: 1, called damaged or unreadable, nothing left',
+  { timeout: 60_000 },
+  async (journal) => {
+    const p = place();
+    makeDatabase(p.source, { journal, bytes: 6_000_000 });
+    const running = start([...args(p, {}), '--json'], { through: wrap.slow('pwrite64', 1000) });
+    await until('the snapshot to be under way', () => tempEntries(p.to).some((f) => f.endsWith('.db') && sizeAt(join(p.to, '.dbbackup/tmp', f)) > 100_000));
+    truncateSync(p.source, 50_000);
+    const run = await running.result;
+    expect(run.code, run.stderr).toBe(1);
+    expect(['SOURCE_CORRUPT', 'IO_ERROR'], run.stderr).toContain(run.json.error?.code);
+    mustBeWhole(p.to, 'after the run');
+    expect(listing(p.to)).toBe('');
+  },
+);
+
+const sizeAt = (path: string): number => (existsSync(path) ? statSync(path).size : 0);
 
 describe('what looks odd and is in order', () => {
   test.each([

@@ -11,7 +11,7 @@ export function testScenario(scenario: Scenario): void {
   const title = `${scenario.name}: ${scenario.promise} (${scenario.ci} rounds, seed ${SEED})`;
   if (reason) {
     process.stderr.write(`not run here: ${scenario.name}: ${reason}\n`);
-    test.skip(`${title}: ${reason}`);
+    test.skip(`${title}: ${reason}`, () => undefined);
     return;
   }
   test(title, { timeout: 300_000 }, async () => {

@@ -1,6 +1,6 @@
 /** Small file systems to fill up, to cut off and to make read-only. All are unmounted at the end. */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { atEnd, keepDirectory, tempDirectory } from '../support/cli.js';
 
@@ -34,6 +34,17 @@ export interface Ext4 {
   readonly unmount: () => void;
 }
 
+function isAlive(point: string): boolean {
+  const probe = join(point, '.probe');
+  try {
+    writeFileSync(probe, 'x');
+    rmSync(probe);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** An ext4 in a sparse file, loop-mounted. */
 export function mountExt4(bytes: number): Ext4 {
   const home = mkdtempSync('/tmp/dbbackup-image-');
@@ -48,7 +59,17 @@ export function mountExt4(bytes: number): Ext4 {
   });
   const ext4: Ext4 = {
     point,
-    mount: () => mount('-o', 'loop', image, point),
+    mount: () => {
+      // Another mount namespace that was made meanwhile (a sandbox, unshare) keeps the old, cut-off file system alive, and
+      // mounting the device again finds that one: once more, until it is a live one.
+      for (let tries = 0; tries < 100; tries++) {
+        mount('-o', 'loop', image, point);
+        if (isAlive(point)) return;
+        execFileSync('umount', [point]);
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+      }
+      throw new Error(`${point} cannot be mounted again`);
+    },
     unmount: () => {
       execFileSync('umount', [point], { stdio: ['ignore', 'ignore', 'pipe'] });
     },

@@ -282,6 +282,19 @@ export const wrap = {
     });
     return ['strace', '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${calls}`, ...inject, '--'];
   },
+  /** Every such call takes this much longer: a snapshot of many writes then lasts as long as a test needs. */
+  slow: (calls: string, microseconds: number): string[] => [
+    'strace',
+    '-f',
+    '-qq',
+    '-o',
+    '/dev/null',
+    '-e',
+    `trace=${calls}`,
+    '-e',
+    `inject=${calls}:delay_exit=${microseconds}`,
+    '--',
+  ],
   /** The clock, moved: `+2d`, `-90m`. */
   clock: (offset: string): string[] => ['faketime', '-f', offset],
   /** A shell's ulimit: `limit('-f', 100)`. */
