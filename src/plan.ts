@@ -96,6 +96,6 @@ function skipReason(config: Config, newest: Copy | null, now: Date): string | nu
 
 /** What pruning would do once the planned copy is there: it counts, but is not listed, as it does not exist. */
 export function planPrune(config: Config, copies: readonly Copy[], planned: Copy | null, now: Date): Decision {
-  const decision = decide(planned ? [planned, ...copies] : copies, config.policy, now.getTime());
+  const decision = decide(planned ? [planned, ...copies] : copies, config.policy, now.getTime(), planned?.file ?? null);
   return { ...decision, keep: decision.keep.filter((k) => k.file !== planned?.file) };
 }

@@ -45,8 +45,9 @@ const rulesOf = (policy: Policy): readonly Rule[] => [
 /**
  * @param copies all copies of one name, newest first
  * @param now milliseconds since the epoch
+ * @param made the file this very run has made: never removed by it, even when another is dated a little ahead of the clock
  */
-export function decide(copies: readonly Copy[], policy: Policy, now: number): Decision {
+export function decide(copies: readonly Copy[], policy: Policy, now: number, made: string | null = null): Decision {
   const ahead = copies.find((c) => isAhead(c, now));
   if (ahead) {
     const reasons = [`pruning waits: ${ahead.file} is dated ahead of the clock`];
@@ -65,12 +66,13 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number): De
   const suspects = copies.filter((c) => c.status === 'suspect' && c.tags.length === 0);
   for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`);
   for (const copy of copies) {
+    if (copy.file === made && (reasons.get(copy.file) ?? []).length === 0) because(copy, 'made by this run');
     if (copy.status === 'bad') because(copy, 'bad: left for a person to look at');
     if (copy.status === 'unverified') because(copy, 'unverified: not provably made by dbbackup');
     if (copy.tags.length > 0 && copy.status !== 'bad' && now - Date.parse(copy.createdAt) < TAGGED_LIFE) {
       because(copy, `${copy.tags.join(', ')}: kept 30 days`);
     }
-    if (suspectHold && copy.status !== 'suspect') because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
+    if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
   }
 
   const keep: Kept[] = [];
@@ -78,6 +80,8 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number): De
   for (const copy of copies) {
     const why = reasons.get(copy.file) ?? [];
     if (why.length > 0) keep.push({ file: copy.file, reasons: why });
+    // Not even what the rules do not look at (DESIGN, "Retention").
+    else if (policy.last === Number.POSITIVE_INFINITY) keep.push({ file: copy.file, reasons: ['last all: never pruned'] });
     else remove.push({ file: copy.file, reason: reasonToRemove(copy) });
   }
   return { keep, remove, hold: suspectHold ? { code: 'SUSPECT', file: suspectHold.file } : null };

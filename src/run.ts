@@ -84,7 +84,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',
-      () => prune({ ...config, name, now: now(), signal, warn, prune: pruneHint }),
+      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn, prune: pruneHint }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(pruned);

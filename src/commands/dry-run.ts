@@ -5,6 +5,7 @@ import type { ExitCode } from '../outcome.js';
 import { errnoWords, warning } from '../outcome.js';
 import type { Output } from '../output.js';
 import type { Recorder, Verdict } from '../recorder.js';
+import { redactValue } from '../redact.js';
 import type { Decision } from '../retention.js';
 import type { Config } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
@@ -17,15 +18,16 @@ export function printDecision(output: Output, decision: Decision): void {
 export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, verdict: Verdict): ExitCode {
   const { user, system } = process.cpuUsage();
   const resources = { cpuMs: Math.round((user + system) / 1000), peakAnonBytes: 0 };
-  const there = lstatOrNull(historyPath(config.stateDir));
-  if (there?.isFile() && there.uid === ctx.identity.uid) {
-    try {
+  try {
+    const there = lstatOrNull(historyPath(config.stateDir));
+    if (there?.isFile() && there.uid === ctx.identity.uid) {
       const history = History.openToWrite(config.stateDir);
-      history.save(recorder.record(verdict, resources));
+      history.save(redactValue(recorder.record(verdict, resources), ctx.output.redact));
       history.close();
-    } catch (error) {
-      recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
     }
+  } catch (error) {
+    // A directory that cannot be looked into is the failure that is being reported already.
+    if (!verdict.failure) recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
   }
   ctx.output.document(recorder.record(verdict, resources));
   return verdict.exitCode;

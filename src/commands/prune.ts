@@ -29,7 +29,7 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
     await begin();
     const result = await recorder.stage(
       'prune',
-      () => removeCopies({ ...config, name: name ?? '', now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w), prune: pruneHint }),
+      () => removeCopies({ ...config, name: name ?? '', made: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w), prune: pruneHint }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(result);

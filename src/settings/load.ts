@@ -98,6 +98,8 @@ interface Given {
   readonly raw: readonly string[];
   readonly origin: string;
   readonly base: string;
+  /** The env file that said it, or where it is to be found; null: a flag, the environment, systemd. */
+  readonly from: EnvFile | null;
 }
 
 export async function loadSettings(input: RawSettings): Promise<Loaded> {
@@ -130,15 +132,16 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       problem(option, `${option}${shown} ${error instanceof Error ? error.message : String(error)}`, origin);
     }
   }
-  for (const route of [parsed['smtp-url']]) {
-    if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
-    if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.origin === file.path && route.program !== '/usr/sbin/sendmail') {
-      problem('smtp-url', 'a .env found in the current directory may not name a program', file.path);
-    }
+  const route = parsed['smtp-url'];
+  if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
+  if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.from === file && route.program !== '/usr/sbin/sendmail') {
+    problem('smtp-url', 'a .env found in the current directory may not name a program', file.path);
+    // Nor may the mail about this very problem start it.
+    delete parsed['smtp-url'];
   }
 
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
-  const failed = (option: OptionName): boolean => given.has(option) && parsed[option] === undefined;
+  const failed = (option: OptionName): boolean => problems.some((p) => p.setting === option);
   const config = toConfig(input, parsed, problem, originOf, failed);
   return {
     config: problems.length === 0 ? config : null,
@@ -227,7 +230,7 @@ function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => s
 /** An empty value means "not given", as in a crontab's or a unit's `DBBACKUP_NAME=`. */
 function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): Given | null {
   const flag = input.flags.get(option);
-  if (flag) return { raw: flag, origin: `--${option}`, base: input.cwd };
+  if (flag) return { raw: flag, origin: `--${option}`, base: input.cwd, from: null };
   const variable = variableOf(option);
   const split = (text: string): string[] =>
     spec(option).list
@@ -237,31 +240,31 @@ function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): G
           .filter(Boolean)
       : [text];
   const fromEnv = input.env[variable];
-  if (fromEnv) return { raw: split(fromEnv), origin: variable, base: input.cwd };
+  if (fromEnv) return { raw: split(fromEnv), origin: variable, base: input.cwd, from: null };
   const fromFile = file?.values[variable];
-  if (file && fromFile) return { raw: split(fromFile), origin: file.path, base: dirname(file.path) };
+  if (file && fromFile) return { raw: split(fromFile), origin: file.path, base: dirname(file.path), from: file };
   return null;
 }
 
 /** A secret comes as itself, as a file, or as a systemd credential; two of these are an error (DESIGN, "Settings"). */
 function readSecret(option: OptionName, input: RawSettings, file: EnvFile | null, problem: Problem): Given | null {
   const variable = variableOf(option);
-  const ways: { origin: string; read: () => string; base: string }[] = [];
+  const ways: (Omit<Given, 'raw'> & { readonly read: () => string })[] = [];
   const direct = lookUp(option, input, file);
-  if (direct) ways.push({ origin: direct.origin, read: () => direct.raw[0] ?? '', base: direct.base });
+  if (direct) ways.push({ ...direct, read: () => direct.raw[0] ?? '' });
 
   const fileVariable = `${variable}_FILE`;
-  const named = input.env[fileVariable] ?? file?.values[fileVariable];
+  const named = input.env[fileVariable] || file?.values[fileVariable];
   if (named) {
-    const inEnv = input.env[fileVariable] !== undefined;
-    const base = inEnv || !file ? input.cwd : dirname(file.path);
-    const origin = inEnv || !file ? fileVariable : `${fileVariable} in ${file.path}`;
-    ways.push({ origin, base, read: () => readSecretFile(join(named.startsWith('/') ? '/' : base, named), input.uid) });
+    const from = input.env[fileVariable] ? null : file;
+    const base = from ? dirname(from.path) : input.cwd;
+    const origin = from ? `${fileVariable} in ${from.path}` : fileVariable;
+    ways.push({ origin, base, from, read: () => readSecretFile(join(named.startsWith('/') ? '/' : base, named), input.uid) });
   }
   const directory = input.env['CREDENTIALS_DIRECTORY'];
   const credential = directory ? join(directory, option.replaceAll('-', '_')) : '';
   if (credential && isThere(credential)) {
-    ways.push({ origin: `credential ${option.replaceAll('-', '_')}`, base: input.cwd, read: () => readSecretFile(credential, null) });
+    ways.push({ origin: `credential ${option.replaceAll('-', '_')}`, base: input.cwd, from: null, read: () => readSecretFile(credential, null) });
   }
   if (ways.length > 1) {
     problem(option, `${option} is given in ${ways.length} ways; give one`, ways.map((w) => w.origin).join(' and '));
@@ -272,7 +275,7 @@ function readSecret(option: OptionName, input: RawSettings, file: EnvFile | null
   try {
     const text = way.read().trim();
     if (text === '') throw new Error('is empty');
-    return { raw: [text], origin: way.origin, base: way.base };
+    return { raw: [text], origin: way.origin, base: way.base, from: way.from };
   } catch (error) {
     problem(option, `${option}: ${errnoWords(error)}`, way.origin);
     return null;

@@ -15,6 +15,8 @@ export interface PruneInput {
   readonly to: string;
   readonly name: string;
   readonly policy: Policy;
+  /** The copy that this run has just made; null for `prune`. */
+  readonly made: string | null;
   readonly now: Date;
   readonly signal: AbortSignal;
   readonly warn: (w: Warning) => void;
@@ -33,7 +35,7 @@ export function prune(input: PruneInput): PruneResult {
   const pruned: Pruned[] = [];
   let kept: readonly Kept[] = [];
   try {
-    const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime());
+    const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made);
     kept = decision.keep;
     holdWarning(decision.hold, warn);
     const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));

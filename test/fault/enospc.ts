@@ -106,7 +106,7 @@ async function one(disk: Disk, source: string, content: string, round: Round, se
     must(listing(to) === before, () => `exit 1, and the directory changed from\n${before}\nto\n${listing(to)}`);
     const { code, message } = run.json.error ?? { code: '', message: '' };
     // SQLite says the same of a file-size limit and of a broken disk (traps, 19).
-    must(code === 'NO_SPACE' || (code === 'IO_ERROR' && message.includes('limit')), () => `a full disk is called ${code}: ${message}`);
+    must(code === 'NO_SPACE' || (code === 'IO_ERROR' && how === 'limit'), () => `a full disk is called ${code}: ${message}`);
   } else {
     const file = run.json.copy?.file ?? '';
     must(found.pairs.get(file)?.status === 'good' && contentOf(join(to, file)) === content, () => `exit ${run.code}, and ${file} is not a good copy`);

@@ -192,9 +192,11 @@ describe('a clock that was set wrong', () => {
     const p = place();
     makeDatabase(p.source);
     expect((await dbbackup(['run', p.source, '--to', p.to], { through: wrap.clock('+30m') })).code).toBe(0);
-    const run = await dbbackup(['run', p.source, '--to', p.to, '--json']);
+    const run = await dbbackup(['run', p.source, '--to', p.to, '--keep-last', '1', '--json']);
     expect(run.code, run.stderr).toBe(0);
     expect(run.json.warnings?.map((w) => w.code)).not.toContain('CLOCK');
+    // The copy just made is dated before the other one: exit 0 promises all the same that it is there.
+    expect([...mustBeWhole(p.to, 'after the runs').pairs.keys()]).toContain(run.json.copy?.file);
   });
 
   test.skipIf(needsClock)('ten years ahead: the run is good, and nothing but what the policy says is pruned', { timeout: 60_000 }, async () => {

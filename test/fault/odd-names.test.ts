@@ -25,6 +25,7 @@ describe('file names', () => {
     'x.sqlite3.bak',
     '*.db',
     `${'n'.repeat(200)}.db`,
+    `${'漢'.repeat(80)}.db`,
     '123',
     'app-20261121T031700Z.db',
   ];
