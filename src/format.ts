@@ -35,8 +35,8 @@ export function localTime(rfc3339: string): string {
   return `${day} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())} ${offset}`;
 }
 
-/** Columns padded to their widest cell; `>` in `align` aligns a column right. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], align = ''): string {
+/** The lines of a table: columns padded to their widest cell; `>` in `align` aligns a column right. */
+export function table(header: readonly string[], rows: readonly (readonly string[])[], align = ''): string[] {
   const all = [header, ...rows];
   const widths = header.map((_, i) => Math.max(...all.map((r) => (r[i] ?? '').length)));
   const line = (row: readonly string[]): string =>
@@ -44,7 +44,7 @@ export function table(header: readonly string[], rows: readonly (readonly string
       .map((cell, i) => (align[i] === '>' ? cell.padStart(widths[i] ?? 0) : i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0)))
       .join('  ')
       .trimEnd();
-  return all.map(line).join('\n');
+  return all.map(line);
 }
 
 /** `1 table`, `3 tables`. */

@@ -9,6 +9,7 @@ import type { Logger } from 'winston';
 import { errnoWords } from './outcome.js';
 import type { Redact } from './redact.js';
 import { redactValue } from './redact.js';
+import { printableJson } from './settings/values.js';
 import { lstatOrNull, makeDirectories, remove } from './system/files.js';
 
 const LOG_FILE = /^dbbackup-(\d{4}-\d\d-\d\d)\.log$/;
@@ -75,7 +76,7 @@ export class RunLog {
       const stream = streamOf(transport);
       stream.on('error', fail);
       transport.on('error', fail);
-      const logger = createLogger({ level: 'info', format: format.json(), transports: [transport] });
+      const logger = createLogger({ level: 'info', format: format.printf((line) => printableJson(JSON.stringify(line))), transports: [transport] });
       // Two steps, since ending the logger only hands the last lines to the file's stream (traps, 30).
       this.#flush = async () => {
         const handedOver = new Promise<void>((done) => transport.once('finish', () => done()));

@@ -9,7 +9,7 @@ import type { Failure, StageName, Warning } from './outcome.js';
 import { describe } from './outcome.js';
 import type { Redact } from './redact.js';
 import { redactValue } from './redact.js';
-import { printable } from './settings/values.js';
+import { printable, printableJson } from './settings/values.js';
 
 export interface OutputOptions {
   readonly json: boolean;
@@ -59,11 +59,10 @@ export class Output {
     return this.isTerminal ? localTime(rfc3339) : rfc3339;
   }
 
-  /** Lines for the reader or the next program; with --json nothing, since the document says it. */
-  data(text: string): void {
+  /** Lines for the reader or the next program; with --json nothing, since the document says it. A line break inside one is no new line. */
+  data(...lines: readonly string[]): void {
     if (this.options.json) return;
-    const safe = this.#redact(text).split('\n').map(printable).join('\n');
-    this.#stdout.write(`${safe}\n`);
+    for (const line of lines) this.#stdout.write(`${printable(this.#redact(line))}\n`);
   }
 
   /** What an acting command made: said unless --quiet. */
@@ -73,7 +72,7 @@ export class Output {
 
   /** The one document of --json. */
   document(value: object): void {
-    if (this.options.json) this.#stdout.write(`${JSON.stringify(redactValue(value, this.#redact), null, 2)}\n`);
+    if (this.options.json) this.#stdout.write(`${printableJson(JSON.stringify(redactValue(value, this.#redact), null, 2))}\n`);
   }
 
   /** A stage is done: one line. */

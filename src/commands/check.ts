@@ -34,7 +34,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
 
   const ok = problems.every((p) => p.severity !== 'critical');
   output.data(
-    table(
+    ...table(
       ['SETTING', 'VALUE', 'FROM'],
       shown.map((s) => [s.name, s.value, s.origin]),
     ),

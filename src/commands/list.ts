@@ -22,7 +22,7 @@ export function list(ctx: Context, config: Config): ExitCode {
   if (copies.length === 0) output.info(`no copies in ${config.to}`);
   else {
     const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
-    output.data(table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
+    output.data(...table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
   }
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'list', copies });
   return 0;

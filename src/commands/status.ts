@@ -35,12 +35,17 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
     else problems.push(warning('NOBODY_HEARS', 'no mail-to is set, so --notify tells nobody'));
     if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
   }
-  if (newestGood) {
-    output.data(`${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`);
-  } else output.data(`NOT HEALTHY: no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`);
-  if (lastRun)
-    output.data(`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`);
-  for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
+  const lines = [
+    newestGood
+      ? `${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`
+      : `NOT HEALTHY: no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`,
+    ...(lastRun
+      ? [`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`]
+      : []),
+    ...problems.map((p) => `${p.severity} ${p.code}: ${p.message}`),
+  ];
+  // Under cron silence has to mean that all is well.
+  if (!output.options.quiet || !healthy || problems.some((p) => p.severity === 'critical')) output.data(...lines);
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'status', name, healthy, newestGood, lastRun, problems });
   return healthy && !untold ? 0 : 1;
 }

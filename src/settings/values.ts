@@ -12,6 +12,10 @@ const UNPRINTABLE_ALL = new RegExp(UNPRINTABLE.source, 'gu');
 /** Text that is safe to print: unprintable characters become `\u{hex}`. */
 export const printable = (text: string): string => text.replace(UNPRINTABLE_ALL, (c) => `\\u{${(c.codePointAt(0) ?? 0).toString(16)}}`);
 
+/** JSON that is safe to print: what JSON leaves raw becomes `\\uXXXX`, which parses to the same. Line breaks between values stay. */
+export const printableJson = (json: string): string =>
+  json.replace(UNPRINTABLE_ALL, (c) => (c === '\n' ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`));
+
 /** What a copy's name may look like (DESIGN, "Settings"). */
 export const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
 /** Room for `-20261121T031700Z-9999.files.tar.zst.age` within the 255 bytes that Linux gives a file name. */

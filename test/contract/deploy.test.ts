@@ -3,14 +3,11 @@ import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { cannot } from '../support/cli.js';
+import { cannot, EXECUTABLE, ROOT } from '../support/cli.js';
 import { generate } from '../support/generator.js';
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const UNITS = join(ROOT, 'deploy/systemd');
-const BIN = join(ROOT, 'bin/dbbackup.js');
 const INSTALLED = '/usr/local/bin/dbbackup';
 const SERVICES = ['dbbackup', 'dbbackup-status', 'dbbackup-failure'];
 const TIMERS = ['dbbackup', 'dbbackup-status'];
@@ -33,7 +30,7 @@ const assignments = (text: string): string[] => text.split('\n').filter((line) =
 function install(): string[] {
   for (const file of readdirSync(UNITS)) {
     if (!file.includes('@')) continue;
-    writeFileSync(join(directory, file), read(`systemd/${file}`).replaceAll(INSTALLED, BIN));
+    writeFileSync(join(directory, file), read(`systemd/${file}`).replaceAll(INSTALLED, EXECUTABLE));
   }
   return [...SERVICES.map((name) => `${name}@app.service`), ...TIMERS.map((name) => `${name}@app.timer`)];
 }
@@ -92,7 +89,7 @@ describe.skipIf(!systemd)('the systemd units (needs systemd-analyze)', () => {
     const allowed = permitted(assignments(read('systemd/dbbackup@.service')));
     generate(join(directory, 'app.db'), 1e6);
     const trace = join(directory, 'trace');
-    const { status, stderr } = run('strace', ['-f', '-qq', '-o', trace, '--', BIN, 'run', join(directory, 'app.db'), '--to', join(directory, 'to')]);
+    const { status, stderr } = run('strace', ['-f', '-qq', '-o', trace, '--', EXECUTABLE, 'run', join(directory, 'app.db'), '--to', join(directory, 'to')]);
     expect({ status, stderr }).toMatchObject({ status: 0 });
     // A call that returned ENOSYS is one this kernel has not got: nothing to permit.
     const made = readFileSync(trace, 'utf8').matchAll(/^\d+\s+(\w+)\((?!.*ENOSYS)/gm);
@@ -169,7 +166,7 @@ describe('crontab.example', () => {
 
   beforeEach(() => {
     mkdirSync(join(directory, 'bin'));
-    symlinkSync(BIN, join(directory, 'bin/dbbackup'));
+    symlinkSync(EXECUTABLE, join(directory, 'bin/dbbackup'));
     mkdirSync(join(directory, '.config/dbbackup'), { recursive: true });
     const profile = [
       `DBBACKUP_DATABASE=${join(directory, 'app.db')}`,

@@ -48,58 +48,53 @@ async function one(stage: Stage, round: Round, seen: Map<string, number>): Promi
   mustBeWhole(to, 'before');
   const before = listing(to);
   const untouched = sourceState(source);
-  const { run, expected, tookMs } = await disturb(stage, round);
+  const { how, run, expected, tookMs } = await disturb(stage, round);
   round.say(told(run));
   must(!run.hung && tookMs < 2000, () => `took ${Math.round(tookMs)} ms to end`);
   must(processesAt(home).length === 0, () => `survivors: ${processesAt(home).join('; ')}`);
   must(sourceState(source) === untouched, 'the source or its -wal was written to');
   const found = mustBeWhole(to, 'right after the end');
-  const copy = run.json.copy;
-  if (run.signal !== null) {
-    // Node was still starting, and no handler was there yet.
-    must(expected !== 'TIMEOUT' && run.signal === expected, () => `died of ${run.signal}`);
-    must(listing(to) === before, 'died before it could begin, and the directory changed');
-  } else {
-    const [code, status, error] =
-      run.code === 0
-        ? [0, 'ok', undefined]
-        : expected === 'TIMEOUT'
-          ? [copy ? 3 : 1, copy ? 'incomplete' : 'failed', 'TIMEOUT']
-          : [EXITS[expected], 'interrupted', 'INTERRUPTED'];
-    if (expected === 'TIMEOUT') mustEndCleanly(run);
-    // strace counts the calls of every process: it may have been a child's N-th call, and the child alone got the signal.
-    if (tookMs === 0 && run.code === 1) {
-      mustEndCleanly(run);
-      must(listing(to) === before, 'a child was ended, and the directory changed');
-      seen.set('a child alone', (seen.get('a child alone') ?? 0) + 1);
-      return;
-    }
-    must(
-      run.isJson && run.code === code && run.json.status === status && run.json.error?.code === error,
-      () => `not what was to be: ${told(run)} ${run.json.status}`,
-    );
-    if (copy) must(found.pairs.has(copy.file), () => `${copy.file} is named and not there`);
-    else must(listing(to) === before, () => `no copy is named, and the directory changed from\n${before}\nto\n${listing(to)}`);
-  }
-  const what = run.signal
-    ? 'before it began'
-    : run.code === 0
-      ? 'after it ended'
-      : `${expected === 'TIMEOUT' ? 'timeout in ' : ''}${run.json.error?.stage ?? 'no stage'}`;
-  seen.set(what, (seen.get(what) ?? 0) + 1);
-
+  const same = listing(to) === before;
   const history = await dbbackup(['history', '--to', to, '--json', '--limit', '4']);
   const records = history.json.runs ?? [];
   must(history.code === 0 && records.every((r) => r.status !== 'running'), () => `the history shows a running run: ${told(history)}`);
+  const count = (what: string): void => {
+    seen.set(what, (seen.get(what) ?? 0) + 1);
+  };
+
+  if (run.signal !== null) {
+    // Node had no handler yet, or none any more: before anything was done, or when all was.
+    must(run.signal === expected, () => `died of ${run.signal}`);
+    must(
+      same || (records[0]?.status === 'ok' && found.pairs.has(records[0].copy?.file ?? '')),
+      () => `died in the middle of it: ${JSON.stringify(records[0])}`,
+    );
+    return count(same ? 'before it began' : 'after it ended');
+  }
+  // strace counts the calls of every process: it may have been a child's N-th call, and the child alone got the signal.
+  if (expected !== 'TIMEOUT' && run.code === 1) {
+    must(how === 'call', () => `failed: ${told(run)}`);
+    mustEndCleanly(run);
+    must(same, 'a child was ended, and the directory changed');
+    return count('a child alone');
+  }
+  const { copy, status, error } = run.json;
+  const [mustCode, mustStatus, mustError] =
+    run.code === 0
+      ? [0, 'ok', undefined]
+      : expected === 'TIMEOUT'
+        ? [copy ? 3 : 1, copy ? 'incomplete' : 'failed', 'TIMEOUT']
+        : [EXITS[expected], 'interrupted', 'INTERRUPTED'];
+  must(run.isJson && run.code === mustCode && status === mustStatus && error?.code === mustError, () => `not what was to be: ${told(run)} ${status}`);
+  if (copy) must(found.pairs.has(copy.file), () => `${copy.file} is named and not there`);
+  else must(same, () => `no copy is named, and the directory changed from\n${before}\nto\n${listing(to)}`);
   const record = records.find((r) => r.runId === run.json.runId);
-  must(
-    run.signal !== null || (record?.status === run.json.status && record?.exitCode === run.code),
-    () => `the record says ${record?.status} ${record?.exitCode}`,
-  );
+  must(record?.status === status && record?.exitCode === run.code, () => `the record says ${record?.status} ${record?.exitCode}`);
+  count(run.code === 0 ? 'after it ended' : `${expected === 'TIMEOUT' ? 'timeout in ' : ''}${error?.stage ?? 'no stage'}`);
 }
 
 /** Ends a run early in one of four ways. */
-async function disturb(stage: Stage, round: Round): Promise<{ run: Result; expected: SignalName | 'TIMEOUT'; tookMs: number }> {
+async function disturb(stage: Stage, round: Round): Promise<{ how: string; run: Result; expected: SignalName | 'TIMEOUT'; tookMs: number }> {
   const { random, say, directory } = round;
   const { args, usual, calibration } = stage;
   const signal = random.pick(SIGNALS);
@@ -108,7 +103,7 @@ async function disturb(stage: Stage, round: Round): Promise<{ run: Result; expec
     const ms = Math.ceil(random.between(1, usual));
     say(`timeout ${ms} of ${Math.round(usual)} ms`);
     const run = await dbbackup([...args, '--timeout', `${ms}ms`]);
-    return { run, expected: 'TIMEOUT', tookMs: run.durationMs - ms };
+    return { how, run, expected: 'TIMEOUT', tookMs: run.durationMs - ms };
   }
   if (how === 'call') {
     const { call, when } = calibration.pick(random, DECISIVE);
@@ -116,7 +111,7 @@ async function disturb(stage: Stage, round: Round): Promise<{ run: Result; expec
     mkdirSync(join(directory, 'trace'));
     const run = await dbbackup(args, { through: wrap.fault(join(directory, 'trace/log'), [{ calls: call, signal: INJECTED[signal], when }]) });
     // strace slows everything down: the time is measured in the other ways.
-    return { run, expected: signal, tookMs: 0 };
+    return { how, run, expected: signal, tookMs: 0 };
   }
   const delay = random.between(0, usual * 1.02);
   say(`${signal} to ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms`);
@@ -126,7 +121,7 @@ async function disturb(stage: Stage, round: Round): Promise<{ run: Result; expec
   if (how === 'group') killGroup(running.pid, signal);
   else signalTo(running.pid, signal);
   const run = await running.result;
-  return { run, expected: signal, tookMs: performance.now() - began };
+  return { how, run, expected: signal, tookMs: performance.now() - began };
 }
 
 export const signals: Scenario = {

@@ -47,7 +47,7 @@ function between(text: string, name: string, content: string): string {
   if (before === undefined || inside === undefined || more.length > 0) throw new Error(`README.md needs one <!-- ${name}:begin -->`);
   const [, after, ...again] = inside.split(`<!-- ${name}:end -->`);
   if (after === undefined || again.length > 0) throw new Error(`README.md needs one <!-- ${name}:end --> behind its begin`);
-  return `${before}<!-- ${name}:begin -->\n${content}\n<!-- ${name}:end -->${after}`;
+  return `${before}<!-- ${name}:begin -->\n\n${content}\n\n<!-- ${name}:end -->${after}`;
 }
 
 export const commandNames = (): CommandName[] => Object.keys(COMMANDS) as CommandName[];
@@ -68,8 +68,11 @@ function usedBy(option: OptionName): string {
 const secretNote = (option: OptionName): string =>
   spec(option).secret ? ` A secret: no flag, but \`${variableOf(option)}\` or \`${variableOf(option)}_FILE\`.` : '';
 
-/** Plain rows: a table that is padded to its widest cell changes as a whole with every word. */
+/** Columns as wide as their widest cell: how the formatter wants tables, and how they read in a terminal. */
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
-  return [line(header), line(header.map(() => '---')), ...rows.map(line)].join('\n');
+  const cells = [header, ...rows].map((row) => row.map((cell) => cell.replaceAll('|', '\\|')));
+  const widths = header.map((_, column) => Math.max(3, ...cells.map((row) => row[column]?.length ?? 0)));
+  const line = (row: readonly string[]): string => `| ${widths.map((width, column) => (row[column] ?? '').padEnd(width)).join(' | ')} |`;
+  const [first = [], ...others] = cells;
+  return [line(first), line(widths.map((width) => '-'.repeat(width))), ...others.map(line)].join('\n');
 }

@@ -80,7 +80,10 @@ const directory = fc.array(made(status), { maxLength: 60, size: 'max' }).map(cop
 const healthy = fc.array(made(fc.constant<CopyStatus>('good')), { maxLength: 60, size: 'max' }).map(copiesOf);
 const count = fc.oneof(fc.constant(null), fc.integer({ min: 0, max: 12 }), fc.constant(Number.POSITIVE_INFINITY));
 const few = fc.oneof(fc.constant(null), fc.integer({ min: 0, max: 6 }));
-const within = fc.oneof(fc.constant(null), fc.integer({ min: 1, max: 100 * 24 }).map((h) => h * HOUR));
+const within = fc.oneof(
+  fc.constant(null),
+  fc.integer({ min: 1, max: 100 * 24 }).map((h) => h * HOUR),
+);
 const policyOf = (n: fc.Arbitrary<number | null>): fc.Arbitrary<Policy> => fc.record({ last: n, withinMs: within, daily: n, weekly: n, monthly: n, yearly: n });
 const policy = policyOf(count);
 /** Without `all`, so that something is removed in most cases. */
@@ -482,6 +485,14 @@ describe('by example', () => {
     const d = decide(copies, p, now === undefined ? NOW : Date.parse(now));
     expect(reasonsOf(d)).toEqual(reasons);
     expect(removed(d)).toEqual(gone);
+  });
+
+  test('the copy that this run has made stays, even behind one dated a little ahead of the clock', () => {
+    const copies = copiesOf([{ at: NOW + HOUR / 2 }, { at: NOW }, { at: NOW - DAY }]);
+    const d = decide(copies, keep({ last: 1 }), NOW, 'app-20261121T031700Z.db');
+    expect(reasonsOf(d)).toEqual({ '20261121T034700Z': ['newest good copy', 'last #1'], '20261121T031700Z': ['made by this run'] });
+    expect(removed(d)).toEqual(['app-20261120T031700Z.db']);
+    expect(removed(decide(copies, keep({ last: 1 }), NOW))).toEqual(['app-20261121T031700Z.db', 'app-20261120T031700Z.db']);
   });
 
   test('what is removed says why', () => {

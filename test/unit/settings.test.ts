@@ -241,7 +241,9 @@ describe('values', () => {
     expect((await config({ env: url, file: ['DBBACKUP_MAIL_TO="a@x.org,b@x.org"'] })).mail?.to).toEqual(['a@x.org', 'b@x.org']);
     const flags = await config({ env: url, flags: { 'mail-to': ['a@x.org', 'b@x.org'], 'notify-on': ['recovery'] } });
     expect([flags.mail?.to, flags.mail?.from, [...(flags.mail?.on ?? [])]]).toEqual([['a@x.org', 'b@x.org'], 'a@x.org', ['recovery']]);
-    expect(await problems({ env: url, flags: { 'mail-to': 'a@x.org,b@x.org' } })).toEqual([expect.stringMatching(/^mail-to: mail-to "a@x\.org,b@x\.org" must be/)]);
+    expect(await problems({ env: url, flags: { 'mail-to': 'a@x.org,b@x.org' } })).toEqual([
+      expect.stringMatching(/^mail-to: mail-to "a@x\.org,b@x\.org" must be/),
+    ]);
   });
 
   test.each([
@@ -256,9 +258,12 @@ describe('values', () => {
     expect((await config({ flags: { timeout: text } })).timeoutMs).toBe(ms);
   });
 
-  test.each(['10', '1.5h', '-5m', '5 m', 'h', '1H', '1h30m', '1y', '1e3s', '٣h', '999999999999w', 'Infinity', '0x10s', 's5'])('no duration: %s', async (text) => {
-    expect(await problems({ flags: { timeout: text } })).toEqual([`timeout: timeout "${text}" must be a duration like 90s, 30m, 26h or 30d (--timeout)`]);
-  });
+  test.each(['10', '1.5h', '-5m', '5 m', 'h', '1H', '1h30m', '1y', '1e3s', '٣h', '999999999999w', 'Infinity', '0x10s', 's5'])(
+    'no duration: %s',
+    async (text) => {
+      expect(await problems({ flags: { timeout: text } })).toEqual([`timeout: timeout "${text}" must be a duration like 90s, 30m, 26h or 30d (--timeout)`]);
+    },
+  );
 
   test('no time at all is a time to wait, and no time limit', async () => {
     expect((await config({ flags: { 'lock-wait': '0s' } })).lockWaitMs).toBe(0);
@@ -317,7 +322,11 @@ describe('a policy that keeps nothing', () => {
   test.each([{ 'keep-last': '0' }, { 'keep-daily': '0' }, { 'keep-last': '0', 'keep-daily': '0', 'keep-yearly': '0' }])('%o', async (flags) => {
     expect(await problems({ flags })).toEqual([expect.stringMatching(/^keep-last: this policy would keep nothing/)]);
   });
-  test.each([{ 'keep-last': '0', 'keep-daily': '1' }, { 'keep-last': '0', 'keep-within': '1h' }, { 'keep-weekly': 'all', 'keep-last': '0' }])('%o is none', async (flags) => {
+  test.each([
+    { 'keep-last': '0', 'keep-daily': '1' },
+    { 'keep-last': '0', 'keep-within': '1h' },
+    { 'keep-weekly': 'all', 'keep-last': '0' },
+  ])('%o is none', async (flags) => {
     await config({ flags });
   });
   test('a count that does not parse is one problem, not two', async () => {
@@ -773,7 +782,9 @@ describe('profiles', () => {
     expect(await problems({ env: { XDG_CONFIG_HOME: '/x', HOME: '/h' }, profile: 'nobody-has-this' })).toEqual([
       'profile: there is no profile nobody-has-this: looked for /x/dbbackup/nobody-has-this.env and /etc/dbbackup/nobody-has-this.env (--profile)',
     ]);
-    expect(await problems({ env: { HOME: '/h' }, profile: 'nobody-has-this' })).toEqual([expect.stringContaining('/h/.config/dbbackup/nobody-has-this.env and /etc/')]);
+    expect(await problems({ env: { HOME: '/h' }, profile: 'nobody-has-this' })).toEqual([
+      expect.stringContaining('/h/.config/dbbackup/nobody-has-this.env and /etc/'),
+    ]);
     // A unit of systemd's may have no HOME at all.
     expect(await problems({ profile: 'nobody-has-this' })).toEqual([expect.stringMatching(/looked for \/etc\/dbbackup\/nobody-has-this\.env \(/)]);
   });
