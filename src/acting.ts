@@ -4,27 +4,28 @@
  */
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { describe, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
-import type { CommandName, RunRecord } from './records.js';
+import type { CommandName, Copy, RunRecord } from './records.js';
 import { recover } from './recover.js';
 import { redactValue } from './redact.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
-import { lstatOrNull, makeDirectories, makePrivateDirectory, removeTree } from './system/files.js';
+import { lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import { WorkerPool } from './system/workers.js';
 import type { Workspace } from './workspace.js';
-import { tempRoot, workspace } from './workspace.js';
+import { stateDirOf, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -38,13 +39,14 @@ export interface Acting {
   readonly signal: AbortSignal;
   /** The line that would make room, for hints. */
   readonly prune: string;
-  /** Takes the lock, puts right what a killed run left, makes the workspace, writes the first record. Before it, nothing is changed. */
-  begin(): Promise<void>;
+  /** Takes the lock, puts right what a killed run left, writes the first record, makes the workspace if one is needed. Before it, nothing is changed. */
+  begin(options?: { readonly workspace: boolean }): Promise<void>;
 }
 
 /** What the body came to. `skip`: nothing was to be done, and why. */
 export type BodyResult = { readonly skip: string } | { readonly failure: Failure | null; readonly stage: StageName | null };
 
+/** Runs one acting command from its first look to its exit code. */
 export async function act(ctx: Context, config: Config, command: CommandName, name: string, body: (acting: Acting) => Promise<BodyResult>): Promise<ExitCode> {
   const runId = randomUUID();
   const log = new RunLog({ runId, name, command }, () => ctx.clock.now(), ctx.output.redact);
@@ -65,7 +67,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     pool: new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker),
     workspace: workspace(config.to, name, runId),
     prune: pruneLine(config, name),
-    begin: () => state.begin(signal, acting.workspace),
+    begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace),
   };
   log.write('info', `${command} begins`, { tool: ctx.tool, pid: process.pid });
   let verdict: Verdict;
@@ -75,11 +77,13 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   } catch (error) {
     verdict = judge(ctx, { failure: failureOf(error), stage: recorder.current }, recorder);
   } finally {
-    clearTimeout(timer);
     await acting.pool.close();
     removeQuietly(acting.workspace.directory);
   }
-  return await state.finish(verdict, acting.pool.resources());
+  // Telling people belongs to the run: the limit holds for it, unless it has passed already.
+  const exitCode = await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
+  clearTimeout(timer);
+  return exitCode;
 }
 
 function removeQuietly(directory: string): void {
@@ -114,7 +118,8 @@ class State {
   readonly #name: string;
   readonly #recorder: Recorder;
   readonly #log: RunLog;
-  #lock: Lock | null = null;
+  readonly #locks: Lock[] = [];
+  #opened = false;
   #history: History | null = null;
   #logOpening: Promise<void> = Promise.resolve();
   #stateDir: string | null = null;
@@ -127,42 +132,71 @@ class State {
     this.#log = log;
   }
 
-  async begin(signal: AbortSignal, place: Workspace): Promise<void> {
-    const { to, stateDir, lockWaitMs } = this.#config;
+  async begin(signal: AbortSignal, place: Workspace | null): Promise<void> {
+    const { to, stateDir } = this.#config;
     const unsupported = (what: string): void => this.#recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
     try {
       makeDirectories(to, unsupported);
       makeDirectories(stateDir, unsupported);
-      makePrivateDirectory(join(to, '.dbbackup'));
-      makePrivateDirectory(tempRoot(to));
-      this.#lock = await acquireLock(join(stateDir, `${this.#name}.lock.db`), lockWaitMs, signal);
+      makeDirectories(tempRoot(to), unsupported);
+      // In a directory that others may add to, somebody may have been faster: look at what is there now.
+      const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
+      if (isFailure(target)) throw new Failed(target);
+      await this.#acquire(signal);
     } catch (error) {
-      if (error instanceof Failed) throw error;
-      const failure = targetFailure(error, stateDir, pruneLine(this.#config, this.#name));
-      // SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used.
-      throw new Failed(
-        failure.code === 'IO_ERROR' || failure.code === 'INTERNAL' ? { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) } : failure,
-        { cause: error },
-      );
+      throw new Failed(this.#beginFailure(error), { cause: error });
     }
     this.#openState();
-    // Not awaited: loading winston goes on beside the snapshot.
-    this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
-    if (!this.#lock) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
+    // Not awaited, and not before the first stage has put its child to work: winston is loaded while that is busy.
+    this.#logOpening = setImmediate().then(() => this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid));
+    if (this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
     try {
       const { runs } = await recover(to, this.#name, signal, (w) => this.#recorder.warn(w));
       this.#buryDead(runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
+      if (!place) return;
       makePrivateDirectory(place.directory);
+      syncDirectory(tempRoot(to), unsupported);
     } catch (error) {
       throw new Failed(targetFailure(error, to, pruneLine(this.#config, this.#name)), { cause: error });
     }
   }
 
+  /**
+   * The lock of the name lies in the state directory. Where that is elsewhere, a second one beside the temp directory keeps
+   * two runs with different state directories from sweeping each other's work; a file system that cannot lock does not stop us.
+   */
+  async #acquire(signal: AbortSignal): Promise<void> {
+    const { to, stateDir, lockWaitMs } = this.#config;
+    const lock = await acquireLock(join(stateDir, `${this.#name}.lock.db`), lockWaitMs, signal);
+    if (!lock) return;
+    this.#locks.push(lock);
+    const beside = stateDirOf(to);
+    if (stateDir === beside) return;
+    try {
+      const second = await acquireLock(join(beside, `${this.#name}.lock.db`), lockWaitMs, signal);
+      if (second) this.#locks.push(second);
+      else for (const held of this.#locks.splice(0)) held.release();
+    } catch (error) {
+      if (error instanceof Failed) throw error;
+      this.#recorder.warn(warning('TARGET_NETWORK_FS', `${beside} cannot be locked: ${errnoWords(error)}`));
+    }
+  }
+
+  /** SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used. */
+  #beginFailure(error: unknown): Failure {
+    const { stateDir } = this.#config;
+    const prune = pruneLine(this.#config, this.#name);
+    const code = errnoOf(error);
+    if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune };
+    if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
+    return targetFailure(error, stateDir, prune);
+  }
+
   /** Writes the record, tells people, closes everything, says the last word. */
-  async finish(verdict: Verdict, resources: RunRecord['resources']): Promise<ExitCode> {
+  async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal): Promise<ExitCode> {
     const { output } = this.#ctx;
-    if (!this.#history && verdict.failure?.code !== 'LOCKED') this.#openLate();
+    if (!this.#opened && verdict.failure?.code !== 'LOCKED') this.#openLate();
     if (verdict.failure) {
       output.error(verdict.failure, verdict.failedStage);
       const written = this.#recorder.record(verdict, resources).error;
@@ -172,29 +206,31 @@ class State {
         stack: verdict.failure.code === 'INTERNAL' ? verdict.failure.stack : undefined,
       });
     }
-    this.#log.write('info', `ends: ${verdict.status}, exit ${verdict.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     const record = this.#recorder.record(verdict, resources);
     // Telling can take half a minute: what came of the run is written down before.
     if (this.#config.mail) this.#save(record);
-    const untold = await this.#recorder.report(() => this.#tell(record));
+    const untold = await this.#recorder.report(() => this.#tell(record, signal));
+    const final = this.#finalVerdict(verdict, untold, signal);
+    this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     await this.#logOpening;
     const logProblem = await this.#log.close();
     if (logProblem !== null) this.#recorder.warn(warning('STATE_UNWRITABLE', `the log in ${this.#config.logDir} is incomplete: ${logProblem}`));
-    const final = this.#finalVerdict(verdict, untold);
     const told = this.#recorder.record(final, resources);
     this.#save(told);
     this.#history?.close();
-    this.#lock?.release();
+    for (const lock of this.#locks) lock.release();
     // Once more, since saving itself may have added a remark.
     output.document({ ...told, warnings: this.#recorder.warnings });
     return final.exitCode;
   }
 
   /** A message that could not be delivered turns 0 into 3, nothing else; a signal while it was sent still ends the run. */
-  #finalVerdict(verdict: Verdict, untold: Failure | null): Verdict {
-    const { output, signal } = this.#ctx;
+  #finalVerdict(verdict: Verdict, untold: Failure | null, signal: AbortSignal): Verdict {
+    const { output } = this.#ctx;
     if (signal.aborted && verdict.failure === null) {
-      return judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
+      const ended = judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
+      if (ended.failure) output.error(ended.failure, 'report');
+      return ended;
     }
     if (!untold) return verdict;
     if (verdict.exitCode === 0) {
@@ -207,6 +243,7 @@ class State {
 
   /** History and outbox; what cannot be written is remarked on once and then done without. */
   #openState(): void {
+    this.#opened = true;
     this.#stateDir = this.#config.stateDir;
     try {
       this.#history = History.openToWrite(this.#config.stateDir);
@@ -243,11 +280,11 @@ class State {
   }
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. */
-  #buryDead(completed: ReadonlyMap<string, string | null>): void {
+  #buryDead(left: ReadonlyMap<string, Copy | null>): void {
     const { mail, to } = this.#config;
     try {
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        const record = asKilled(dead, completed.get(dead.runId) ?? null);
+        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null), this.#ctx.output.redact);
         this.#history?.save(record);
         this.#log.write('warn', `run ${dead.runId} of ${dead.startedAt} was killed`);
         if (!mail?.on.has('failure') || this.#history?.wasTold(`run ${dead.runId}`)) continue;
@@ -267,8 +304,8 @@ class State {
     }
   }
 
-  /** Sends what this run calls for, after what earlier ones could not send. Null: nothing is left to tell. */
-  async #tell(record: RunRecord): Promise<Failure | null> {
+  /** Sends what this run calls for, after what earlier ones could not send. Null: nothing is left to tell. Never throws. */
+  async #tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
     const { mail, to } = this.#config;
     if (!mail || record.exitCode === 75) return null;
     const event = this.#eventOf(record);
@@ -276,14 +313,17 @@ class State {
     const kept = message ? keep(this.#stateDir, message, (w) => this.#recorder.warn(w)) : null;
     // A signal leaves two seconds: the next run sends it.
     if (this.#ctx.signal.aborted) return null;
-    if (message && kept === null) {
-      const failure = await sendNow(message, mail, this.#ctx);
-      if (failure) return failure;
+    const direct = message && kept === null ? (await sendNow(message, mail, this.#ctx, signal)).failure : null;
+    try {
+      const waiting = this.#stateDir === null ? null : await deliver(this.#stateDir, this.#name, mail, this.#ctx, signal);
+      if (!direct && !waiting && event === 'failure') this.#history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
+      return direct ?? waiting;
+    } catch (error) {
+      if (signal.aborted) return direct;
+      this.#recorder.warn(warning('STATE_UNWRITABLE', `the outbox in ${this.#config.stateDir} cannot be used: ${errnoWords(error)}`));
+      // It could be queued and not be sent from there: then at once.
+      return message && kept !== null ? (await sendNow(message, mail, this.#ctx, signal)).failure : direct;
     }
-    if (this.#stateDir === null) return null;
-    const failure = await deliver(this.#stateDir, this.#name, mail, this.#ctx);
-    if (!failure && event === 'failure') this.#noteTold(record);
-    return failure;
   }
 
   #eventOf(record: RunRecord): ReturnType<typeof eventOf> {
@@ -292,14 +332,6 @@ class State {
     } catch (error) {
       this.#unwritable(error);
       return eventOf(record, null);
-    }
-  }
-
-  #noteTold(record: RunRecord): void {
-    try {
-      this.#history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
-    } catch (error) {
-      this.#unwritable(error);
     }
   }
 }

@@ -4,7 +4,7 @@
  */
 import type { Failure } from './outcome.js';
 import type { Check, Copy, Manifest, Method, SourceFacts, Violations } from './records.js';
-import type { Findings, Properties, SchemaRow } from './system/worker-protocol.js';
+import type { Findings, Properties } from './system/worker-protocol.js';
 
 /** How long to wait for other holders of the source (DESIGN, "Exit codes"). */
 export const SOURCE_BUSY_MS = 5000;
@@ -35,7 +35,7 @@ export interface TargetState {
 export interface Facts {
   readonly source: SourceState | Failure;
   readonly target: TargetState | Failure;
-  /** Copies of this name, newest first; read in full only when `everyCopy` was asked for. */
+  /** Copies of this name, newest first; all of them only where that was asked for. */
   readonly copies: readonly Copy[];
   readonly newestGood: Copy | null;
   readonly newestManifest: Manifest | null;
@@ -51,8 +51,9 @@ export interface Snapshot {
   readonly method: Method;
   /** Why pages were copied instead of VACUUM INTO; null when they were not. */
   readonly why: string | null;
-  readonly schemaBefore: readonly SchemaRow[];
-  readonly schemaAfter: readonly SchemaRow[];
+  /** SHA-256 of the source's schema, read before and after the copy. */
+  readonly schemaBefore: string;
+  readonly schemaAfter: string;
   readonly properties: Properties;
   readonly journalMode: string;
   readonly sqlite: string;

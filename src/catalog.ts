@@ -10,7 +10,8 @@ import type { Copy, CopyStatus, Manifest } from './records.js';
 import { NAME } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
-const MANIFEST_MAX = 16_000_000;
+/** Bytes; a larger manifest is not read. */
+export const MANIFEST_MAX = 16_000_000;
 const COPY_FILE = /^(?<name>.+)-(?<stamp>\d{8}T\d{6}Z)(?:-(?<sequence>[1-9]\d{0,5}))?\.(?<extension>db|json)$/u;
 
 /** What a file name in the backup directory says. `createdAt`: milliseconds since the epoch. */
@@ -65,6 +66,7 @@ export function freeBase(name: string, at: Date, present: readonly string[]): st
     const sequence = /^(?:-([1-9]\d{0,5}))?\./.exec(file.slice(first.length));
     if (sequence) last = Math.max(last, Number(sequence[1] ?? 1));
   }
+  if (last >= 999_999) throw Object.assign(new Error(`no number is left for ${first}`), { code: 'EEXIST' });
   return last === 0 ? first : `${first}-${last + 1}`;
 }
 
@@ -199,13 +201,13 @@ export const namesIn = (directory: string): string[] =>
   ].sort();
 
 /** Ahead of the clock by more than this is a wrong clock, not a fresh copy (DESIGN, "Retention"). */
-export const CLOCK_TOLERANCE_MS = 3_600_000;
+const CLOCK_TOLERANCE_MS = 3_600_000;
 
 /** A copy that `latest`, `status` and the keep rules may see. */
 export const isPlainGood = (copy: Copy): boolean => copy.status === 'good' && copy.tags.length === 0;
 
-/** Dated more than an hour ahead of the clock. */
-export const isAhead = (copy: Copy, now: number): boolean => Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
+/** Dated more than an hour ahead of the clock. A file without a manifest proves nothing, not even a wrong clock. */
+export const isAhead = (copy: Copy, now: number): boolean => copy.status !== 'unverified' && Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
 
 /** The newest good, untagged copy that is not dated ahead of the clock; reads manifests from the newest on until one is good. */
 export function newestGood(directory: string, name: string, now: number): Copy | null {

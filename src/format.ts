@@ -38,7 +38,7 @@ export function localTime(rfc3339: string): string {
 /** The lines of a table: columns padded to their widest cell; `>` in `align` aligns a column right. */
 export function table(header: readonly string[], rows: readonly (readonly string[])[], align = ''): string[] {
   const all = [header, ...rows];
-  const widths = header.map((_, i) => Math.max(...all.map((r) => (r[i] ?? '').length)));
+  const widths = header.map((_, i) => all.reduce((widest, row) => Math.max(widest, (row[i] ?? '').length), 0));
   const line = (row: readonly string[]): string =>
     row
       .map((cell, i) => (align[i] === '>' ? cell.padStart(widths[i] ?? 0) : i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0)))

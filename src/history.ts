@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Failure } from './outcome.js';
 import { describe } from './outcome.js';
-import type { RunRecord } from './records.js';
+import type { Copy, RunRecord } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
@@ -23,6 +23,7 @@ interface Row {
 
 export const historyPath = (stateDir: string): string => join(stateDir, 'history.db');
 
+/** The history of one state directory. Every method may throw what SQLite says. */
 export class History {
   readonly #db: Database.Database;
 
@@ -35,6 +36,7 @@ export class History {
     const path = historyPath(stateDir);
     const there = lstatOrNull(path);
     if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
+    refuseForeign(stateDir, path);
     const db = new Database(path, { timeout: BUSY_MS });
     try {
       db.pragma('trusted_schema = OFF');
@@ -48,6 +50,7 @@ export class History {
           PRAGMA user_version = 1;
           COMMIT`);
       }
+      refuseHostile(db);
       return new History(db);
     } catch (error) {
       db.close();
@@ -58,10 +61,31 @@ export class History {
   /** Opens what is there, read-only; null when there is none. */
   static openToRead(stateDir: string): History | null {
     const path = historyPath(stateDir);
-    if (!lstatOrNull(path)?.isFile()) return null;
-    const db = new Database(path, { readonly: true, fileMustExist: true, timeout: BUSY_MS });
-    db.pragma('trusted_schema = OFF');
-    return new History(db);
+    const there = lstatOrNull(path);
+    if (!there?.isFile() || there.size === 0) return null;
+    refuseForeign(stateDir, path);
+    const open = (readonly: boolean): History | null => {
+      const db = new Database(path, { readonly, fileMustExist: true, timeout: BUSY_MS });
+      try {
+        db.pragma('trusted_schema = OFF');
+        if (db.pragma('user_version', { simple: true }) === 1) {
+          refuseHostile(db);
+          return new History(db);
+        }
+      } catch (error) {
+        db.close();
+        throw error;
+      }
+      db.close();
+      return null;
+    };
+    try {
+      return open(true);
+    } catch (error) {
+      // A run was killed while it wrote: only a writer can roll its journal back.
+      if (!(error instanceof Database.SqliteError) || !error.code.startsWith('SQLITE_READONLY')) throw error;
+      return open(false);
+    }
   }
 
   /** Writes a record, new or changed, with the process that writes it. */
@@ -141,6 +165,24 @@ export class History {
   }
 }
 
+/** State of a third user is not believed: it could make us wait for ever, or lie. A FIFO for a journal would make SQLite hang. */
+function refuseForeign(stateDir: string, path: string): void {
+  const owner = lstatOrNull(stateDir)?.uid;
+  for (const file of [path, `${path}-journal`, `${path}-wal`, `${path}-shm`]) {
+    const stats = lstatOrNull(file);
+    if (!stats) continue;
+    if (!stats.isFile()) throw Object.assign(new Error(`${file} is not a regular file`), { code: 'EPERM' });
+    if (stats.uid !== owner && stats.uid !== 0 && stats.uid !== process.geteuid?.())
+      throw Object.assign(new Error(`${file} belongs to uid ${stats.uid}`), { code: 'EPERM' });
+  }
+}
+
+/** We make tables and an index and nothing else: a view or a trigger there is somebody's program. */
+function refuseHostile(db: Database.Database): void {
+  const found = db.prepare<[], string>("SELECT name FROM sqlite_schema WHERE type IN ('view', 'trigger') LIMIT 1").pluck().get();
+  if (found !== undefined) throw new Error(`the history holds ${found}, which dbbackup did not make`);
+}
+
 /** JSON that only this file writes, into a database that belongs to us. */
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
@@ -149,8 +191,8 @@ function asSeen(row: Row): RunRecord {
   return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null) : record;
 }
 
-/** The record of a run that could not finish it itself. `published`: its copy, if the next run completed it. */
-export function asKilled(record: RunRecord, published: string | null): RunRecord {
-  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published };
-  return { ...record, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
+/** The record of a run that could not finish it itself. `copy`: the copy it had published, or that the next run completed for it. */
+export function asKilled(record: RunRecord, copy: Copy | null): RunRecord {
+  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null };
+  return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
 }

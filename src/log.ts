@@ -3,7 +3,7 @@
  * opened, so that loading winston costs the run nothing, and their tail goes into failure mails. A log that cannot be
  * written is a remark, never a failure.
  */
-import { readdirSync } from 'node:fs';
+import { constants, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Logger } from 'winston';
 import { errnoWords } from './outcome.js';
@@ -24,6 +24,7 @@ interface Line {
   readonly [field: string]: unknown;
 }
 
+/** The log of one run. */
 export class RunLog {
   readonly #base: Readonly<Record<string, unknown>>;
   readonly #now: () => Date;
@@ -67,7 +68,8 @@ export class RunLog {
         filename: 'dbbackup-%DATE%.log',
         datePattern: 'YYYY-MM-DD',
         utc: true,
-        options: { flags: 'a', mode: 0o600 },
+        // A link put there since we looked is not followed.
+        options: { flags: constants.O_APPEND | constants.O_CREAT | constants.O_WRONLY | constants.O_NOFOLLOW, mode: 0o600 },
       });
       const fail = (error: Error): void => {
         this.#problem ??= errnoWords(error);

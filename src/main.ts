@@ -38,7 +38,7 @@ function toolName(): string {
  * opens nothing before it is asked to.
  */
 function startEarly(argv: readonly string[]): Worker | null {
-  if (argv[0] !== 'run' || argv.some((a) => ['-h', '--help', '-n', '--dry-run'].includes(a))) return null;
+  if (argv.find((word) => !word.startsWith('-')) !== 'run' || argv.some((a) => ['-h', '--help', '-n', '--dry-run'].includes(a))) return null;
   try {
     return new Worker(withoutSettings(process.env));
   } catch {
@@ -49,8 +49,13 @@ function startEarly(argv: readonly string[]): Worker | null {
 
 async function main(argv: readonly string[], earlyWorker: Worker | null): Promise<ExitCode> {
   const signal = await listenForSignals();
-  const [{ parseArguments }, { Output: OutputClass }, { failureOf }] = await Promise.all([import('./cli.js'), import('./output.js'), import('./outcome.js')]);
+  const [{ COMMANDS, parseArguments }, { Output: OutputClass }, { exitCodeOf, failureOf }] = await Promise.all([
+    import('./cli.js'),
+    import('./output.js'),
+    import('./outcome.js'),
+  ]);
   const tool = toolName();
+  const meant = argv.find((word) => word in COMMANDS);
   const beforeDashes = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
   let invocation: Invocation;
   try {
@@ -68,7 +73,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
       verbose: false,
       color: useColor(true),
     });
-    return await end(output, argv[0] ?? null, failureOf(error));
+    return await end(output, meant ?? null, failureOf(error));
   }
 
   const [{ redactor }, { loadSettings }, { systemClock }, { hostName, identity }] = await Promise.all([
@@ -79,7 +84,13 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
   ]);
   const output = new OutputClass(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color) });
   const who = identity();
-  const loaded = await loadSettings({ ...invocation, env: process.env, cwd: process.cwd(), uid: who.uid });
+  let loaded: Loaded;
+  try {
+    loaded = await loadSettings({ ...invocation, env: process.env, cwd: process.cwd(), uid: who.uid });
+  } catch (error) {
+    // The working directory may have been removed.
+    return await end(output, invocation.command, failureOf(error));
+  }
   output.useRedactor(redactor(loaded.secrets));
   const ctx: Context = {
     clock: systemClock,
@@ -99,7 +110,10 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
     });
   });
   try {
-    return await dispatch(ctx, invocation, loaded);
+    const exitCode = await dispatch(ctx, invocation, loaded);
+    // What only looks has no record to say it in.
+    const acting = invocation.command === 'run' || invocation.command === 'prune';
+    return signal.aborted && !acting ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
   } catch (error) {
     return await end(output, invocation.command, failureOf(error));
   }

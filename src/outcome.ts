@@ -4,6 +4,8 @@
  * into an exit code. README's tables are generated from `EXIT_CODES` and `CODE_DOCS`.
  */
 
+import { shellWord } from './system/processes.js';
+
 export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'prune' | 'report';
 export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
@@ -195,12 +197,12 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_HOT_JOURNAL':
       return {
         message: `${f.path} has a hot rollback journal: its application crashed in the middle of a transaction`,
-        hint: `start the application, or open it once for writing so that SQLite rolls back: sqlite3 '${f.path}' 'SELECT count(*) FROM sqlite_schema'`,
+        hint: `start the application, or open it once for writing so that SQLite rolls back: sqlite3 ${shellWord(f.path)} 'SELECT count(*) FROM sqlite_schema'`,
       };
     case 'SOURCE_READONLY_DIRECTORY':
       return {
         message: `${f.path} is in WAL mode and idle, and its directory ${f.directory} cannot be written, so SQLite cannot open it`,
-        hint: `run as the owner (sudo -u ${f.owner} dbbackup ...), under systemd add ReadWritePaths=${f.directory}, or keep the application running`,
+        hint: `run as the owner (sudo -u ${f.owner} dbbackup ...), under systemd add ReadWritePaths=${shellWord(f.directory)}, or keep the application running`,
       };
     case 'SOURCE_REPLACED':
       return {
@@ -210,20 +212,20 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_HARD_LINKED':
       return {
         message: `${f.path} has ${f.links} names (hard links); each name would have a WAL of its own`,
-        hint: `keep one name: find the others with find / -xdev -samefile '${f.path}'`,
+        hint: `keep one name: find the others with find / -xdev -samefile ${shellWord(f.path)}`,
       };
     case 'SIDECAR_OWNER':
       return f.left.length > 0
         ? {
             message: `${f.left.join(' and ')} now belong to this user, and ${f.owner}, who owns the database, may be unable to write`,
-            hint: `at once, as root: chown ${f.owner} ${f.left.map((p) => `'${p}'`).join(' ')}; then run dbbackup as ${f.owner}`,
+            hint: `at once, as root: chown ${f.owner} ${f.left.map(shellWord).join(' ')}; then run dbbackup as ${f.owner}`,
           }
         : {
             message: `opening ${f.path} would create -wal and -shm files that ${f.owner}, its owner, could not write: the application would fail`,
             hint: `run as the owner: sudo -u ${f.owner} dbbackup ...`,
           };
     case 'SNAPSHOT_FAILED':
-      return { message: `no snapshot of ${f.path}: ${f.reason}`, hint: 'run again with --verbose; the log has the details' };
+      return { message: `no snapshot of ${f.path}: ${f.reason}`, hint: 'mend that and run again' };
     case 'VERIFY_FAILED':
       return {
         message: `the copy did not pass its check although the source did: ${some(f.findings)}`,
@@ -291,7 +293,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'INTERNAL':
       return {
         message: `a bug of dbbackup: ${f.message}`,
-        hint: "please report it with the log's last lines to the maintainers named in package.json",
+        hint: 'please report it to the people you have dbbackup from, with the last lines of the log; --verbose shows where it happened',
       };
   }
 }

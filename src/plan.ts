@@ -2,7 +2,7 @@
  * What a run will do, decided from settings and facts alone: no effect, no clock of its own. `--dry-run` prints this
  * and stops; a real run does exactly this and nothing else.
  */
-import type { Facts, SourceState, TargetState } from './artifacts.js';
+import type { Facts, SourceState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { freeBase } from './catalog.js';
 import type { Failure, Warning } from './outcome.js';
@@ -14,11 +14,8 @@ import type { Config } from './settings/load.js';
 import { shellWord } from './system/processes.js';
 
 export interface RunPlan {
-  readonly name: string;
   readonly source: SourceState;
-  readonly target: TargetState;
-  readonly config: Config;
-  /** The file name the copy would get now; publishing takes the next free one if it is gone by then. */
+  /** The file name the copy would get now, for the dry run; publishing takes the one that is free by then. */
   readonly file: string;
   readonly neededBytes: number;
   readonly warnings: readonly Warning[];
@@ -33,13 +30,14 @@ export const hasProblems = (plan: Planned): plan is Problems => 'problems' in pl
 
 export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
 
-/** The line that would make room: for hints. */
-export const pruneLine = (config: Pick<Config, 'to' | 'profile'>, name: string): string =>
-  config.profile !== null
-    ? `dbbackup prune -P ${config.profile} --keep-last 3`
-    : `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
+/** The line that would make room: for hints. A profile's other rules are switched off, or they would keep what is in the way. */
+export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy'>, name: string): string {
+  if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
+  const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
+  return [`dbbackup prune -P ${config.profile} --keep-last 3`, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
+}
 
-/** A run's plan, or every problem that can be seen beforehand, the gravest first. */
+/** A run's plan, or every problem that can be seen beforehand: the directory's first, since without it nothing else matters. */
 export function planRun(config: Config, name: string, facts: Facts, now: Date): Planned {
   const { source, target } = facts;
   const problems: Failure[] = [];
@@ -74,10 +72,7 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   if (source.network) warnings.push(warning('SOURCE_NETWORK_FS', `${source.path} lies on ${source.network}, where file locks are unreliable`));
   if (target.network) warnings.push(warning('TARGET_NETWORK_FS', `the state directory lies on ${target.network}: set --state-dir to a local directory`));
   return {
-    name,
     source,
-    target,
-    config,
     file: `${freeBase(
       name,
       now,

@@ -6,29 +6,30 @@
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
+import { copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
-import type { Manifest } from './records.js';
+import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
 import { parseWorkspace, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
-  /** Run id of a killed run → the copy that was completed for it, or null. */
-  readonly runs: ReadonlyMap<string, string | null>;
+  /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
+  readonly runs: ReadonlyMap<string, Copy | null>;
 }
 
+/** Puts right what killed runs of this name left. The caller holds its lock. Throws what the system says, and the signal's reason. */
 export async function recover(to: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
-  const runs = new Map<string, string | null>();
+  const runs = new Map<string, Copy | null>();
   for (const entry of list(tempRoot(to))) {
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
     const place = workspace(to, name, left.runId);
-    const completed = await finishPublication(to, name, place, signal, unsupported);
-    if (completed) warn(warning('HEALED', `a killed run had not finished publishing ${completed}: it was proven again and completed`));
-    runs.set(left.runId, completed);
+    const found = await finishPublication(to, name, place, signal, unsupported);
+    if (found?.healed) warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
+    runs.set(left.runId, found?.copy ?? null);
     removeTree(place.directory);
   }
   finishPrune(to, name, warn, unsupported);
@@ -44,31 +45,51 @@ function list(directory: string): string[] {
   }
 }
 
-/** The file name of the copy that is now whole, or null when there was nothing to complete. */
-async function finishPublication(to: string, name: string, place: Workspace, signal: AbortSignal, unsupported: (what: string) => void): Promise<string | null> {
+/** The copy of a killed run that is whole now, and whether we had to complete it; null: it had published none. */
+async function finishPublication(
+  to: string,
+  name: string,
+  place: Workspace,
+  signal: AbortSignal,
+  unsupported: (what: string) => void,
+): Promise<{ copy: Copy; healed: boolean } | null> {
   const manifest = stagedManifest(place, name);
   if (!manifest) return null;
   const data = join(to, manifest.file);
-  const json = join(to, manifest.manifest ?? '');
+  const base = manifest.file.slice(0, manifest.file.lastIndexOf('.'));
+  const json = join(to, `${base}.json`);
   const published = lstatOrNull(data);
   if (!published?.isFile()) return null;
   // The same inode as the staged data: ours beyond doubt. Where rename was used, the staged name is gone.
   const staged = lstatOrNull(place.data);
   if (staged && (staged.ino !== published.ino || staged.dev !== published.dev)) return null;
-  if (lstatOrNull(json)) return null;
-  if (published.size === manifest.sizeBytes && (await hashFile(data, signal, () => undefined)) === manifest.sha256) {
+  if (lstatOrNull(json)) {
+    const there = readManifest(to, base);
+    return 'unreadable' in there || there.runId !== manifest.runId ? null : { copy: copyOf(there, there.status), healed: false };
+  }
+  if (published.size === manifest.sizeBytes && (await hashOrNull(data, signal)) === manifest.sha256) {
     publish(place.manifest, json);
     syncDirectory(to, unsupported);
-    return manifest.file;
+    return { copy: copyOf(manifest, manifest.status), healed: true };
   }
   remove(data);
   syncDirectory(to, unsupported);
   return null;
 }
 
+/** Null when it cannot be read to the end: then it is withdrawn, rather than stand in the way of every later run. */
+async function hashOrNull(path: string, signal: AbortSignal): Promise<string | null> {
+  try {
+    return await hashFile(path, signal, () => undefined);
+  } catch {
+    signal.throwIfAborted();
+    return null;
+  }
+}
+
 function stagedManifest(place: Workspace, name: string): Manifest | null {
   try {
-    const { bytes } = readSmall(place.manifest, 16_000_000);
+    const { bytes } = readSmall(place.manifest, MANIFEST_MAX);
     const file: unknown = (JSON.parse(bytes.toString('utf8')) as { file?: unknown }).file;
     const parsed = typeof file === 'string' ? parseCopyFile(file) : null;
     return parsed?.name === name ? parseManifest(bytes, parsed.base) : null;

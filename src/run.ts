@@ -5,7 +5,7 @@ import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
-import { errnoWords, Failed } from './outcome.js';
+import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Config } from './settings/load.js';
@@ -28,6 +28,7 @@ export function inspect(ctx: Context, config: Config, database: string, name: st
   }
 }
 
+/** Runs the whole job for one database and returns the exit code. */
 export const runBackup = (ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> =>
   act(ctx, config, 'run', name, async ({ recorder, pool, workspace, signal, prune: pruneHint, begin }) => {
     const now = (): Date => ctx.clock.now();
@@ -56,7 +57,8 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
       'snapshot',
       () =>
         takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune: pruneHint, progress: progress('snapshot') }),
-      (s) => `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}`,
+      (s) =>
+        `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}${s.walGrewBytes > 0 ? `, WAL grew by ${bytes(s.walGrewBytes)}` : ''}`,
     );
     const verified = await recorder.stage(
       'verify',
@@ -88,8 +90,12 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(pruned);
+    for (const c of verified.checks) ctx.output.detail(`check ${c.name}: ${c.message}`);
+    for (const k of pruned.kept) ctx.output.detail(`kept ${k.file}: ${k.reasons.join('; ')}`);
+    for (const p of pruned.pruned) ctx.output.detail(`removed ${p.file}: ${p.reason}`);
     ctx.output.result(`${config.to}/${copy.file}`);
     if (copy.status === 'suspect') {
+      if (pruned.failure) warn(critical(pruned.failure.code, describe(pruned.failure).message));
       return { failure: { code: 'SOURCE_CORRUPT', path: source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file }, stage: 'snapshot' };
     }
     return { failure: pruned.failure, stage: 'prune' };

@@ -12,8 +12,13 @@ export interface Workspace {
   readonly manifest: string;
 }
 
-export const tempRoot = (to: string): string => join(to, '.dbbackup', 'tmp');
+/** Where state lies unless `state-dir` says otherwise. */
+export const stateDirOf = (to: string): string => join(to, '.dbbackup');
 
+/** Where unfinished work lies. */
+export const tempRoot = (to: string): string => join(stateDirOf(to), 'tmp');
+
+/** The workspace of a run. */
 export function workspace(to: string, name: string, runId: string): Workspace {
   const directory = join(tempRoot(to), `${name}-${runId}`);
   return { directory, data: join(directory, 'data.db'), manifest: join(directory, 'manifest.json') };

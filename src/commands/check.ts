@@ -13,6 +13,7 @@ import type { Config, ShownSetting } from '../settings/load.js';
 import { messageFacts, sendNow } from '../stages/report.js';
 import { findSetpriv } from '../system/workers.js';
 
+/** Looks, prints the settings and every problem. Exit 1 when one of them is critical. */
 export async function check(ctx: Context, config: Config, shown: readonly ShownSetting[], options: { sendTest: boolean }): Promise<ExitCode> {
   const { output } = ctx;
   const { database, name } = config;
@@ -64,11 +65,8 @@ async function checkMail(ctx: Context, config: Config, name: string, sendTest: b
     return;
   }
   if (sendTest) {
-    const failure = await sendNow(composeTest(name, messageFacts(ctx, config.to, name, [])), mail, ctx);
-    if (failure)
-      problems.push(
-        critical('NOTIFY_FAILED', `the test message could not be sent: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`),
-      );
+    const { failure } = await sendNow(composeTest(name, messageFacts(ctx, config.to, name, [])), mail, ctx, ctx.signal);
+    if (failure) problems.push(critical('NOTIFY_FAILED', `the test message: ${describe(failure).message}`));
     else ctx.output.info(`a test message was sent to ${mail.to.join(', ')}`);
     return;
   }

@@ -16,6 +16,7 @@ import { holdWarning, prune as removeCopies } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
 import { printDecision, saveDryRun } from './dry-run.js';
 
+/** Applies the policy, or with `dryRun` prints what it would do. */
 export async function prune(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   const there = !isFailure(target) && lstatOrNull(config.to) !== null;
@@ -26,7 +27,7 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
   if (options.dryRun) return await dryRun(ctx, config, name ?? '');
   return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, prune: pruneHint, begin }) => {
     if (isFailure(target)) throw new Failed(target);
-    await begin();
+    await begin({ workspace: false });
     const result = await recorder.stage(
       'prune',
       () => removeCopies({ ...config, name: name ?? '', made: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w), prune: pruneHint }),

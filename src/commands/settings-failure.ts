@@ -2,26 +2,38 @@
 import { randomUUID } from 'node:crypto';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
+import { table } from '../format.js';
 import { History } from '../history.js';
 import { RunLog } from '../log.js';
+import type { Message } from '../notifiers/message.js';
 import type { ExitCode, Failure } from '../outcome.js';
 import { describe, errnoWords, exitCodeOf, warning } from '../outcome.js';
 import { Recorder } from '../recorder.js';
 import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import type { Loaded } from '../settings/load.js';
+import { redactValue } from '../redact.js';
+import type { Loaded, MailSettings } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
 import { composeFor, deliver, keep, sendNow } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 
 const ACTING: readonly CommandName[] = ['run', 'prune'];
 
+/** Tells, records and mails settings that do not parse, and returns 78. */
 export async function reportSettings(ctx: Context, command: CommandName, loaded: Loaded, dryRun: boolean): Promise<ExitCode> {
   const failure: Failure = { code: 'SETTINGS', problems: loaded.problems };
   const exitCode = exitCodeOf(failure, false);
   ctx.output.error(failure, null);
   const { name, profile } = loaded.partial;
   const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), { command, name, profile, dryRun });
+  if (command === 'check') {
+    ctx.output.data(
+      ...table(
+        ['SETTING', 'VALUE', 'FROM'],
+        loaded.shown.map((shown) => [shown.name, shown.value, shown.origin]),
+      ),
+    );
+  }
   const record = recorder.record({ status: 'failed', exitCode, failure, failedStage: null }, { cpuMs: 0, peakAnonBytes: 0 });
   if (ACTING.includes(command) && !dryRun) await recordAndTell(ctx, loaded, recorder, record);
   ctx.output.document({
@@ -29,6 +41,7 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
     command,
     exitCode,
     error: { code: failure.code, stage: null, ...describe(failure), problems: loaded.problems },
+    ...(command === 'check' ? { ok: false, settings: loaded.shown } : {}),
   });
   return exitCode;
 }
@@ -41,7 +54,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
     state = stateDir;
     try {
       const history = History.openToWrite(stateDir);
-      history.save(record);
+      history.save(redactValue(record, ctx.output.redact));
       history.close();
     } catch (error) {
       recorder.warn(warning('STATE_UNWRITABLE', `the history in ${stateDir} cannot be written: ${errnoWords(error)}`));
@@ -50,6 +63,15 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
   if (!mail?.on.has('failure')) return;
   const message = composeFor(ctx, record, 'failure', to, []);
   const kept = keep(state, message, (w) => recorder.warn(w));
-  const untold = kept !== null && state !== null ? await deliver(state, name, mail, ctx) : await sendNow(message, mail, ctx);
+  const untold = kept !== null && state !== null ? await fromOutbox(ctx, state, name, mail, message) : (await sendNow(message, mail, ctx, ctx.signal)).failure;
   if (untold) recorder.warn(warning('NOTIFY_FAILED', describe(untold).message));
+}
+
+/** An outbox that cannot be used must not keep the message from being sent. */
+async function fromOutbox(ctx: Context, state: string, name: string | null, mail: MailSettings, message: Message): Promise<Failure | null> {
+  try {
+    return await deliver(state, name, mail, ctx, ctx.signal);
+  } catch {
+    return (await sendNow(message, mail, ctx, ctx.signal)).failure;
+  }
 }

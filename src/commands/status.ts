@@ -12,12 +12,14 @@ import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config, MailSettings } from '../settings/load.js';
 import { deliver, keep, messageFacts, outboxPath, sendNow } from '../stages/report.js';
+import { lstatOrNull } from '../system/files.js';
 
 interface Look {
   readonly newestGood: (Copy & { readonly ageSeconds: number }) | null;
   readonly problems: readonly Warning[];
 }
 
+/** Prints what there is; exit 0 with a fresh good copy, 1 without, 3 when that is so but people could not be told. */
 export async function status(ctx: Context, config: Config, options: { notify: boolean }): Promise<ExitCode> {
   const { output } = ctx;
   const name = resolveName(config, 'status');
@@ -47,7 +49,8 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   // Under cron silence has to mean that all is well.
   if (!output.options.quiet || !healthy || problems.some((p) => p.severity === 'critical')) output.data(...lines);
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'status', name, healthy, newestGood, lastRun, problems });
-  return healthy && !untold ? 0 : 1;
+  if (!healthy) return 1;
+  return untold ? 3 : 0;
 }
 
 /** From the newest copy back to the first good one: the directory of ten thousand copies is not read in full. */
@@ -113,7 +116,8 @@ async function notify(
 ): Promise<Failure | null> {
   let history: History | null = null;
   try {
-    history = History.openToWrite(config.stateDir);
+    // What another user's runs need must not be made by us: they could not write it any more.
+    if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir);
   } catch {
     // Without a history nobody can know who was told: then telling once too often is right.
   }
@@ -123,12 +127,14 @@ async function notify(
       const message = composeStatus(name, news.problems, messageFacts(ctx, config.to, name, []));
       const kept = history ? keep(config.stateDir, message, (w) => ctx.output.warning(w)) : null;
       if (kept === null) {
-        const failure = await sendNow(message, mail, ctx);
+        const { failure } = await sendNow(message, mail, ctx, ctx.signal);
         if (failure) return failure;
       }
       for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
     }
-    return history ? await deliver(config.stateDir, name, mail, ctx) : null;
+    return history ? await deliver(config.stateDir, name, mail, ctx, ctx.signal) : null;
+  } catch (error) {
+    return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: true };
   } finally {
     history?.close();
   }
@@ -162,7 +168,7 @@ function failureWasTold(history: History | null, name: string | null, newestGood
   if (!history) return false;
   for (const run of history.since(name)) {
     if (newestGood && run.startedAt < newestGood.createdAt) return false;
-    if (history.wasTold(`run ${run.runId}`)) return true;
+    if (run.command === 'run' && history.wasTold(`run ${run.runId}`)) return true;
   }
   return false;
 }

@@ -35,11 +35,12 @@ const STDERR_LENGTH = 2000;
 const MTA_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
- * Delivers a message to all recipients. Throws `Failed` (NOTIFY_FAILED, kept: false) when it was not, or not to all of
- * them; the reason holds no secret. Sending the same message again carries the same Message-ID.
+ * Delivers a message. Throws `Failed` (NOTIFY_FAILED, kept: false) when nobody got it; `refused` names those who did not while
+ * others did, or is null. Neither holds a secret. Sending the same message again carries the same Message-ID.
  */
-export async function sendMail(message: Message, mail: MailSettings, options: MailOptions): Promise<void> {
+export async function sendMail(message: Message, mail: MailSettings, options: MailOptions): Promise<{ refused: string | null }> {
   const { route } = mail;
+  let refused: string | null = null;
   await attempt(mail, options, async (stop) => {
     if (route.kind === 'sendmail') return pipeTo(route.program, mail, await compose(message, mail, 'unix'), environment(options.env), stop);
     const raw = await compose(message, mail, 'windows');
@@ -47,10 +48,11 @@ export async function sendMail(message: Message, mail: MailSettings, options: Ma
       const info = await settled<{ rejected: string[]; rejectedErrors?: Reply[] | undefined }>((done) =>
         connection.send({ from: mail.from, to: [...mail.to], size: raw.length }, raw, done),
       );
-      // The server took the message for the others. That is a failure still: somebody who should hear of it does not.
-      if (info.rejected.length > 0) throw new Error(`refused for ${refusals(info.rejected, info.rejectedErrors)}; the other recipients got it`);
+      if (info.rejected.length > 0)
+        refused = scrub(`${whereOf(route)}: refused for ${refusals(info.rejected, info.rejectedErrors)}; the other recipients got it`, route);
     });
   });
+  return { refused };
 }
 
 /**

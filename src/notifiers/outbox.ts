@@ -42,14 +42,16 @@ export function enqueue(dir: string, message: Message, unsupported: Unsupported)
 }
 
 /**
- * The messages of one name (null: those of no name), oldest first; none when there is no outbox yet. Files that are not
+ * The messages of one name and those without any (settings that did not parse), oldest first; none when there is no outbox yet. Files that are not
  * ours (links, FIFOs, other names, more than 1 MB, another shape) are left alone and not mentioned.
  */
 export function pending(dir: string, name: string | null): Pending[] {
   const found = list(dir)
     .filter((file) => FILE.test(file))
     .flatMap((file) => read(join(dir, file)) ?? []);
-  return found.filter((p) => p.message.name === name).sort((a, b) => order(a.message.createdAt, b.message.createdAt) || order(a.path, b.path));
+  return found
+    .filter((p) => p.message.name === name || p.message.name === null)
+    .sort((a, b) => order(a.message.createdAt, b.message.createdAt) || order(a.path, b.path));
 }
 
 /** Forgets a message that was delivered; synced, so that a power cut does not send it again. */

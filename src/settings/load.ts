@@ -11,7 +11,7 @@ import { readSmall } from '../system/files.js';
 import type { OptionName, Parsed } from './options.js';
 import { OPTION_NAMES, spec, variableOf } from './options.js';
 import type { MailRoute } from './values.js';
-import { nameFromFile, PROFILE, printable } from './values.js';
+import { NAME, nameFromFile, PROFILE, printable } from './values.js';
 
 /** What retention keeps; Infinity is `all`, null a rule nobody gave. */
 export interface Policy {
@@ -308,8 +308,8 @@ async function findEnvFile(input: RawSettings, problem: Problem): Promise<EnvFil
   }
   if (input.envFile !== null) return readEnvFile(join(input.envFile.startsWith('/') ? '/' : input.cwd, input.envFile), 'named', input, problem);
   if (input.profile !== null) {
-    if (!PROFILE.test(input.profile)) {
-      problem('profile', `"${input.profile}" is no profile name: letters, digits, dots, _ and -, beginning with a letter or digit`, '--profile');
+    if (!PROFILE.test(input.profile) || !NAME.test(input.profile)) {
+      problem('profile', `"${input.profile}" is no profile name: letters, digits, dots, _ and -, beginning with a letter or digit, at most 100`, '--profile');
       return null;
     }
     const home = input.env['HOME'];

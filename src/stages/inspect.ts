@@ -5,7 +5,7 @@
 
 import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
 import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import type { Failure } from '../outcome.js';
@@ -13,11 +13,12 @@ import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, shellWord, userName } from '../system/processes.js';
-import { tempRoot } from '../workspace.js';
+import { stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
 const HEADER_BYTES = 100;
 
+/** The live database from outside, or why it cannot be backed up. */
 export function inspectSource(path: string, identity: Identity): SourceState | Failure {
   try {
     return lookAtSource(path, identity);
@@ -44,6 +45,7 @@ function ownerOf(path: string): string | null {
 }
 
 function kindOf(stats: Stats): string {
+  if (stats.isSymbolicLink()) return 'a symbolic link';
   if (stats.isDirectory()) return 'a directory';
   if (stats.isFIFO()) return 'a FIFO';
   if (stats.isSocket()) return 'a socket';
@@ -86,6 +88,11 @@ function lookAtSource(path: string, identity: Identity): SourceState {
   const walFile = lstatOrNull(`${realPath}-wal`);
   const shmFile = lstatOrNull(`${realPath}-shm`);
   const owner = userName(stats.uid);
+  for (const suffix of ['-journal', '-wal', '-shm']) {
+    const beside = lstatOrNull(realPath + suffix);
+    // SQLite would wait for ever at a FIFO there.
+    if (beside && !beside.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: realPath + suffix, kind: kindOf(beside) });
+  }
   if (wal && !(walFile && shmFile)) {
     // SQLite will create what is missing, in our name.
     const directory = dirname(realPath);
@@ -140,18 +147,23 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
   const real = realpathSync(nearest);
   if (!statSync(real).isDirectory()) throw unwritable(`${nearest} is not a directory`);
 
-  checkOwners(path, real, named !== null, identity, invocation);
+  for (const directory of [path, stateDir]) checkOwners(directory, identity, invocation);
   try {
     accessSync(real, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
     throw unwritable(`${errnoWords(error)} at ${real}`);
   }
-  for (const directory of [stateDir, join(path, '.dbbackup'), tempRoot(path)]) {
+  for (const directory of new Set([stateDir, stateDirOf(path), tempRoot(path)])) {
     const stats = lstatOrNull(directory);
     if (!stats) continue;
     if (!stats.isDirectory()) throw unwritable(`${directory} is not a directory`);
     if (stats.uid === identity.uid) continue;
-    throw new Failed({ code: 'TARGET_OWNER', path, reason: `${directory} belongs to ${userName(stats.uid)}`, remedy: sudoLine(stats.uid, invocation) });
+    throw new Failed({
+      code: 'TARGET_OWNER',
+      path,
+      reason: `${directory} belongs to ${userName(stats.uid)}`,
+      remedy: `find out who made it; if it was you: chown -R ${userName(identity.uid)} ${shellWord(directory)}`,
+    });
   }
   const fs = fileSystem(real);
   return { path, exists: named !== null, freeBytes: fs?.freeBytes ?? null, network: fileSystem(lstatOrNull(stateDir) ? stateDir : real)?.network ?? null };
@@ -159,21 +171,26 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
 
 const sudoLine = (uid: number, invocation: readonly string[]): string => `run as its owner: sudo -u ${userName(uid)} ${invocation.map(shellWord).join(' ')}`;
 
-function checkOwners(path: string, real: string, exists: boolean, identity: Identity, invocation: readonly string[]): void {
+/**
+ * Nobody but root and us may be able to put something else in the place of a directory that we write in: neither on the
+ * way that was configured, symbolic links included, nor on the way that it leads to.
+ */
+function checkOwners(path: string, identity: Identity, invocation: readonly string[]): void {
   const refuse = (reason: string, remedy: string): Failed => new Failed({ code: 'TARGET_OWNER', path, reason, remedy });
-  for (const directory of ancestors(real)) {
-    const stats = statSync(directory);
-    const itself = exists && directory === real;
+  let nearest = path;
+  while (!lstatOrNull(nearest)) nearest = dirname(nearest);
+  const real = realpathSync(nearest);
+  for (const step of new Set([...ancestors(nearest), ...ancestors(real)])) {
+    const stats = lstatSync(step);
+    const itself = step === path;
     if (stats.uid !== identity.uid && (itself || stats.uid !== 0)) {
-      const what = itself ? 'it belongs' : `${directory}, above it, belongs`;
+      const what = itself ? 'it belongs' : `${step}, on the way to it, belongs`;
       throw refuse(`${what} to ${userName(stats.uid)}, not to ${userName(identity.uid)}, who runs this`, sudoLine(stats.uid, invocation));
     }
     // In a sticky directory others may add names, but not move or remove ours.
-    if (stats.mode & 0o002 && !(stats.mode & 0o1000)) {
-      throw refuse(
-        `${itself ? 'it' : `${directory}, above it,`} can be written by others, who could put another directory in its place`,
-        `chmod o-w ${shellWord(directory)}`,
-      );
+    if (!stats.isSymbolicLink() && stats.mode & 0o002 && !(stats.mode & 0o1000)) {
+      const what = itself ? 'it' : `${step}, on the way to it,`;
+      throw refuse(`${what} can be written by others, who could put another directory in its place`, `chmod o-w ${shellWord(step)}`);
     }
   }
 }

@@ -3,6 +3,7 @@
  * in between leaves manifests without data, which the next run knows to be an unfinished prune (traps, 35).
  */
 import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { readCopies } from '../catalog.js';
 import type { Failure, Warning } from '../outcome.js';
 import { critical, failureOf, targetFailure, warning } from '../outcome.js';
@@ -30,7 +31,8 @@ export interface PruneResult {
   readonly failure: Failure | null;
 }
 
-export function prune(input: PruneInput): PruneResult {
+/** Applies the policy. Never throws: what was removed before a failure is told with it. */
+export async function prune(input: PruneInput): Promise<PruneResult> {
   const { to, warn } = input;
   const pruned: Pruned[] = [];
   let kept: readonly Kept[] = [];
@@ -40,7 +42,9 @@ export function prune(input: PruneInput): PruneResult {
     holdWarning(decision.hold, warn);
     const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
     for (const copy of decision.remove) {
-      input.signal.throwIfAborted();
+      // Signals and the time limit are heard between two files; what was begun is finished below.
+      await setImmediate();
+      if (input.signal.aborted) break;
       remove(join(to, copy.file));
       pruned.push(copy);
     }
@@ -49,13 +53,14 @@ export function prune(input: PruneInput): PruneResult {
       for (const copy of pruned) remove(join(to, copy.file.replace(/\.db$/, '.json')));
       syncDirectory(to, unsupported);
     }
-    return { kept, pruned, failure: null };
+    return { kept, pruned, failure: input.signal.aborted ? failureOf(input.signal.reason) : null };
   } catch (error) {
-    const failure = input.signal.aborted ? failureOf(input.signal.reason) : targetFailure(error, to, input.prune);
-    return { kept, pruned, failure };
+    // Stopped between data and manifests: the manifests left over tell the next run how to finish.
+    return { kept, pruned, failure: targetFailure(error, to, input.prune) };
   }
 }
 
+/** Says why nothing is pruned, where that is so. */
 export function holdWarning(hold: { readonly code: 'CLOCK' | 'SUSPECT'; readonly file: string } | null, warn: (w: Warning) => void): void {
   if (hold?.code === 'CLOCK') {
     warn(

@@ -7,7 +7,7 @@
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Publication, VerifiedSnapshot } from '../artifacts.js';
-import { copyOf, freeBase, rfc3339 } from '../catalog.js';
+import { copyOf, freeBase, MANIFEST_MAX, parseManifest, rfc3339 } from '../catalog.js';
 import type { Warning } from '../outcome.js';
 import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import type { Manifest } from '../records.js';
@@ -29,12 +29,14 @@ export interface PublishInput {
   readonly prune: string;
 }
 
+/** Publishes a verified snapshot. Throws `Failed`, and then nothing of it is at a final name. */
 export function publish(input: PublishInput): Publication {
   try {
-    for (;;) {
+    for (let turn = 0; turn < 100; turn++) {
       const publication = tryPublish(input);
       if (publication) return publication;
     }
+    throw Object.assign(new Error('every name for the copy is taken'), { code: 'EEXIST' });
   } catch (error) {
     throw new Failed(targetFailure(error, input.to, input.prune), { cause: error });
   }
@@ -44,11 +46,11 @@ export function publish(input: PublishInput): Publication {
 function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
   const base = freeBase(input.name, input.verified.snapshot.takenAt, readdirSync(to));
-  const manifest = manifestOf(input, base);
+  const { manifest, json: rendered } = renderManifest(input, base);
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 
   remove(workspace.manifest);
-  writeNew(workspace.manifest, `${JSON.stringify(manifest, null, 1)}\n`);
+  writeNew(workspace.manifest, rendered);
   syncDirectory(workspace.directory, unsupported);
 
   const data = join(to, manifest.file);
@@ -65,11 +67,32 @@ function tryPublish(input: PublishInput): Publication | null {
     if (stats.ino !== inode || stats.size !== manifest.sizeBytes) throw Object.assign(new Error('the published file is not the verified one'), { code: 'EIO' });
   } catch (error) {
     // Not known to be on the disk: then it must not look like a copy. The manifest goes first, so that the data is never a copy without it.
-    for (const path of linked.reverse()) remove(path);
+    for (const path of linked.reverse()) withdraw(path);
     if (errnoOf(error) === 'EEXIST') return null;
     throw error;
   }
   return { copy: copyOf(manifest, manifest.status), manifest };
+}
+
+/** Withdraws a name; what keeps that from being done must not hide why it is done. */
+function withdraw(path: string): void {
+  try {
+    remove(path);
+  } catch {
+    // The next run finds the staged manifest, hashes the data, and completes or withdraws it.
+  }
+}
+
+/** What cannot be read back must not be published: the copy would be there, and nobody would see it. */
+function renderManifest(input: PublishInput, base: string): { manifest: Manifest; json: string } {
+  const whole = manifestOf(input, base);
+  const render = (m: Manifest): string => `${JSON.stringify(m, null, 1)}\n`;
+  const fits = (m: Manifest): boolean => Buffer.byteLength(render(m)) <= MANIFEST_MAX;
+  // Table names are the schema's, and may be huge: rather no row counts than no manifest.
+  const manifest = fits(whole) ? whole : { ...whole, rows: {}, checks: whole.checks.map((c) => ({ ...c, message: c.message.slice(0, 1000) })) };
+  const json = render(manifest);
+  if (!fits(manifest) || !parseManifest(Buffer.from(json), base)) throw new Error(`the manifest of ${base} could not be read back`);
+  return { manifest, json };
 }
 
 function manifestOf(input: PublishInput, base: string): Manifest {

@@ -15,7 +15,6 @@ import type { Failure, Warning } from '../outcome.js';
 import { describe, errnoWords, failureOf, warning } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent } from '../settings/load.js';
-import type { Lock } from '../system/lock.js';
 import { acquireLock } from '../system/lock.js';
 import { shellWord } from '../system/processes.js';
 
@@ -72,45 +71,49 @@ export function keep(stateDir: string | null, message: Message, warn: (w: Warnin
   }
 }
 
-/** Sends one message that was not kept. */
-export async function sendNow(message: Message, mail: MailSettings, ctx: Context): Promise<Failure | null> {
+/** What came of sending: nobody got it, or some did not. */
+export type Sent = { readonly delivered: boolean; readonly failure: Failure | null };
+
+/** Sends one message; never throws. */
+export async function sendNow(message: Message, mail: MailSettings, ctx: Context, signal: AbortSignal): Promise<Sent> {
   try {
     const { sendMail } = await import('../notifiers/mail.js');
-    await sendMail(message, mail, { signal: ctx.signal, env: ctx.childEnv });
-    return null;
+    const { refused } = await sendMail(message, mail, { signal, env: ctx.childEnv });
+    // Sent again it would reach those who have it already: it counts as delivered, and the refusal is told.
+    return { delivered: true, failure: refused === null ? null : { code: 'NOTIFY_FAILED', reason: refused, kept: false } };
   } catch (error) {
-    return failureOf(error);
+    const failure = failureOf(error);
+    const reason = failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message;
+    return { delivered: false, failure: { code: 'NOTIFY_FAILED', reason, kept: false } };
   }
 }
 
 /** Longer than one message can take: whoever holds the outbox is about to send ours as well. */
 const OUTBOX_WAIT_MS = 40_000;
+/** A server that refuses one message may take the next; one that cannot be reached would cost this much for each. */
+const GIVE_UP_AFTER_MS = 10_000;
 
 /**
- * Sends what waits for this name, oldest first; stops at the first that fails, since the others would fail alike. The
- * outbox has a lock of its own, since `status --notify` sends without holding the lock of the name.
- * @returns the failure, or null when nothing waits any more
+ * Sends what waits for this name, and what has none, oldest first. The outbox has a lock of its own, since
+ * `status --notify` sends without holding the lock of the name.
+ * @returns the first failure, or null when all was delivered. Throws when the outbox itself cannot be read, locked or written.
  */
-export async function deliver(stateDir: string, name: string | null, mail: MailSettings, ctx: Context): Promise<Failure | null> {
+export async function deliver(stateDir: string, name: string | null, mail: MailSettings, ctx: Context, signal: AbortSignal): Promise<Failure | null> {
   const outbox = outboxPath(stateDir);
   if (pending(outbox, name).length === 0) return null;
-  let lock: Lock | null;
-  try {
-    lock = await acquireLock(join(stateDir, 'outbox.lock.db'), OUTBOX_WAIT_MS, ctx.signal);
-  } catch (error) {
-    return { code: 'NOTIFY_FAILED', reason: `the outbox cannot be locked: ${errnoWords(error)}`, kept: true };
-  }
+  const lock = await acquireLock(join(outbox, 'lock.db'), OUTBOX_WAIT_MS, signal);
   if (!lock) return { code: 'NOTIFY_FAILED', reason: 'another process is sending and does not come to an end', kept: true };
+  let first: Failure | null = null;
+  const began = ctx.clock.monotonic();
   try {
     for (const waiting of pending(outbox, name)) {
-      const failure = await sendNow(waiting.message, mail, ctx);
-      if (failure) noteAttempt(waiting.path);
-      else delivered(waiting.path);
-      if (failure) return { code: 'NOTIFY_FAILED', reason: failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message, kept: true };
+      const sent = await sendNow(waiting.message, mail, ctx, signal);
+      if (sent.delivered) delivered(waiting.path);
+      else noteAttempt(waiting.path);
+      if (sent.failure?.code === 'NOTIFY_FAILED') first ??= { ...sent.failure, kept: !sent.delivered };
+      if (!sent.delivered && (signal.aborted || ctx.clock.monotonic() - began > GIVE_UP_AFTER_MS)) break;
     }
-    return null;
-  } catch (error) {
-    return { code: 'NOTIFY_FAILED', reason: `the outbox cannot be written: ${errnoWords(error)}`, kept: true };
+    return first;
   } finally {
     lock.release();
   }

@@ -7,13 +7,15 @@ import { dirname } from 'node:path';
 import type { Snapshot, SourceState } from '../artifacts.js';
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Failure } from '../outcome.js';
-import { Failed, isEndSignal, targetFailure } from '../outcome.js';
+import { errnoOf, Failed, failureOf, isEndSignal, targetFailure } from '../outcome.js';
 import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import type { WorkerPool } from '../system/workers.js';
-import { ChildDied, RequestFailed } from '../system/workers.js';
+import { ChildDied, MissingProgram, RequestFailed } from '../system/workers.js';
 
 const WATCH_MS = 50;
+/** How far a snapshot may outgrow twice its source before that is called damage. */
+const RUNAWAY_BYTES = 64_000_000;
 
 export interface SnapshotInput {
   readonly source: SourceState;
@@ -39,6 +41,7 @@ export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
     return null;
   });
   if (first && first.sourceFindings.structural.length === 0) return first;
+  input.signal.throwIfAborted();
   await input.pool.killAll();
   try {
     for (const suffix of ['', '-journal', '-wal', '-shm']) removeTree(input.target + suffix);
@@ -59,7 +62,7 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
   const sidecars = sidecarInodes(source);
   const watch = watchDisk(input, walBefore);
   try {
-    const request = { source: source.realPath, busyMs: SOURCE_BUSY_MS, mmap } as const;
+    const request = { source: source.realPath, dev: source.dev, ino: source.ino, busyMs: SOURCE_BUSY_MS, mmap } as const;
     const first = pool.worker(0);
     const second = pool.worker(source.sizeBytes + source.walBytes >= TWO_CHILDREN_BYTES ? 1 : 0);
     const [made, sourceFindings] = await Promise.all([
@@ -75,7 +78,8 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
     throw new Failed(snapshotFailure(error, input), { cause: error });
   } finally {
     watch.stop();
-    checkSidecars(source, sidecars, input.uid);
+    // A signal leaves no time for another word; the next run looks again.
+    if (!input.signal.aborted) checkSidecars(source, sidecars, input.uid);
   }
 }
 
@@ -104,7 +108,7 @@ function checkSidecars(source: SourceState, before: readonly (number | null)[], 
 function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure | null; stop: () => void } {
   const { source, target, pool } = input;
   const wal = `${source.realPath}-wal`;
-  const sameDisk = statSync(source.realPath).dev === statSync(dirname(target)).dev;
+  const sameDisk = source.dev === statSync(dirname(target)).dev;
   const total = source.usedBytes + source.walBytes;
   const began = performance.now();
   const state: { tripped: Failure | null; stop: () => void } = { tripped: null, stop: () => clearInterval(timer) };
@@ -113,7 +117,19 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
     input.progress(done, total);
     const walBytes = sizeOf(wal);
     const grewBytes = walBytes - walBefore;
-    if (grewBytes <= 0 || state.tripped) return;
+    if (state.tripped) return;
+    // A database whose damaged pages claim to be far more than the file holds would fill the backup disk.
+    if (done > 2 * total + Math.max(0, grewBytes) + RUNAWAY_BYTES) {
+      state.tripped = {
+        code: 'SOURCE_CORRUPT',
+        path: source.path,
+        findings: [`the snapshot grew to ${done} bytes where ${total} were to be expected`],
+        keptAs: null,
+      };
+      void pool.killAll();
+      return;
+    }
+    if (grewBytes <= 0) return;
     const fs = fileSystem(source.realPath);
     if (!fs) return;
     const freeBytes = fs.freeBytes - (sameDisk ? Math.max(0, total - done) : 0);
@@ -142,8 +158,10 @@ function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
       ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
       : { code: 'SNAPSHOT_FAILED', path, reason: error.message };
   }
-  if (!(error instanceof RequestFailed)) throw error;
+  if (error instanceof MissingProgram) return { code: 'SNAPSHOT_FAILED', path, reason: error.message };
+  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, input.target, input.prune);
   const { code, message } = error.detail;
+  if (code === 'REPLACED') return { code: 'SOURCE_REPLACED', path };
   const corrupt: Failure = { code: 'SOURCE_CORRUPT', path, findings: [message], keptAs: null };
   if (!code.startsWith('SQLITE_')) return targetFailure(Object.assign(new Error(message), { code }), input.target, input.prune);
   if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path, waitedMs: SOURCE_BUSY_MS };

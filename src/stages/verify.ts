@@ -3,7 +3,6 @@
  * checked read-write by integrity_check, split by table over two children, beside one quick_check that does the page
  * accounting (traps, 21 and 22): together they look at everything that one whole integrity_check does.
  */
-import { createHash } from 'node:crypto';
 import { lstatSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
@@ -13,7 +12,7 @@ import type { Failure, Warning } from '../outcome.js';
 import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile, syncFile } from '../system/files.js';
-import type { Answers, Findings, Properties, SchemaRow } from '../system/worker-protocol.js';
+import type { Answers, Findings, Properties } from '../system/worker-protocol.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
 
@@ -72,14 +71,22 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
   const sizeBytes = lstatSync(file).size;
   const request = { file, mmap } as const;
   const many = sizeBytes >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
-  const hashing = syncAndHash(input, sizeBytes);
+  const failed = new AbortController();
+  const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
   const structureCheck = pool.worker(many ? 1 : 0).ask({ op: 'check-structure', ...request });
   structureCheck.catch(() => undefined);
-  const described = await pool.worker(0).ask({ op: 'describe', ...request });
-  const tableChecks = await checkTables(input, described.tables, many, mmap);
-  const copyFindings = mergeFindings([await structureCheck, tableChecks.findings]);
+  const checking = async (): Promise<{ described: Answers['describe']; tableChecks: TableChecks; structure: Findings }> => {
+    const described = await pool.worker(0).ask({ op: 'describe', ...request });
+    const tableChecks = await checkTables(input, described.tables, many, mmap);
+    return { described, tableChecks, structure: await structureCheck };
+  };
+  const { described, tableChecks, structure } = await checking().catch((error: unknown) => {
+    failed.abort(error);
+    throw error;
+  });
+  const copyFindings = mergeFindings([structure, tableChecks.findings]);
   const { sha256 } = await hashing;
 
   // A 0-byte file passes every check (traps, 13).
@@ -89,8 +96,7 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
       findings: [`the copy has ${sizeBytes} bytes, not ${described.pageCount} pages of ${described.properties.pageSize}`],
     });
   }
-  const schema = JSON.stringify(described.schema);
-  if (schema !== JSON.stringify(snapshot.schemaBefore) && schema !== JSON.stringify(snapshot.schemaAfter)) {
+  if (described.schemaHash !== snapshot.schemaBefore && described.schemaHash !== snapshot.schemaAfter) {
     throw new Failed({ code: 'VERIFY_FAILED', findings: ["the copy's schema is not the source's"] });
   }
   const different = differences(snapshot.properties, described.properties);
@@ -108,15 +114,13 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
     sha256,
     pageCount: described.pageCount,
     properties: described.properties,
-    schemaHash: hashSchema(described.schema),
+    schemaHash: described.schemaHash,
     rows: Object.fromEntries(described.tables.flatMap((t) => (t.rows === null || t.name.startsWith('sqlite_') ? [] : [[t.name, t.rows]]))),
     checks: listChecks(input, violations, unchecked, described.tables.length),
     violations,
   };
   return checked as VerifiedSnapshot;
 }
-
-export const hashSchema = (schema: readonly SchemaRow[]): string => createHash('sha256').update(JSON.stringify(schema)).digest('hex');
 
 /** Hash after sync: what is read back is what the disk was told to keep. Sync and hash run beside the checks. */
 async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha256: string }> {
@@ -132,15 +136,15 @@ async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha
   return { sha256 };
 }
 
+interface TableChecks {
+  readonly findings: Findings;
+  readonly foreignKey: number;
+}
+
 type Task = { readonly cost: number; readonly table: string; readonly op: 'check-table' | 'check-foreign-keys' };
 
 /** One queue, dearest task first, two children taking from it: neither is idle while there is work. */
-async function checkTables(
-  input: VerifyInput,
-  tables: Answers['describe']['tables'],
-  many: boolean,
-  mmap: boolean,
-): Promise<{ findings: Findings; foreignKey: number }> {
+async function checkTables(input: VerifyInput, tables: Answers['describe']['tables'], many: boolean, mmap: boolean): Promise<TableChecks> {
   const request = { file: input.snapshot.path, mmap } as const;
   const queue: Task[] = tables.flatMap((t): Task[] => {
     const check: Task = { op: 'check-table', table: t.name, cost: t.cost };
@@ -181,8 +185,9 @@ function mergeFindings(all: readonly Findings[]): Findings {
 }
 
 function differences(source: Properties, copy: Properties): string[] {
-  const keys = ['pageSize', 'encoding', 'autoVacuum', 'userVersion', 'applicationId'] as const;
-  return keys.filter((k) => source[k] !== copy[k] && k !== 'userVersion').map((k) => `${k} is ${copy[k]} in the copy and ${source[k]} in the source`);
+  // Not user_version: a migration may change it between the two readings.
+  const keys = ['pageSize', 'encoding', 'autoVacuum', 'applicationId'] as const;
+  return keys.filter((k) => source[k] !== copy[k]).map((k) => `${k} is ${copy[k]} in the copy and ${source[k]} in the source`);
 }
 
 /**
@@ -195,7 +200,7 @@ async function blame(input: VerifyInput, structural: readonly string[]): Promise
   await input.pool.killAll();
   const again = await input.pool
     .worker(0)
-    .ask({ op: 'check-source', source: source.realPath, mode: 'full', busyMs: SOURCE_BUSY_MS, mmap: false })
+    .ask({ op: 'check-source', source: source.realPath, dev: source.dev, ino: source.ino, mode: 'full', busyMs: SOURCE_BUSY_MS, mmap: false })
     .catch((error: unknown) => {
       input.signal.throwIfAborted();
       if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) {

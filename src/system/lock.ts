@@ -2,7 +2,6 @@
  * The lock of a name: BEGIN IMMEDIATE on a database of its own, held by the kernel, so free after kill -9 (traps, 27).
  * Nothing else in this process may open that file: closing another descriptor would drop the lock (traps, 8).
  */
-import { lstatSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { pause } from './clock.js';
 import { lstatOrNull } from './files.js';
@@ -24,9 +23,9 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
     signal.throwIfAborted();
     const db = new Database(path, { timeout: 0 });
     try {
+      // No journal file: the lock must be had on a full disk too, or prune could not make room.
+      db.pragma('journal_mode = MEMORY');
       db.exec('BEGIN IMMEDIATE');
-      // A holder that removed and remade its directory would leave us with a lock on a file that nobody else sees.
-      lstatSync(path);
       return { release: () => db.close() };
     } catch (error) {
       db.close();

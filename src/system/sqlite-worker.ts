@@ -2,11 +2,13 @@
  * The SQLite child: every statement on a source or a copy runs here, so that it can be killed in the middle of one.
  * It opens what it is told, works, closes, answers. It holds no policy: the parent decides what a finding means.
  */
-import { closeSync, constants, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { closeSync, constants, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
-import type { Answers, Findings, Properties, Reply, Request, SchemaRow } from './worker-protocol.js';
+import { anonBytesOf } from './memory.js';
+import type { Answers, Findings, Properties, Reply, Request } from './worker-protocol.js';
 
 const ANSWERS_FD = 3;
 /** As much as SQLite maps at most (traps, 39). */
@@ -34,8 +36,30 @@ function using<T>(db: Db, work: (db: Db) => T): T {
   }
 }
 
-const readSchema = (db: Db): SchemaRow[] =>
-  db.prepare<[], SchemaRow>('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name, sql').raw().all();
+/** SHA-256 of the schema, hex. Root pages are left out: a VACUUM changes them. */
+function hashSchema(db: Db): string {
+  const hash = createHash('sha256');
+  for (const row of db.prepare('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name, sql').raw().iterate()) {
+    hash.update(`${JSON.stringify(row)}\n`);
+  }
+  return hash.digest('hex');
+}
+
+/**
+ * The file that SQLite has open must be the one that was looked at: a name can be exchanged, and exchanged back, between a
+ * look before and a look after.
+ */
+function requireFile(dev: number, ino: number): void {
+  for (const fd of readdirSync('/proc/self/fd')) {
+    try {
+      const stats = statSync(`/proc/self/fd/${fd}`);
+      if (stats.dev === dev && stats.ino === ino) return;
+    } catch {
+      // The descriptor of this very listing is closed again.
+    }
+  }
+  throw Object.assign(new Error('another file stands under the name of the database'), { code: 'REPLACED' });
+}
 
 function number(db: Db, pragma: string): number {
   const value = db.pragma(pragma, { simple: true });
@@ -60,7 +84,8 @@ const needsTheApplication = (error: unknown): error is Error =>
 async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answers['snapshot']> {
   const db = open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap });
   try {
-    const schemaBefore = readSchema(db);
+    const schemaBefore = hashSchema(db);
+    requireFile(r.dev, r.ino);
     const properties = readProperties(db);
     const journalMode = String(db.pragma('journal_mode', { simple: true }));
     // The copy is synced by us, file and directory, before it is published; SQLite's own syncs would only be slower.
@@ -77,7 +102,7 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
       await copyPages(db, r.target);
     }
     const { v } = db.prepare<[], { v: string }>('SELECT sqlite_version() AS v').get() ?? { v: '' };
-    return { method: why === null ? 'vacuum-into' : 'page-copy', why, schemaBefore, schemaAfter: readSchema(db), properties, journalMode, sqlite: v };
+    return { method: why === null ? 'vacuum-into' : 'page-copy', why, schemaBefore, schemaAfter: hashSchema(db), properties, journalMode, sqlite: v };
   } finally {
     db.close();
   }
@@ -205,7 +230,7 @@ function describe(db: Db): Answers['describe'] {
   const indexes = db.prepare<[string], number>('SELECT count(*) FROM pragma_index_list(?)').pluck();
   const foreignKeys = db.prepare<[string], number>('SELECT count(*) FROM pragma_foreign_key_list(?)').pluck();
   return {
-    schema: readSchema(db),
+    schemaHash: hashSchema(db),
     properties: readProperties(db),
     pageCount: number(db, 'page_count'),
     tables: listTables(db).map(({ name, type }) => {
@@ -220,7 +245,12 @@ function countRows(db: Db, table: string): number | null {
   // SQLite counts along the smallest index, if it knows the index's collation.
   for (const how of ['', ' NOT INDEXED']) {
     try {
-      return db.prepare<[], number>(`SELECT count(*) FROM ${quoted(table)}${how}`).pluck().get() ?? 0;
+      return (
+        db
+          .prepare<[], number>(`SELECT count(*) FROM ${quoted(table)}${how}`)
+          .pluck()
+          .get() ?? 0
+      );
     } catch (error) {
       if (!needsTheApplication(error)) throw error;
     }
@@ -248,9 +278,11 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
     case 'snapshot':
       return await snapshot(r);
     case 'check-source':
-      return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) =>
-        checkAll(db, r.mode === 'full' ? 'integrity_check' : 'quick_check'),
-      );
+      return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
+        db.prepare('SELECT count(*) FROM sqlite_schema').get();
+        requireFile(r.dev, r.ino);
+        return checkAll(db, r.mode === 'full' ? 'integrity_check' : 'quick_check');
+      });
     case 'describe':
       return readWrite(r, describe);
     case 'check-structure':
@@ -271,15 +303,9 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
   }
 }
 
-/** Anonymous memory: mapped file pages do not count against the machine (traps, 39). */
-function anonBytes(): number {
-  const kb = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
-  return Number(kb ?? 0) * 1024;
-}
-
 function reply(r: Reply): void {
+  const line = Buffer.from(`${JSON.stringify(r)}\n`);
   try {
-    const line = Buffer.from(`${JSON.stringify(r)}\n`);
     for (let done = 0; done < line.length; ) done += writeSync(ANSWERS_FD, line, done);
   } catch {
     // The parent is gone: nobody is left to tell (traps, 44).
@@ -296,7 +322,7 @@ async function serve(line: string): Promise<void> {
   const request = JSON.parse(line) as Request;
   const usage = (): { cpuMs: number; anonBytes: number } => {
     const { user, system } = process.cpuUsage();
-    return { cpuMs: Math.round((user + system) / 1000), anonBytes: anonBytes() };
+    return { cpuMs: Math.round((user + system) / 1000), anonBytes: anonBytesOf('self') };
   };
   try {
     const value = await answer(request);

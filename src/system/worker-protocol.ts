@@ -5,9 +5,6 @@
  */
 import type { Method } from '../records.js';
 
-/** One row of `sqlite_schema`, without the root page, which a VACUUM changes. */
-export type SchemaRow = readonly [type: string, name: string, table: string, sql: string | null];
-
 /** Properties that a snapshot preserves (traps, 15). */
 export interface Properties {
   readonly pageSize: number;
@@ -27,10 +24,10 @@ export interface Findings {
 }
 
 export type Request =
-  /** Makes a snapshot of `source` in `target`, which must not exist. `busyMs`: how long to wait for other holders. */
-  | { op: 'snapshot'; source: string; target: string; busyMs: number; mmap: boolean }
+  /** Makes a snapshot of `source` in `target`, which must not exist. `busyMs`: how long to wait for other holders; `dev`, `ino`: the file it must be. */
+  | { op: 'snapshot'; source: string; dev: number; ino: number; target: string; busyMs: number; mmap: boolean }
   /** Checks the live source, read-only. */
-  | { op: 'check-source'; source: string; mode: 'quick' | 'full'; busyMs: number; mmap: boolean }
+  | { op: 'check-source'; source: string; dev: number; ino: number; mode: 'quick' | 'full'; busyMs: number; mmap: boolean }
   /** Schema, properties, tables and their rows of a private file. */
   | { op: 'describe'; file: string; mmap: boolean }
   /** Page accounting and b-tree structure of a private file: quick_check. */
@@ -47,16 +44,17 @@ export interface Answers {
     method: Method;
     /** Why not VACUUM INTO, for page copies. */
     why: string | null;
-    schemaBefore: readonly SchemaRow[];
+    /** SHA-256 of the schema: type, name, table and SQL of everything, root pages left out, since a VACUUM changes them. */
+    schemaBefore: string;
     /** Read after the copy: VACUUM cannot share a transaction with the first reading (traps, 40). */
-    schemaAfter: readonly SchemaRow[];
+    schemaAfter: string;
     properties: Properties;
     journalMode: string;
     sqlite: string;
   };
   'check-source': Findings;
   describe: {
-    schema: readonly SchemaRow[];
+    schemaHash: string;
     properties: Properties;
     pageCount: number;
     /** `cost`: rows times the lookups that checking one costs. `foreignKeys`: the table declares some. */

@@ -4,9 +4,10 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import { anonBytesOf } from './memory.js';
 import type { Answers, Reply, Request, WorkerError } from './worker-protocol.js';
 
 const WORKER = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './sqlite-worker.js', import.meta.url));
@@ -32,6 +33,9 @@ export class ChildDied extends Error {
   }
 }
 
+/** A program that a run needs is not there. */
+export class MissingProgram extends Error {}
+
 /** The path of setpriv (util-linux), or null. */
 export const findSetpriv = (): string | null => SETPRIV.find((p) => existsSync(p)) ?? null;
 
@@ -48,7 +52,7 @@ export class Worker {
 
   constructor(env: NodeJS.ProcessEnv) {
     const setpriv = findSetpriv();
-    if (setpriv === null) throw new Error('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
+    if (setpriv === null) throw new MissingProgram('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
     const node = [process.execPath, ...process.execArgv.filter((a) => a.startsWith('--import') || a.startsWith('--require') || a.includes('tsx')), WORKER];
     this.#child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...node, String(process.pid)], {
       env,
@@ -127,16 +131,6 @@ export class Worker {
   #fail(error: Error): void {
     this.#death ??= error;
     for (const { fail } of this.#waiting.splice(0)) fail(error);
-  }
-}
-
-/** RssAnon of a process in bytes, 0 when it is gone (traps, 39). */
-export function anonBytesOf(pid: number | 'self'): number {
-  try {
-    const kb = /^RssAnon:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-    return Number(kb ?? 0) * 1024;
-  } catch {
-    return 0;
   }
 }
 

@@ -119,13 +119,11 @@ describe.each(['wal', 'delete'] as const)('a run of a database in %s mode', (jou
     const s = scene({ journal });
     const run = await s.run();
     expect(run.stdout).toBe(`${s.to}/${dataFiles(s.to)[0]}\n`);
-    expect(linesOf(run.stderr).filter((l) => !l.startsWith('dbbackup: warning')).map((l) => l.split(' ')[0])).toEqual([
-      'inspect',
-      'snapshot',
-      'verify',
-      'publish',
-      'prune',
-    ]);
+    expect(
+      linesOf(run.stderr)
+        .filter((l) => !l.startsWith('dbbackup: warning'))
+        .map((l) => l.split(' ')[0]),
+    ).toEqual(['inspect', 'snapshot', 'verify', 'publish', 'prune']);
     for (const line of linesOf(run.stderr)) expect(line).toMatch(/\(\d+(\.\d)? m?s\)$|^dbbackup: warning SOURCE_ROLLBACK_MODE: /);
   });
 });
@@ -227,7 +225,11 @@ describe('the directory', () => {
     const s = scene();
     const run = await s.run(['--state-dir', join(s.home, 'state'), '--log-dir', join(s.home, 'logs/here'), '--json']);
     expect(run.code, run.stderr).toBe(0);
-    expect(readdirSync(join(s.home, 'state')).filter((f) => !f.endsWith('-journal')).toSorted()).toEqual(['app.lock.db', 'history.db']);
+    expect(
+      readdirSync(join(s.home, 'state'))
+        .filter((f) => !f.endsWith('-journal'))
+        .toSorted(),
+    ).toEqual(['app.lock.db', 'history.db']);
     expect(readdirSync(join(s.home, 'logs/here'))).toHaveLength(1);
     expect(readdirSync(s.state)).toEqual(['tmp']);
     const history = await s.ask('history', ['--state-dir', join(s.home, 'state'), '--json']);
@@ -273,7 +275,9 @@ describe('the path of the source', () => {
       expect(refused.json.error?.message).toContain(other);
       expect(refused.json.error?.hint).toMatch(/--name.*--accept-moved/);
     }
-    expect(tree(s.to, ['.dbbackup', '.dbbackup/history.db', '.dbbackup/log', `.dbbackup/log/dbbackup-${new Date().toISOString().slice(0, 10)}.log`])).toEqual(before);
+    expect(tree(s.to, ['.dbbackup', '.dbbackup/history.db', '.dbbackup/log', `.dbbackup/log/dbbackup-${new Date().toISOString().slice(0, 10)}.log`])).toEqual(
+      before,
+    );
 
     expect((await dbbackup(['run', other, '--to', s.to, '--accept-moved'])).code).toBe(0);
     // Once is enough: the newest manifest now names the new place, and the old one is the stranger.

@@ -105,7 +105,8 @@ export function tree(directory: string, without: readonly string[] = []): string
   const walk = (at: string, name: string): void => {
     const s = lstatSync(at, { bigint: true });
     const content = s.isSymbolicLink() ? readlinkSync(at) : s.isFile() ? createHash('sha256').update(readFileSync(at)).digest('hex').slice(0, 16) : '';
-    if (!without.includes(name)) lines.push(`${name} ${s.mode.toString(8)} ${s.uid} ${s.isDirectory() ? '' : `${s.size} ${s.nlink}`} ${s.ino} ${s.mtimeNs} ${content}`);
+    if (!without.includes(name))
+      lines.push(`${name} ${s.mode.toString(8)} ${s.uid} ${s.isDirectory() ? '' : `${s.size} ${s.nlink}`} ${s.ino} ${s.mtimeNs} ${content}`);
     if (s.isDirectory()) for (const entry of readdirSync(at).sort()) walk(join(at, entry), name === '.' ? entry : join(name, entry));
   };
   if (existsSync(directory)) walk(directory, '.');

@@ -103,7 +103,15 @@ const runFields = {
       durationMs: count,
     }),
   ),
-  kept: list(exactly({ file: bareName, reasons: both(list(text), is('at least one reason', (v) => Array.isArray(v) && v.length > 0)) })),
+  kept: list(
+    exactly({
+      file: bareName,
+      reasons: both(
+        list(text),
+        is('at least one reason', (v) => Array.isArray(v) && v.length > 0),
+      ),
+    }),
+  ),
   pruned: list(exactly({ file: bareName, reason: text })),
   warnings: list(problem),
   error: orNull(error),

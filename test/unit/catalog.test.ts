@@ -384,7 +384,7 @@ describe('hostile manifests', () => {
     expect('unreadable' in read && read.unreadable).toMatch(/manifest/);
     // What is not believed decides nothing.
     expect(newestManifest(to, 'app')?.file).toBe('app-20261101T000000Z.db');
-    expect(newestGood(to, 'app', Date.now())?.file).toBe('app-20261101T000000Z.db');
+    expect(newestGood(to, 'app', Date.parse('2026-11-21T00:00:00Z'))?.file).toBe('app-20261101T000000Z.db');
   });
 
   test('a good one of another copy, moved here, is not believed', () => {

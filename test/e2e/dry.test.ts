@@ -1,0 +1,235 @@
+/** Looking changes nothing: dry runs, list, status, history and check leave every byte, mode and time as it was. */
+import { existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { dbbackup, leaveSidecars, makeDatabase, query, type Result, useDatabase } from '../support/cli.js';
+import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, tree } from './scene.js';
+import * as shapes from './shapes.js';
+import { problemsIn } from './shapes.js';
+
+/** Everything that only looks. */
+const LOOKS: readonly (readonly [what: string, words: (s: Scene) => string[]])[] = [
+  ['run --dry-run', (s) => ['run', s.source, '--to', s.to, '--dry-run']],
+  ['run -n --json', (s) => ['run', s.source, '--to', s.to, '-n', '--json', '--keep-last', '1']],
+  ['run --dry-run --if-older-than', (s) => ['run', s.source, '--to', s.to, '--dry-run', '--if-older-than', '20h']],
+  ['prune --dry-run', (s) => ['prune', '--to', s.to, '--dry-run', '--keep-last', '1', '--name', 'app']],
+  ['list', (s) => ['list', '--to', s.to]],
+  ['status', (s) => ['status', '--to', s.to, '--name', 'app']],
+  ['history', (s) => ['history', '--to', s.to]],
+  ['check', (s) => ['check', s.source, '--to', s.to]],
+  ['run with a setting that does not parse', (s) => ['run', s.source, '--to', s.to, '--dry-run', '--timeout', 'soon']],
+];
+
+describe('nothing is changed', () => {
+  test.each(LOOKS)('where nothing is yet: %s', async (_, words) => {
+    const s = scene({ journal: 'wal' });
+    const before = tree(s.home);
+    const result = await dbbackup(words(s));
+    expect([0, 1, 78], result.stderr).toContain(result.code);
+    expect(tree(s.home)).toEqual(before);
+    expect(existsSync(s.to)).toBe(false);
+    // Opening an idle WAL database, even for reading only, would have made these.
+    expect(readdirSync(join(s.home, 'data'))).toEqual(['app.db']);
+  });
+
+  test.each(LOOKS)('where copies are, and no history: %s', async (_, words) => {
+    const s = scene({ journal: 'wal' });
+    plantDaily(s.to, 4, 30 * HOUR, { configuredPath: s.source, realPath: s.source });
+    plant(s.to, baseAt(ago(DAY * 40)), null);
+    const before = tree(s.home);
+    await dbbackup(words(s));
+    expect(tree(s.home)).toEqual(before);
+    expect(readdirSync(join(s.home, 'data'))).toEqual(['app.db']);
+  });
+
+  test('nor where runs have been, but for a row in the history that dry runs add', async () => {
+    const s = scene({ journal: 'delete' });
+    expect((await s.run()).code).toBe(0);
+    const state = ['.dbbackup', '.dbbackup/history.db'];
+    for (const [what, words] of LOOKS) {
+      const before = tree(s.home);
+      const rows = query<number>(join(s.state, 'history.db'), 'SELECT count(*) FROM runs');
+      await dbbackup(words(s));
+      const added = query<number>(join(s.state, 'history.db'), 'SELECT count(*) FROM runs') - rows;
+      const dry = /run.*dry|-n|prune/.test(what) && !what.includes('parse');
+      expect([what, added]).toEqual([what, dry ? 1 : 0]);
+      if (dry) expect(tree(s.to, state)).toEqual(lines(before, state));
+      else expect(tree(s.home)).toEqual(before);
+    }
+    const history = await s.ask('history', ['--json']);
+    expect(problemsIn(history.json, shapes.historyDocument)).toEqual([]);
+    expect(history.json.runs?.map((r) => [r.command, r.dryRun, r.status])).toEqual([
+      ['prune', true, 'ok'],
+      ['run', true, 'skipped'],
+      ['run', true, 'ok'],
+      ['run', true, 'ok'],
+      ['run', false, 'ok'],
+    ]);
+    expect(readdirSync(s.state).toSorted()).toEqual(['app.lock.db', 'history.db', 'log', 'tmp']);
+  });
+
+  /** The tree of `backups` within one of `home`, as `tree(s.to, without)` says it. */
+  function lines(home: readonly string[], without: readonly string[]): string[] {
+    const below = home.filter((l) => l.startsWith('backups')).map((l) => l.replace(/^backups(\/| )/, (_, c: string) => (c === ' ' ? '. ' : '')));
+    return below.filter((l) => !without.includes(l.split(' ')[0] ?? ''));
+  }
+
+  test('nor beside a source that its application left with a WAL', async () => {
+    const s = scene({ journal: 'wal' });
+    await leaveSidecars(s.source);
+    const before = tree(s.home);
+    for (const words of [
+      ['run', s.source, '--to', s.to, '-n'],
+      ['check', s.source, '--to', s.to],
+    ]) {
+      const dry = await dbbackup(words);
+      expect(dry.code, dry.stderr).toBe(0);
+      expect(tree(s.home)).toEqual(before);
+    }
+  });
+
+  test('nor while another run holds the lock, and nobody waits for it', async () => {
+    const s = scene();
+    expect((await s.run()).code).toBe(0);
+    const holder = await useDatabase(join(s.state, 'app.lock.db'), ['BEGIN IMMEDIATE']);
+    for (const words of [
+      ['run', s.source, '--to', s.to, '-n'],
+      ['prune', '--to', s.to, '-n'],
+      ['list', '--to', s.to],
+      ['status', '--to', s.to],
+      ['history', '--to', s.to],
+    ]) {
+      const looked = await dbbackup(words);
+      expect([words[0], looked.code], looked.stderr).toEqual([words[0], 0]);
+    }
+    const acting = await s.run(['--json']);
+    expect([acting.code, acting.json.error?.code, acting.json.status]).toEqual([75, 'LOCKED', 'failed']);
+    expect(problemsIn(acting.json, shapes.run)).toEqual([]);
+    await holder.stop();
+  });
+});
+
+describe('the plan', () => {
+  let s: Scene;
+  let dry: Result;
+  beforeAll(async () => {
+    s = scene();
+    plantDaily(s.to, 4, 30 * HOUR, { configuredPath: s.source, realPath: s.source });
+    dry = await s.run(['--dry-run', '--json', '--keep-last', '2', '--keep-daily', '3']);
+  });
+
+  test('is a Run, marked dry', () => {
+    expect(dry.code, dry.stderr).toBe(0);
+    expect(problemsIn(dry.json, shapes.run)).toEqual([]);
+    expect(dry.json).toMatchObject({
+      command: 'run',
+      dryRun: true,
+      status: 'ok',
+      exitCode: 0,
+      copy: null,
+      plan: { file: expect.stringMatching(/^app-\d{8}T\d{6}Z\.db$/) },
+    });
+    expect(dry.json.source).toMatchObject({ path: s.source, journalMode: 'rollback', pageSize: 4096 });
+    expect(dry.json.plan?.neededBytes).toBeGreaterThan(0);
+    expect(dry.json.plan?.freeBytes).toBeGreaterThan(0);
+    expect(dry.json.stages?.map((t) => t.name)).toEqual(['inspect']);
+  });
+
+  test('is what a real run then does', async () => {
+    const text = await s.run(['--dry-run', '--keep-last', '2', '--keep-daily', '3']);
+    const real = await s.run(['--json', '--keep-last', '2', '--keep-daily', '3']);
+    expect(real.json.pruned).toEqual(dry.json.pruned);
+    expect(real.json.pruned).toHaveLength(2);
+    expect(real.json.kept?.filter((k) => k.file !== real.json.copy?.file)).toEqual(dry.json.kept);
+    const [first = '', ...rest] = linesOf(text.stdout);
+    expect(first).toMatch(/^would make \S+\/backups\/app-\d{8}T\d{6}Z\.db \(up to [\d.]+ k?B; [\d.]+ [kMGT]B free\)$/);
+    expect(rest).toEqual([
+      ...(dry.json.pruned ?? []).map((p) => `would remove ${p.file}: ${p.reason}`),
+      ...(dry.json.kept ?? []).map((k) => `would keep ${k.file}: ${k.reasons.join('; ')}`),
+    ]);
+    expect(rest.length).toBeGreaterThan(3);
+  });
+
+  test('with --quiet says nothing when all is well', async () => {
+    expect(await s.run(['--dry-run', '--quiet'])).toMatchObject({ code: 0, stdout: '', stderr: '' });
+  });
+});
+
+describe('problems that can be seen beforehand give the exit code that they would give', () => {
+  const rows: readonly (readonly [what: string, make: (s: Scene) => readonly string[], code: number, error: string])[] = [
+    ['no source', (s) => (renameSync(s.source, `${s.source}.gone`), []), 1, 'SOURCE_MISSING'],
+    ['a text file', (s) => (writeFileSync(s.source, 'x'.repeat(9000)), []), 1, 'NOT_A_DATABASE'],
+    ['an empty file', (s) => (writeFileSync(s.source, ''), []), 1, 'SOURCE_EMPTY'],
+    ['a target that is a file', (s) => (writeFileSync(s.to, ''), []), 1, 'TARGET_UNWRITABLE'],
+    ['a target that is a link', (s) => (symlinkSync('data', s.to), []), 1, 'TARGET_UNWRITABLE'],
+    ['a name that is taken', (s) => (plant(s.to, baseAt(ago(DAY))), []), 1, 'NAME_TAKEN'],
+    ['a setting that does not parse', () => ['--lock-wait', '-1s'], 78, 'SETTINGS'],
+    ['an option that there is not', () => ['--keep-hourly', '3'], 64, 'USAGE'],
+    [
+      'a target that others can write',
+      (s) => {
+        const umask = process.umask(0);
+        mkdirSync(s.to, { mode: 0o777 });
+        process.umask(umask);
+        return [];
+      },
+      78,
+      'TARGET_OWNER',
+    ],
+  ];
+  test.each(rows)('%s', async (_, make, code, error) => {
+    const s = scene();
+    const more = make(s);
+    const before = tree(s.home);
+    const dry = await s.run(['--dry-run', '--json', ...more]);
+    expect([dry.code, dry.json.exitCode, dry.json.error?.code], dry.stderr).toEqual([code, code, error]);
+    expect(problemsIn(dry.json, 'runId' in dry.json ? shapes.run : shapes.failureDocument)).toEqual([]);
+    expect(tree(s.home)).toEqual(before);
+    const real = await s.run(['--json', ...more]);
+    expect([real.code, real.json.error?.code]).toEqual([code, error]);
+  });
+
+  test('all of them are told, the gravest first', async () => {
+    const s = scene();
+    writeFileSync(s.to, '');
+    renameSync(s.source, `${s.source}.gone`);
+    const dry = await s.run(['--dry-run', '--json']);
+    expect([dry.json.error?.code, dry.json.warnings?.map((w) => [w.code, w.severity])]).toEqual(['TARGET_UNWRITABLE', [['SOURCE_MISSING', 'critical']]]);
+    expect(dry.stderr).toMatch(/error TARGET_UNWRITABLE/);
+    expect(dry.stderr).toMatch(/critical SOURCE_MISSING/);
+  });
+
+  test('and what a copy ahead of the clock means for pruning', async () => {
+    const s = scene();
+    plantDaily(s.to, 3, DAY, { configuredPath: s.source, realPath: s.source });
+    const ahead = plant(s.to, baseAt(ago(-3 * HOUR)), { configuredPath: s.source, realPath: s.source });
+    const dry = await s.run(['--dry-run', '--json', '--keep-last', '1']);
+    expect([dry.code, dry.json.pruned, dry.json.kept?.length]).toEqual([0, [], 4]);
+    expect(dry.json.warnings?.find((w) => w.code === 'CLOCK')).toMatchObject({ severity: 'critical', message: expect.stringContaining(ahead) });
+  });
+});
+
+test('prune --dry-run in text: what would go, what would stay, and why', async () => {
+  const s = scene(null);
+  const [first, second, third] = plantDaily(s.to, 3);
+  const dry = await s.ask('prune', ['-n', '--keep-last', '2']);
+  expect([dry.code, dry.stderr]).toEqual([0, '']);
+  expect(linesOf(dry.stdout)).toEqual([
+    `would remove ${third}: no keep rule asks for it`,
+    `would keep ${first}: newest good copy; last #1`,
+    `would keep ${second}: last #2`,
+  ]);
+  expect(dataFiles(s.to)).toHaveLength(3);
+  const json = await s.ask('prune', ['-n', '--keep-last', '2', '--json']);
+  expect(problemsIn(json.json, shapes.run)).toEqual([]);
+  expect(json.json).toMatchObject({ command: 'prune', name: 'app', dryRun: true, exitCode: 0, source: null, copy: null, pruned: [{ file: third }] });
+});
+
+test('a database that is not ours to open is looked at by its header alone', async () => {
+  const s = scene(null);
+  makeDatabase(s.source, { journal: 'wal' });
+  const holder = await useDatabase(s.source, ['PRAGMA locking_mode = EXCLUSIVE', 'BEGIN EXCLUSIVE', 'INSERT INTO beat (at) VALUES (1)']);
+  const dry = await s.run(['-n', '--json'], { deadlineMs: 4000 });
+  expect([dry.code, dry.hung], dry.stderr).toEqual([0, false]);
+  await holder.crash();
+});
