@@ -131,10 +131,10 @@ export function parseManifest(bytes: Buffer, base: string): Manifest | null {
  * The manifest beside a copy, or why there is none. One that belongs neither to root nor to the directory's owner is
  * not believed: in a sticky directory anybody could have put it there.
  */
-export function readManifest(directory: string, base: string): Manifest | { readonly unreadable: string } {
+export function readManifest(directory: string, base: string, owner = ownerOf(directory)): Manifest | { readonly unreadable: string } {
   try {
     const { bytes, stats } = readSmall(join(directory, `${base}.json`), MANIFEST_MAX);
-    if (stats.uid !== 0 && stats.uid !== lstatSync(directory).uid) return { unreadable: `the manifest belongs to uid ${stats.uid}` };
+    if (stats.uid !== 0 && stats.uid !== owner) return { unreadable: `the manifest belongs to uid ${stats.uid}` };
     return parseManifest(bytes, base) ?? { unreadable: 'the manifest is not one of this copy' };
   } catch (error) {
     return { unreadable: errnoOf(error) === 'ENOENT' ? 'there is no manifest' : `the manifest cannot be read: ${errnoWords(error)}` };
@@ -156,11 +156,16 @@ export const copyOf = (m: Manifest, status: CopyStatus): Copy => ({
   tags: m.tags,
 });
 
-/** One copy as listings judge it: good when its manifest says so, the data is there and the size agrees. Null: no data. */
-export function readCopy(directory: string, data: CopyFile): Copy | null {
+const ownerOf = (directory: string): number => lstatSync(directory).uid;
+
+/**
+ * One copy as listings judge it: good when its manifest says so, the data is there and the size agrees. Null: no data, or
+ * data of a third user, who could otherwise stop all pruning with one file dated ahead.
+ */
+export function readCopy(directory: string, data: CopyFile, owner = ownerOf(directory)): Copy | null {
   const stats = lstatOrNull(join(directory, data.file));
-  if (!stats?.isFile()) return null;
-  const manifest = readManifest(directory, data.base);
+  if (!stats?.isFile() || (stats.uid !== 0 && stats.uid !== owner)) return null;
+  const manifest = readManifest(directory, data.base, owner);
   if ('unreadable' in manifest) {
     return {
       file: data.file,
@@ -182,9 +187,11 @@ export function readCopy(directory: string, data: CopyFile): Copy | null {
 /** All copies, newest first; of one name, or of all. */
 export function readCopies(directory: string, name: string | null): Copy[] {
   const copies: Copy[] = [];
-  for (const entry of scan(directory)) {
-    if (entry.kind !== 'data' || (name !== null && entry.name !== name)) continue;
-    const copy = readCopy(directory, entry);
+  const entries = scan(directory).filter((e) => e.kind === 'data' && (name === null || e.name === name));
+  if (entries.length === 0) return copies;
+  const owner = ownerOf(directory);
+  for (const entry of entries) {
+    const copy = readCopy(directory, entry, owner);
     if (copy) copies.push(copy);
   }
   return copies;
@@ -206,8 +213,8 @@ const CLOCK_TOLERANCE_MS = 3_600_000;
 /** A copy that `latest`, `status` and the keep rules may see. */
 export const isPlainGood = (copy: Copy): boolean => copy.status === 'good' && copy.tags.length === 0;
 
-/** Dated more than an hour ahead of the clock. A file without a manifest proves nothing, not even a wrong clock. */
-export const isAhead = (copy: Copy, now: number): boolean => copy.status !== 'unverified' && Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
+/** Dated more than an hour ahead of the clock. */
+export const isAhead = (copy: Copy, now: number): boolean => Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
 
 /** The newest good, untagged copy that is not dated ahead of the clock; reads manifests from the newest on until one is good. */
 export function newestGood(directory: string, name: string, now: number): Copy | null {

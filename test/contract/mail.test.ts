@@ -449,14 +449,14 @@ describe('the outbox', () => {
     expect(pending(dir, 'app')).toHaveLength(1);
   });
 
-  test('each name sees its own messages only, and so does no name', () => {
+  test('each name sees its own messages and those without a name', () => {
     const dir = join(scratch(), 'outbox');
     enqueue(dir, MESSAGE, unsupported);
     enqueue(dir, { ...MESSAGE, id: 'x', name: 'other' }, unsupported);
     enqueue(dir, { ...MESSAGE, id: 'y', name: null }, unsupported);
-    expect(pending(dir, 'app').map((p) => p.message.name)).toEqual(['app']);
+    expect(pending(dir, 'app').map((p) => p.message.name)).toEqual(['app', null]);
     expect(pending(dir, null).map((p) => p.message.id)).toEqual(['y']);
-    expect(pending(dir, 'APP')).toEqual([]);
+    expect(pending(dir, 'APP').map((p) => p.message.name)).toEqual([null]);
   });
 
   test('hostile and foreign files are not read, not followed, not waited for and not removed', async () => {

@@ -231,7 +231,7 @@ describe('the directory', () => {
         .toSorted(),
     ).toEqual(['app.lock.db', 'history.db']);
     expect(readdirSync(join(s.home, 'logs/here'))).toHaveLength(1);
-    expect(readdirSync(s.state)).toEqual(['tmp']);
+    expect(readdirSync(s.state).sort()).toEqual(['app.lock.db', 'tmp']);
     const history = await s.ask('history', ['--state-dir', join(s.home, 'state'), '--json']);
     expect(history.json.runs?.map((r) => r.runId)).toEqual([run.json.runId]);
   });

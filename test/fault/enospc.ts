@@ -98,7 +98,9 @@ async function one(disk: Disk, source: string, content: string, round: Round, se
   must(processesAt(to).length === 0, () => `survivors: ${processesAt(to).join('; ')}`);
   must(sourceState(source) === untouched, 'the source or its -wal was written to');
   const found = mustHoldNoBadCopy(to, 'on the full disk');
-  must(found.loneData.length === 0 && found.loneManifests.length === 0, () => `half a copy: ${[...found.loneData, ...found.loneManifests].join(', ')}`);
+  // A prune that could not be finished may leave manifests whose data is gone: the next run finishes it.
+  const half = [...found.loneData, ...(run.code === 3 ? [] : found.loneManifests)];
+  must(half.length === 0, () => `half a copy: ${half.join(', ')}`);
   mustHaveNoTemp(to, 'on the full disk');
   if (elsewhere && run.code !== 0 && run.code !== 3) {
     must(listing(to) === before, 'no copy, and the directory changed');
