@@ -337,7 +337,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   PAGE_COPY: 'The schema cannot be vacuumed by this SQLite build, so pages were copied instead.',
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run had left was completed or cleared away.',
-  TARGET_NETWORK_FS: 'The state directory lies on a network file system; set a local `state-dir`.',
+  TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
   NOBODY_HEARS: 'No notification is set: a failure is only seen by who looks.',
   NOT_SEEN: 'Something that can only be known by acting.',
   UNDELIVERED: 'Messages wait in the outbox.',
@@ -375,6 +375,7 @@ const ERRNO_WORDS: Record<string, string> = {
   ESTALE: 'stale network file handle',
 };
 
+/** The errno or SQLite code of an error, or an empty text. */
 export const errnoOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '');
 
 /** An errno in words, with the errno itself for searching. */

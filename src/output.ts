@@ -25,6 +25,7 @@ const YELLOW = 33;
 const GREEN = 32;
 const DIM = 2;
 
+/** Everything the operator reads goes through one of these. */
 export class Output {
   readonly options: OutputOptions;
   readonly #stdout: Stream;

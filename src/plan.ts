@@ -52,6 +52,10 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
       problems.push({ code: 'NAME_TAKEN', name, source: source.path, other: other.configuredPath });
     }
   }
+  if (!isFailure(target) && target.network) {
+    const message = `the state directory ${config.stateDir} lies on ${target.network}, where locks are unreliable: give a local one`;
+    problems.push({ code: 'SETTINGS', problems: [{ setting: 'state-dir', message, origin: '--state-dir' }] });
+  }
   const neededBytes = isFailure(source) ? 0 : source.usedBytes + source.walBytes;
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune: pruneLine(config, name) });
@@ -70,7 +74,6 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     );
   }
   if (source.network) warnings.push(warning('SOURCE_NETWORK_FS', `${source.path} lies on ${source.network}, where file locks are unreliable`));
-  if (target.network) warnings.push(warning('TARGET_NETWORK_FS', `the state directory lies on ${target.network}: set --state-dir to a local directory`));
   return {
     source,
     file: `${freeBase(

@@ -14,6 +14,7 @@ export interface Verdict {
   readonly failedStage: StageName | null;
 }
 
+/** The growing record of one run. */
 export class Recorder {
   readonly runId: string;
   readonly startedAt: Date;

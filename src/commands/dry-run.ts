@@ -10,11 +10,13 @@ import type { Decision } from '../retention.js';
 import type { Config } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
 
+/** One line per copy: removed or kept, and why. */
 export function printDecision(output: Output, decision: Decision): void {
   for (const { file, reason } of decision.remove) output.result(`would remove ${file}: ${reason}`);
   for (const { file, reasons } of decision.keep) output.result(`would keep ${file}: ${reasons.join('; ')}`);
 }
 
+/** Finishes a dry run: its row where a history is ours already, its document, its exit code. */
 export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, verdict: Verdict): ExitCode {
   const { user, system } = process.cpuUsage();
   const resources = { cpuMs: Math.round((user + system) / 1000), peakAnonBytes: 0 };

@@ -9,6 +9,7 @@ import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
 
+/** Prints the copies of one name or all. Exit 0 also when there are none. */
 export function list(ctx: Context, config: Config): ExitCode {
   const { output } = ctx;
   if (!lstatOrNull(config.to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such directory' });

@@ -16,6 +16,7 @@ import type { Config } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
 import { printDecision, saveDryRun } from './dry-run.js';
 
+/** Makes a copy, or with `dryRun` prints what it would do. */
 export async function run(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
   const { database, name } = config;
   if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup run FILE --to DIR' });

@@ -8,6 +8,7 @@ import type { SettingsProblem } from '../outcome.js';
 import { errnoWords } from '../outcome.js';
 import type { CommandName } from '../records.js';
 import { readSmall } from '../system/files.js';
+import { stateDirOf } from '../workspace.js';
 import type { OptionName, Parsed } from './options.js';
 import { OPTION_NAMES, spec, variableOf } from './options.js';
 import type { MailRoute } from './values.js';
@@ -102,6 +103,7 @@ interface Given {
   readonly from: EnvFile | null;
 }
 
+/** Reads flags, environment, env file and secrets. Does not throw for what an operator can get wrong: that is in `problems`. */
 export async function loadSettings(input: RawSettings): Promise<Loaded> {
   const problems: SettingsProblem[] = [];
   const secrets: string[] = [];
@@ -132,6 +134,13 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       problem(option, `${option}${shown} ${error instanceof Error ? error.message : String(error)}`, origin);
     }
   }
+  for (const option of OPTION_NAMES) {
+    const { fallback, list, parse } = spec(option);
+    if (given.has(option) || fallback === undefined || fallback.startsWith('(')) continue;
+    const values = (list ? fallback.split(',') : [fallback]).map((text) => parse(text, input.cwd));
+    Object.assign(parsed, { [option]: list ? values : values[0] });
+  }
+
   const route = parsed['smtp-url'];
   if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
   if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.from === file && route.program !== '/usr/sbin/sendmail') {
@@ -148,8 +157,8 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     problems,
     shown: OPTION_NAMES.map((option) => ({
       name: option,
-      value: shownValue(option, given.get(option)),
-      origin: given.get(option)?.origin ?? (spec(option).fallback ? 'default' : 'not set'),
+      value: shownValue(option, given.get(option), config),
+      origin: given.get(option)?.origin ?? (shownValue(option, undefined, config) === '' ? 'not set' : 'default'),
     })),
     partial: {
       profile: config.profile,
@@ -179,24 +188,26 @@ function toConfig(input: RawSettings, p: Parsed, problem: Problem, originOf: (op
   if (!anyFailed && keeps.every((n) => n === 0)) {
     problem('keep-last', 'this policy would keep nothing: give at least one keep-* above 0', originOf('keep-last'));
   }
-  const stateDir = p['state-dir'] ?? join(to, '.dbbackup');
+  const stateDir = p['state-dir'] ?? stateDirOf(to);
+  // What has a default is missing only where it did not parse, and then this Config is not used.
+  const sure = <T>(value: T | undefined, unused: T): T => value ?? unused;
   return {
     profile: input.profile,
     database,
     name: failed('name') ? null : (p.name ?? input.profile ?? (database === null ? null : nameFromFile(database))),
     nameGiven: p.name !== undefined || input.profile !== null,
-    sourceCheck: p['source-check'] ?? 'quick',
+    sourceCheck: sure(p['source-check'], 'quick'),
     to,
     stateDir,
     acceptMoved: p['accept-moved'] ?? false,
     policy,
-    lockWaitMs: p['lock-wait'] ?? 0,
-    timeoutMs: p.timeout ?? 2 * 3_600_000,
-    maxAgeMs: p['max-age'] ?? 26 * 3_600_000,
+    lockWaitMs: sure(p['lock-wait'], 0),
+    timeoutMs: sure(p.timeout, 0),
+    maxAgeMs: sure(p['max-age'], 0),
     ifOlderThanMs: p['if-older-than'] ?? null,
     mail: toMail(p, problem, originOf, failed),
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
-    logKeepMs: p['log-keep'] ?? 30 * 86_400_000,
+    logKeepMs: sure(p['log-keep'], 0),
   };
 }
 
@@ -224,7 +235,7 @@ function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => s
   }
   const first = to[0];
   if (!route || first === undefined) return null;
-  return { route, to, from: p['mail-from'] ?? first, on: new Set(p['notify-on'] ?? ['failure', 'recovery']) };
+  return { route, to, from: p['mail-from'] ?? first, on: new Set(p['notify-on']) };
 }
 
 /** An empty value means "not given", as in a crontab's or a unit's `DBBACKUP_NAME=`. */
@@ -399,7 +410,23 @@ function distance(a: string, b: string): number {
   return row[b.length] ?? 0;
 }
 
-function shownValue(option: OptionName, given: Given | undefined): string {
-  if (!given) return spec(option).fallback ?? '';
-  return spec(option).secret ? '***' : printable(given.raw.join(','));
+/** What is in force, also where it was not said; a secret only as there or not. */
+function shownValue(option: OptionName, given: Given | undefined, config: Config): string {
+  if (given && spec(option).secret) return '***';
+  const keep = (n: number | null): string | null => (n === null ? null : n === Number.POSITIVE_INFINITY ? 'all' : String(n));
+  const inForce: Partial<Record<OptionName, string | null>> = {
+    database: config.database,
+    name: config.name,
+    to: config.to,
+    'state-dir': config.stateDir,
+    'log-dir': config.logDir,
+    'mail-from': config.mail?.from ?? null,
+    'keep-last': keep(config.policy.last),
+    'keep-daily': keep(config.policy.daily),
+    'keep-weekly': keep(config.policy.weekly),
+    'keep-monthly': keep(config.policy.monthly),
+    'keep-yearly': keep(config.policy.yearly),
+  };
+  const fallback = spec(option).fallback ?? '';
+  return printable(inForce[option] || given?.raw.join(',') || (fallback.startsWith('(') ? '' : fallback));
 }

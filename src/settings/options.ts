@@ -11,7 +11,7 @@ export interface OptionSpec {
   readonly group: Group;
   /** What stands for the value in --help; empty for a switch. */
   readonly value: string;
-  /** The default as the operator would write it, or a phrase in parentheses; absent: none. */
+  /** The default as the operator would write it, which is parsed like a value; or a phrase in parentheses; absent: none. */
   readonly fallback?: string;
   /** Secrets have no flag, may be given as a file, and are never shown. */
   readonly secret?: true;
@@ -77,7 +77,7 @@ export const OPTIONS = {
   'keep-last': {
     group: 'retention',
     value: 'N|all',
-    fallback: '7, with keep-daily 30, while no keep-* is given',
+    fallback: '(7, and keep-daily 30, while no keep-* is given)',
     commands: ACTING,
     summary: 'Keep the newest N copies; `all` never prunes.',
     parse: count,

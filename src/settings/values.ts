@@ -32,6 +32,7 @@ export function path(raw: string, base: string): string {
   return isAbsolute(raw) ? resolve(raw) : resolve(base, raw);
 }
 
+/** A name of copies, as it was given. */
 export function name(raw: string): string {
   if (!NAME.test(raw)) {
     throw new Error('must begin with a letter, digit or _ and go on with at most 99 letters, digits, dots, blanks, _ or -');
@@ -103,6 +104,7 @@ export type MailRoute =
   | { readonly kind: 'smtp'; readonly host: string; readonly port: number; readonly tls: boolean; readonly user: string; readonly password: string }
   | { readonly kind: 'sendmail'; readonly program: string };
 
+/** Parses `smtp-url`. Never says what it was given: it may hold a password. */
 export function mailRoute(raw: string): MailRoute {
   if (raw.startsWith('sendmail:')) {
     const program = raw.slice('sendmail:'.length) || '/usr/sbin/sendmail';

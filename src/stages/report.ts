@@ -55,8 +55,10 @@ function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood
   }
 }
 
+/** Where messages wait. */
 export const outboxPath = (stateDir: string): string => join(stateDir, 'outbox');
 
+/** The message about a finished run. */
 export const composeFor = (ctx: Context, record: RunRecord, event: NotifyEvent, to: string | null, logLines: readonly string[]): Message =>
   composeRun(record, event, messageFacts(ctx, to, record.name, logLines));
 

@@ -6,6 +6,7 @@ import Database from 'better-sqlite3';
 import { pause } from './clock.js';
 import { lstatOrNull } from './files.js';
 
+/** A held lock. */
 export interface Lock {
   release(): void;
 }

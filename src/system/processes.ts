@@ -10,6 +10,7 @@ export interface Identity {
 
 const CAP_CHOWN = 0n;
 
+/** Reads who runs from the system. */
 export function identity(): Identity {
   const uid = process.geteuid?.() ?? 0;
   const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(read('/proc/self/status'))?.[1] ?? '0'}`);

@@ -1,5 +1,5 @@
 /** Looking changes nothing: dry runs, list, status, history and check leave every byte, mode and time as it was. */
-import { existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { dbbackup, leaveSidecars, makeDatabase, query, type Result, useDatabase } from '../support/cli.js';
@@ -156,30 +156,24 @@ describe('the plan', () => {
 });
 
 describe('problems that can be seen beforehand give the exit code that they would give', () => {
-  const rows: readonly (readonly [what: string, make: (s: Scene) => readonly string[], code: number, error: string])[] = [
-    ['no source', (s) => (renameSync(s.source, `${s.source}.gone`), []), 1, 'SOURCE_MISSING'],
-    ['a text file', (s) => (writeFileSync(s.source, 'x'.repeat(9000)), []), 1, 'NOT_A_DATABASE'],
-    ['an empty file', (s) => (writeFileSync(s.source, ''), []), 1, 'SOURCE_EMPTY'],
-    ['a target that is a file', (s) => (writeFileSync(s.to, ''), []), 1, 'TARGET_UNWRITABLE'],
-    ['a target that is a link', (s) => (symlinkSync('data', s.to), []), 1, 'TARGET_UNWRITABLE'],
-    ['a name that is taken', (s) => (plant(s.to, baseAt(ago(DAY))), []), 1, 'NAME_TAKEN'],
-    ['a setting that does not parse', () => ['--lock-wait', '-1s'], 78, 'SETTINGS'],
-    ['an option that there is not', () => ['--keep-hourly', '3'], 64, 'USAGE'],
-    [
-      'a target that others can write',
-      (s) => {
-        const umask = process.umask(0);
-        mkdirSync(s.to, { mode: 0o777 });
-        process.umask(umask);
-        return [];
-      },
-      78,
-      'TARGET_OWNER',
-    ],
+  const rows: readonly { what: string; make?: (s: Scene) => unknown; more?: readonly string[]; code: number; error: string }[] = [
+    { what: 'no source', make: (s) => renameSync(s.source, `${s.source}.gone`), code: 1, error: 'SOURCE_MISSING' },
+    { what: 'a text file', make: (s) => writeFileSync(s.source, 'x'.repeat(9000)), code: 1, error: 'NOT_A_DATABASE' },
+    { what: 'an empty file', make: (s) => writeFileSync(s.source, ''), code: 1, error: 'SOURCE_EMPTY' },
+    { what: 'a target that is a file', make: (s) => writeFileSync(s.to, ''), code: 1, error: 'TARGET_UNWRITABLE' },
+    { what: 'a target that is a link', make: (s) => symlinkSync('data', s.to), code: 1, error: 'TARGET_UNWRITABLE' },
+    { what: 'a name that is taken', make: (s) => plant(s.to, baseAt(ago(DAY))), code: 1, error: 'NAME_TAKEN' },
+    { what: 'a target that others can write', make: (s) => makeOpen(s.to), code: 78, error: 'TARGET_OWNER' },
+    { what: 'a setting that does not parse', more: ['--lock-wait', '-1s'], code: 78, error: 'SETTINGS' },
+    { what: 'an option that there is not', more: ['--keep-hourly', '3'], code: 64, error: 'USAGE' },
   ];
-  test.each(rows)('%s', async (_, make, code, error) => {
+  function makeOpen(directory: string): void {
+    mkdirSync(directory);
+    chmodSync(directory, 0o777);
+  }
+  test.each(rows)('$what', async ({ make, more = [], code, error }) => {
     const s = scene();
-    const more = make(s);
+    make?.(s);
     const before = tree(s.home);
     const dry = await s.run(['--dry-run', '--json', ...more]);
     expect([dry.code, dry.json.exitCode, dry.json.error?.code], dry.stderr).toEqual([code, code, error]);

@@ -156,12 +156,11 @@ export const checkDocument = exactly({
   problems: list(problem),
 });
 /** A failure before a command could begin. */
-export const failureDocument = exactly({
-  schemaVersion,
-  command: oneOf('run', 'list', 'status', 'history', 'check', 'prune', null),
-  exitCode,
-  error,
-});
+export const failureDocument = exactly(
+  { schemaVersion, command: oneOf('run', 'list', 'status', 'history', 'check', 'prune', null), exitCode, error },
+  // `check` shows the settings all the same.
+  { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })) },
+);
 export const manifest = exactly({
   ...copyFields,
   manifest: bareName,

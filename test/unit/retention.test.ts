@@ -495,6 +495,11 @@ describe('by example', () => {
     expect(removed(decide(copies, keep({ last: 1 }), NOW))).toEqual(['app-20261121T031700Z.db', 'app-20261120T031700Z.db']);
   });
 
+  test('a file without a manifest that is dated ahead makes pruning wait as well: it may be a copy', () => {
+    const d = decide(copiesOf([{ at: NOW + DAY, status: 'unverified' }, { at: NOW - DAY }, { at: NOW - 2 * DAY }]), keep({ last: 1 }), NOW);
+    expect([d.hold?.code, removed(d)]).toEqual(['CLOCK', []]);
+  });
+
   test('what is removed says why', () => {
     const d = decide(
       copiesOf([
