@@ -20,7 +20,7 @@ import { redactValue } from './redact.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
-import { lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
+import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import { WorkerPool } from './system/workers.js';
@@ -81,9 +81,11 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     removeQuietly(acting.workspace.directory);
   }
   // Telling people belongs to the run: the limit holds for it, unless it has passed already.
-  const exitCode = await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
-  clearTimeout(timer);
-  return exitCode;
+  try {
+    return await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function removeQuietly(directory: string): void {
@@ -255,7 +257,8 @@ class State {
   /** A run that failed before its lock still leaves a record, where the directory is there and ours. Nothing is made for it but state. */
   #openLate(): void {
     const { to, stateDir } = this.#config;
-    if (!lstatOrNull(to) || isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation))) return;
+    const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
+    if (isFailure(target) || !target.exists) return;
     try {
       makeDirectories(stateDir, () => undefined);
     } catch (error) {

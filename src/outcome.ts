@@ -355,6 +355,10 @@ export function failureOf(error: unknown): Failure {
     const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
     return { code: 'IO_ERROR', path, reason: errnoWords(e) };
   }
+  if (errnoOf(e) === 'ERR_DLOPEN_FAILED' || e.message.startsWith('Could not locate the bindings file')) {
+    const message = 'the compiled part of better-sqlite3 is missing or was built for another Node: install dbbackup again with this Node';
+    return { code: 'INTERNAL', message, stack: e.stack ?? '' };
+  }
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
 

@@ -130,6 +130,13 @@ async function copyPages(db: Db, target: string): Promise<void> {
   });
 }
 
+/** One finding may be several lines under a heading that says nothing. */
+const linesOf = (message: string): string[] =>
+  message
+    .split('\n')
+    .filter((line) => !line.startsWith('*** in database '))
+    .slice(0, 5);
+
 /** Sorts what quick_check or integrity_check says. At most 50 structural findings are kept; the rest is counted into the last. */
 function sort(messages: Iterable<string>): Findings & { readonly seen: number } {
   const structural: string[] = [];
@@ -142,7 +149,7 @@ function sort(messages: Iterable<string>): Findings & { readonly seen: number } 
     seen++;
     if (message.startsWith('NULL value in ')) notNull++;
     else if (message.startsWith('CHECK constraint failed in ')) check++;
-    else if (structural.length < 50) structural.push(...message.split('\n').slice(0, 5));
+    else if (structural.length < 50) structural.push(...linesOf(message));
     else more++;
   }
   if (more > 0) structural.push(`and ${more} more`);

@@ -27,7 +27,7 @@ const SCHEMA = `
   );
   CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
-    customer_id INTEGER NOT NULL REFERENCES customers (id),
+    customer_id INTEGER NOT NULL,
     placed_at INTEGER NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('open', 'paid', 'shipped', 'returned')),
     total REAL NOT NULL CHECK (total >= 0),
@@ -35,7 +35,7 @@ const SCHEMA = `
   );
   CREATE TABLE documents (
     id INTEGER PRIMARY KEY,
-    order_id INTEGER NOT NULL REFERENCES orders (id),
+    order_id INTEGER NOT NULL,
     media_type TEXT NOT NULL,
     content BLOB NOT NULL
   );

@@ -1,0 +1,456 @@
+/** Somebody hears of it: who is told what, when, and how often, with a real mail server on loopback. */
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import Database from 'better-sqlite3';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { breakRows, dbbackup, holdExclusively, killGroup, type Result, start, until, useDatabase } from '../support/cli.js';
+import { type ParsedMail, parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
+import { ago, baseAt, DAY, dataFiles, HOUR, plant, plantDaily, type Scene, scene } from './scene.js';
+import * as shapes from './shapes.js';
+import { problemsIn } from './shapes.js';
+
+let server: SmtpServer;
+/** A port at which nobody listens. */
+let deadPort: number;
+
+beforeAll(async () => {
+  server = await startSmtp();
+  const taken = createServer().listen(0, '127.0.0.1');
+  await new Promise((listening) => taken.once('listening', listening));
+  deadPort = (taken.address() as AddressInfo).port;
+  await new Promise((closed) => taken.close(closed));
+});
+afterAll(() => server.close());
+beforeEach(() => {
+  server.received.length = 0;
+});
+
+const env = (more: Readonly<Record<string, string>> = {}): { env: Record<string, string> } => ({
+  env: { DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${server.port}`, DBBACKUP_MAIL_TO: 'ops@example.org', ...more },
+});
+const down = (): { env: Record<string, string> } => env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${deadPort}` });
+
+/** What has arrived since the last look, oldest first. */
+function arrived(): ParsedMail[] {
+  return server.received.splice(0).map((m) => parseMail(m.raw));
+}
+const subjects = (): string[] => arrived().map((m) => m.headers.get('subject') ?? '');
+const outbox = (s: Scene): string[] => (existsSync(join(s.state, 'outbox')) ? readdirSync(join(s.state, 'outbox')).filter((f) => f.endsWith('.json')) : []);
+const HOST = hostname();
+const about = (verdict: string, code?: string, name = 'app'): string => `dbbackup: ${name} ${verdict} on ${HOST}${code ? `: ${code}` : ''}`;
+const hide = (s: Scene): void => renameSync(s.source, `${s.source}.gone`);
+function change(s: Scene, sql: string): void {
+  const db = new Database(s.source);
+  db.unsafeMode(true);
+  db.exec(sql);
+  db.close();
+}
+const bringBack = (s: Scene): void => renameSync(`${s.source}.gone`, s.source);
+
+describe('a run that fails', () => {
+  test('is told with all that is needed at 3 a.m.', async () => {
+    const s = scene(null);
+    const copy = plant(s.to, baseAt(ago(26 * HOUR)));
+    const run = await s.run(['--json'], env({ DBBACKUP_MAIL_TO: 'ops@example.org,boss@example.org', DBBACKUP_MAIL_FROM: 'db@example.org' }));
+    expect([run.code, run.json.error?.code]).toEqual([1, 'SOURCE_MISSING']);
+    expect(server.received.map((m) => [m.from, m.to])).toEqual([['db@example.org', ['ops@example.org', 'boss@example.org']]]);
+    const [mail] = arrived();
+    expect(mail?.headers.get('subject')).toBe(about('FAILED', 'SOURCE_MISSING'));
+    const text = mail?.text ?? '';
+    const { message = '', hint = '' } = run.json.error ?? {};
+    for (const part of [
+      `SOURCE_MISSING: ${message}`,
+      hint,
+      `The newest good copy is ${copy}, 26 h old.`,
+      HOST,
+      s.to,
+      run.json.runId ?? '',
+      `run ${s.source} --to ${s.to} --json`,
+    ]) {
+      expect(text).toContain(part);
+    }
+    expect(text).toMatch(/^ *Failed at +inspect$/m);
+    // The last lines of the log.
+    expect(text).toMatch(/\d{4}-\d\d-\d\dT[\d:.]+Z info run begins/);
+    expect(text).toMatch(/error inspect failed: SOURCE_MISSING/);
+    for (const part of ['SOURCE_MISSING', copy, HOST]) expect(mail?.html).toContain(part);
+    expect(outbox(s)).toEqual([]);
+  });
+
+  test('is told each time, and its end once', async () => {
+    const s = scene();
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([]);
+    hide(s);
+    await s.run([], env());
+    await s.run([], env());
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING'), about('FAILED', 'SOURCE_MISSING')]);
+    bringBack(s);
+    const ok = await s.run(['--json'], env());
+    const [recovery, ...others] = arrived();
+    expect([ok.code, recovery?.headers.get('subject'), others.length]).toEqual([0, about('RECOVERED'), 0]);
+    expect(recovery?.text).toContain(`The new copy is ${ok.json.copy?.file}`);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([]);
+  });
+
+  test('notify-on decides which of them are told', async () => {
+    const s = scene();
+    await s.run([]);
+    hide(s);
+    await s.run(['--notify-on', 'recovery'], env());
+    expect(subjects()).toEqual([]);
+    bringBack(s);
+    await s.run(['--notify-on', 'recovery'], env());
+    expect(subjects()).toEqual([about('RECOVERED')]);
+    hide(s);
+    await s.run([], env({ DBBACKUP_NOTIFY_ON: 'failure' }));
+    bringBack(s);
+    await s.run([], env({ DBBACKUP_NOTIFY_ON: 'failure' }));
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING')]);
+    expect(outbox(s)).toEqual([]);
+  });
+
+  test('a prune that fails is told as well; a rule, a remark and a dry run are not', async () => {
+    const s = scene();
+    breakRows(s.source);
+    expect((await s.run([], env())).code).toBe(0);
+    hide(s);
+    expect((await s.run(['--dry-run'], env())).code).toBe(1);
+    expect((await s.ask('status', ['--max-age', '1ms'], env())).code).toBe(1);
+    expect(subjects()).toEqual([]);
+    chmodSync(s.to, 0o777);
+    expect((await s.ask('prune', ['--name', 'app'], env())).code).toBe(78);
+    expect(subjects()).toEqual([about('prune FAILED', 'TARGET_OWNER')]);
+  });
+
+  test('a run that only lost the race for the lock is none', async () => {
+    const s = scene();
+    await s.run([]);
+    hide(s);
+    await s.run([], down());
+    const waiting = outbox(s);
+    expect(waiting).toHaveLength(1);
+    const holder = await useDatabase(join(s.state, 'app.lock.db'), ['BEGIN IMMEDIATE']);
+    bringBack(s);
+    const run = await s.run(['--json'], env());
+    expect([run.code, run.json.error?.code]).toEqual([75, 'LOCKED']);
+    expect([subjects(), outbox(s)]).toEqual([[], waiting]);
+    await holder.stop();
+    // Nor does it end the trouble, or begin one.
+    await s.run([], env());
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
+  });
+
+  test('a suspect copy is told as such, and is no recovery', async () => {
+    const s = scene();
+    const good = await s.run(['--json']);
+    // A page that belongs to nothing: the source is damaged, and a copy of what can be read is not.
+    change(s, "PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = 'beat'");
+    for (let i = 0; i < 2; i++) {
+      const run = await s.run(['--json'], env());
+      expect([run.code, run.json.error?.code, run.json.copy?.status]).toEqual([1, 'SOURCE_CORRUPT', 'suspect']);
+      const [mail, ...others] = arrived();
+      expect([mail?.headers.get('subject'), others.length]).toEqual([about('FAILED', 'SOURCE_CORRUPT'), 0]);
+      expect(mail?.text).toContain(`kept as the suspect copy ${run.json.copy?.file}`);
+      expect(mail?.text).toContain(`The newest good copy is ${good.json.copy?.file}`);
+    }
+    change(s, 'VACUUM');
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('RECOVERED')]);
+  });
+});
+
+describe('a server that cannot be reached', () => {
+  test('changes nothing of a failure, and what could not be sent is sent by the next run, once', async () => {
+    const s = scene();
+    await s.run([]);
+    hide(s);
+    const failed = await s.run(['--json'], down());
+    expect([failed.code, failed.json.error?.code, failed.json.status]).toEqual([1, 'SOURCE_MISSING', 'failed']);
+    expect(failed.json.warnings?.map((w) => w.code)).toEqual(['NOTIFY_FAILED']);
+    expect(failed.json.stages?.find((t) => t.name === 'report')?.status).toBe('failed');
+    expect(problemsIn(failed.json, shapes.run)).toEqual([]);
+    expect(outbox(s)).toHaveLength(1);
+    expect((await s.ask('status', ['--json', '--name', 'app'])).json.problems?.map((p) => p.code)).toEqual(['LAST_RUN_FAILED', 'UNDELIVERED']);
+
+    bringBack(s);
+    const next = await s.run(['--json'], env());
+    expect([next.code, next.json.status]).toEqual([0, 'ok']);
+    const [first, second, ...others] = arrived();
+    expect([first?.headers.get('subject'), second?.headers.get('subject'), others.length]).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED'), 0]);
+    expect(first?.text).toContain(failed.json.runId);
+    expect([outbox(s), (await s.run([], env())).code, subjects()]).toEqual([[], 0, []]);
+  });
+
+  test('turns exit 0 into 3, and nothing else', async () => {
+    const s = scene();
+    await s.run([]);
+    hide(s);
+    await s.run([], down());
+    bringBack(s);
+    const run = await s.run(['--json'], down());
+    expect(run.code, run.stderr).toBe(3);
+    expect(problemsIn(run.json, shapes.run)).toEqual([]);
+    expect(run.json).toMatchObject({ status: 'incomplete', exitCode: 3, error: { code: 'NOTIFY_FAILED', stage: 'report' }, copy: { status: 'good' } });
+    expect(run.stderr).toMatch(/^dbbackup: error NOTIFY_FAILED \(report\): .*it is kept and a later run sends it.* Hint: dbbackup check --send-test/m);
+    expect(run.json.error?.message).toContain(`127.0.0.1:${deadPort}`);
+    const [newest = ''] = dataFiles(s.to);
+    expect(newest).toBe(run.json.copy?.file);
+    expect((await s.ask('status', ['--json'])).json).toMatchObject({ healthy: true, lastRun: { status: 'incomplete' } });
+
+    // Each of the two that wait arrives once, the older one first, and the trouble has ended once.
+    expect((await s.run([], env())).code).toBe(0);
+    const mails = arrived();
+    expect(mails.map((m) => m.headers.get('subject'))).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
+    expect(new Set(mails.map((m) => m.headers.get('message-id'))).size).toBe(2);
+    expect([outbox(s), (await s.run([], env())).code, subjects()]).toEqual([[], 0, []]);
+  });
+
+  test('a server that takes the mail and refuses one recipient is told, and nobody gets it twice', async () => {
+    const picky = await startSmtp({ refuse: { at: 'rcpt', code: 550, only: 'gone@example.org' } });
+    const s = scene(null);
+    const at = env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${picky.port}`, DBBACKUP_MAIL_TO: 'ops@example.org,gone@example.org' });
+    const run = await s.run(['--json'], at);
+    expect([run.code, run.json.error?.code]).toEqual([1, 'SOURCE_MISSING']);
+    expect(run.json.warnings?.find((w) => w.code === 'NOTIFY_FAILED')?.message).toMatch(/gone@example\.org/);
+    expect(picky.received.map((m) => m.to)).toEqual([['ops@example.org']]);
+    await picky.close();
+  });
+
+  test('messages of one name are not sent by a run of another', async () => {
+    const s = scene();
+    await s.run(['--name', 'other']);
+    hide(s);
+    await s.run([], down());
+    bringBack(s);
+    expect((await s.run(['--name', 'other'], env())).code).toBe(0);
+    expect([subjects(), outbox(s).length]).toEqual([[], 1]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
+  });
+
+  test('a database called outbox has its mail as well', async () => {
+    const s = scene();
+    await s.run(['--name', 'outbox']);
+    hide(s);
+    const run = await s.run(['--name', 'outbox', '--json'], { ...env(), deadlineMs: 20_000 });
+    expect([run.code, run.hung, run.json.warnings]).toEqual([1, false, []]);
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING', 'outbox')]);
+  });
+});
+
+describe('settings that do not parse', () => {
+  test('are mailed when those of the mail alone do, recorded, and recovered from', async () => {
+    const s = scene();
+    expect((await s.run([])).code).toBe(0);
+    const run = await s.run(['--json'], env({ DBBACKUP_TIMEOUT: 'soon', DBBACKUP_KEEP_LSAT: '3' }));
+    expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
+    const [mail, ...others] = arrived();
+    expect([mail?.headers.get('subject'), others.length]).toEqual([about('FAILED', 'SETTINGS'), 0]);
+    expect(mail?.text).toMatch(/timeout "soon"/);
+    expect(mail?.text).toMatch(/did you mean DBBACKUP_KEEP_LAST/);
+    expect((await s.ask('history', ['--json'])).json.runs?.[0]).toMatchObject({ status: 'failed', exitCode: 78, error: { code: 'SETTINGS' } });
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('RECOVERED')]);
+  });
+
+  test('are mailed even where there is no directory to record them in', async () => {
+    const s = scene();
+    const run = await dbbackup(['run', s.source, '--json'], env());
+    expect([run.code, run.json.error?.message]).toEqual([78, expect.stringMatching(/to is required/)]);
+    expect(subjects()).toEqual([about('FAILED', 'SETTINGS')]);
+  });
+
+  test('those of the mail itself, of commands that only look, and of dry runs are not', async () => {
+    const s = scene();
+    for (const broken of [{ DBBACKUP_MAIL_TO: 'nobody at all' }, { DBBACKUP_SMTP_URL: 'http://127.0.0.1' }, { DBBACKUP_MAIL_TO: '' }]) {
+      const run = await s.run(['--json'], env(broken));
+      expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
+    }
+    expect((await s.ask('list', [], env({ DBBACKUP_TIMEOUT: 'soon' }))).code).toBe(78);
+    expect((await s.run(['--dry-run'], env({ DBBACKUP_TIMEOUT: 'soon' }))).code).toBe(78);
+    expect((await s.run(['--nonsense'], env())).code).toBe(64);
+    expect(subjects()).toEqual([]);
+    expect(existsSync(s.to)).toBe(false);
+  });
+});
+
+describe('a run that was killed', () => {
+  /** Runs, and is killed in the middle of the snapshot. */
+  async function killOne(s: Scene): Promise<string> {
+    const holder = await holdExclusively(s.source);
+    const run = start(['run', s.source, '--to', s.to], env());
+    let id = '';
+    await until('the run to be recorded', async () => {
+      const [newest] = (await s.ask('history', ['--json', '--limit', '1'])).json.runs ?? [];
+      id = newest?.status === 'running' ? newest.runId : '';
+      return id !== '';
+    });
+    killGroup(run.pid, 'SIGKILL');
+    await run.result;
+    await holder.crash();
+    // The application starts again, and rolls its journal back.
+    await useDatabase(s.source, ['SELECT count(*) FROM sqlite_schema']).then((app) => app.stop());
+    return id;
+  }
+
+  test('is told by the next run, once, and so is the recovery', async () => {
+    const s = scene();
+    await s.run([]);
+    const id = await killOne(s);
+    expect(subjects()).toEqual([]);
+    expect((await s.run([], env())).code).toBe(0);
+    const [killed, recovery, ...others] = arrived();
+    expect(killed?.headers.get('subject')).toBe(about('INTERRUPTED'));
+    expect(killed?.text).toContain(id);
+    expect(killed?.text).toMatch(/killed before it could finish/);
+    expect([recovery?.headers.get('subject'), others.length]).toEqual([about('RECOVERED'), 0]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([]);
+  });
+
+  test('is told by status --notify, and then by nobody else', async () => {
+    const s = scene();
+    await s.run([]);
+    await killOne(s);
+    const status = await s.ask('status', ['--notify', '--json'], env());
+    expect(problemsIn(status.json, shapes.statusDocument)).toEqual([]);
+    expect([status.code, status.json.healthy, status.json.problems?.map((p) => p.code)]).toEqual([0, true, ['LAST_RUN_DIED']]);
+    const [mail, ...others] = arrived();
+    expect([mail?.headers.get('subject'), others.length]).toEqual([about('UNHEALTHY', 'LAST_RUN_DIED'), 0]);
+    await s.ask('status', ['--notify'], env());
+    expect(subjects()).toEqual([]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('RECOVERED')]);
+  });
+});
+
+describe('status --notify', () => {
+  const notify = (s: Scene, at = env(), more: readonly string[] = []): Promise<Result> => s.ask('status', ['--notify', '--json', '--name', 'app', ...more], at);
+
+  test('tells of a stale copy once, and of the next one again', async () => {
+    const s = scene(null);
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    chmodSync(s.to, 0o700);
+    const old = plant(s.to, baseAt(ago(40 * HOUR)));
+    const first = await notify(s);
+    expect([first.code, first.json.healthy]).toEqual([1, false]);
+    const [mail] = arrived();
+    expect(mail?.headers.get('subject')).toBe(about('UNHEALTHY', 'COPY_STALE'));
+    expect(mail?.text).toContain(old);
+    for (let i = 0; i < 2; i++) expect((await notify(s)).code).toBe(1);
+    expect(subjects()).toEqual([]);
+    // Another copy since, which has gone stale as well.
+    plant(s.to, baseAt(ago(30 * HOUR)));
+    await notify(s);
+    expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_STALE')]);
+    // Healthy again: nothing to say.
+    plant(s.to, baseAt(ago(HOUR)));
+    expect([(await notify(s)).code, subjects()]).toEqual([0, []]);
+  });
+
+  test('tells that there is no good copy at all', async () => {
+    const s = scene(null);
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    chmodSync(s.to, 0o700);
+    expect((await notify(s)).code).toBe(1);
+    expect((await notify(s)).code).toBe(1);
+    expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_NOT_FOUND')]);
+  });
+
+  test('says nothing of a stale copy when the failures that made it stale were told', async () => {
+    const s = scene(null);
+    plantDaily(s.to, 2, 25 * HOUR);
+    await s.run([], env());
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING')]);
+    const status = await notify(s, env(), ['--max-age', '24h']);
+    expect([status.code, status.json.problems?.map((p) => p.code), subjects()]).toEqual([1, ['COPY_STALE', 'LAST_RUN_FAILED'], []]);
+  });
+
+  test('sends what lies undelivered, once', async () => {
+    const s = scene();
+    await s.run([]);
+    hide(s);
+    await s.run([], down());
+    expect(outbox(s)).toHaveLength(1);
+    const unreachable = await notify(s, down());
+    expect([unreachable.json.healthy, unreachable.json.problems?.map((p) => p.code)]).toEqual([true, ['LAST_RUN_FAILED', 'UNDELIVERED', 'NOTIFY_FAILED']]);
+    expect(unreachable.code).not.toBe(0);
+    await notify(s);
+    expect([subjects(), outbox(s)]).toEqual([[about('FAILED', 'SOURCE_MISSING')], []]);
+    const after = await notify(s);
+    expect([after.code, after.json.problems?.map((p) => p.code), subjects()]).toEqual([0, ['LAST_RUN_FAILED'], []]);
+  });
+
+  test('a message that it could not send is sent by the next one, once', async () => {
+    const s = scene(null);
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    chmodSync(s.to, 0o700);
+    plant(s.to, baseAt(ago(40 * HOUR)));
+    expect((await notify(s, down())).code).toBe(1);
+    await notify(s);
+    await notify(s);
+    expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_STALE')]);
+  });
+
+  test('under cron, quietly: silent while all is well, loud when not', async () => {
+    const s = scene();
+    await s.run([]);
+    expect(await s.ask('status', ['--notify', '--quiet'], env())).toMatchObject({ code: 0, stdout: '', stderr: '' });
+    const stale = await s.ask('status', ['--notify', '--quiet', '--max-age', '1ms'], env());
+    expect([stale.code, stale.stdout]).toEqual([1, expect.stringMatching(/^NOT HEALTHY: /)]);
+    expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_STALE')]);
+  });
+
+  test('with nobody to tell says so', async () => {
+    const s = scene(null);
+    plant(s.to, baseAt(ago(HOUR)));
+    const status = await s.ask('status', ['--notify', '--json']);
+    expect([status.code, status.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([0, ['warning NOBODY_HEARS']]);
+  });
+});
+
+describe('check', () => {
+  test('--send-test sends one', async () => {
+    const s = scene();
+    const check = await dbbackup(['check', s.source, '--to', s.to, '--send-test'], env());
+    expect([check.code, check.stderr]).toEqual([0, 'a test message was sent to ops@example.org\n']);
+    expect(subjects()).toEqual([about('TEST')]);
+    expect(existsSync(s.to)).toBe(false);
+  });
+
+  test('talks to the server without sending anything', async () => {
+    const s = scene();
+    expect((await dbbackup(['check', s.source, '--to', s.to], env())).code).toBe(0);
+    for (const more of [[], ['--send-test']]) {
+      const check = await dbbackup(['check', s.source, '--to', s.to, '--json', ...more], down());
+      expect([check.code, check.json.problems?.filter((p) => p.severity === 'critical').map((p) => p.code)]).toEqual([1, ['NOTIFY_FAILED']]);
+      expect(problemsIn(check.json, shapes.checkDocument)).toEqual([]);
+    }
+    expect(subjects()).toEqual([]);
+  });
+
+  test('--send-test with nobody to send it to is not ok', async () => {
+    const s = scene({ journal: 'wal' });
+    const check = await dbbackup(['check', s.source, '--to', s.to, '--send-test', '--json']);
+    expect([check.code, check.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([1, ['critical NOBODY_HEARS', 'warning NOT_SEEN']]);
+  });
+});
+
+test('mail leaves through the local MTA, too', async () => {
+  const s = scene(null);
+  const program = join(s.home, 'sendmail');
+  writeFileSync(program, `#!/bin/sh\nprintf '%s\\n' "$@" > ${s.home}/args\ncat > ${s.home}/mail\n`, { mode: 0o755 });
+  const run = await s.run(['--json'], env({ DBBACKUP_SMTP_URL: `sendmail:${program}` }));
+  expect([run.code, run.json.warnings]).toEqual([1, []]);
+  expect(readFileSync(join(s.home, 'args'), 'utf8').split('\n')).toEqual(expect.arrayContaining(['ops@example.org']));
+  expect(parseMail(readFileSync(join(s.home, 'mail'), 'utf8')).headers.get('subject')).toBe(about('FAILED', 'SOURCE_MISSING'));
+  // One that is gone: kept.
+  rmSync(join(s.home, 'mail'));
+  unlinkSync(program);
+  const kept = await s.run(['--json'], env({ DBBACKUP_SMTP_URL: `sendmail:${program}` }));
+  expect(kept.json.warnings?.map((w) => w.code)).toEqual(['NOTIFY_FAILED']);
+});
