@@ -167,7 +167,8 @@ function untoldProblems(
 function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null): boolean {
   if (!history) return false;
   for (const run of history.since(name)) {
-    if (newestGood && run.startedAt < newestGood.createdAt) return false;
+    // Not as texts: one has milliseconds, the other has none.
+    if (newestGood && Date.parse(run.startedAt) < Date.parse(newestGood.createdAt)) return false;
     if (run.command === 'run' && history.wasTold(`run ${run.runId}`)) return true;
   }
   return false;

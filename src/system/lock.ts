@@ -22,7 +22,7 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
   if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
   for (let waited = 0; ; waited += EVERY_MS) {
     signal.throwIfAborted();
-    const db = new Database(path, { timeout: 0 });
+    const db = open(path);
     try {
       // No journal file: the lock must be had on a full disk too, or prune could not make room.
       db.pragma('journal_mode = MEMORY');
@@ -34,5 +34,15 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
       if (waited >= waitMs) return null;
     }
     await pause(Math.min(EVERY_MS, Math.max(1, waitMs - waited)), signal);
+  }
+}
+
+/** better-sqlite3 looks at the directory itself, and calls whatever it cannot see a mistake of its caller. */
+function open(path: string): Database.Database {
+  try {
+    return new Database(path, { timeout: 0 });
+  } catch (error) {
+    if (error instanceof TypeError) throw Object.assign(new Error(error.message, { cause: error }), { code: 'ENOENT' });
+    throw error;
   }
 }

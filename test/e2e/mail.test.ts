@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { breakRows, dbbackup, holdExclusively, killGroup, type Result, start, until, useDatabase } from '../support/cli.js';
 import { type ParsedMail, parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
-import { ago, baseAt, DAY, dataFiles, HOUR, plant, plantDaily, type Scene, scene } from './scene.js';
+import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
