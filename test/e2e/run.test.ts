@@ -339,6 +339,17 @@ describe('--if-older-than', () => {
   });
 });
 
+test('runs of several names at the same time do not disturb one another; of one name, one waits', async () => {
+  const s = scene({ journal: 'wal', bytes: 300_000 });
+  const names = ['a', 'b', 'c', 'c'];
+  const runs = await Promise.all(names.map((name) => s.run(['--json', '--name', name, '--keep-last', '1', '--lock-wait', '30s'])));
+  expect(runs.map((r) => [r.code, r.json.name, r.json.status])).toEqual(names.map((n) => [0, n, 'ok']));
+  expect(dataFiles(s.to).map((f) => f[0])).toEqual(['c', 'b', 'a']);
+  const history = await s.ask('history', ['--json']);
+  expect(history.json.runs?.map((r) => `${r.name} ${r.status}`).toSorted()).toEqual(['a ok', 'b ok', 'c ok', 'c ok']);
+  expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+});
+
 test('no HOME, no TZ, no locale and a bare PATH are enough', async () => {
   const s = scene();
   const run = await s.run(['--json'], { env: { PATH: '/usr/bin:/bin' }, cwd: tempDirectory('cwd'), through: [process.execPath] });

@@ -63,18 +63,19 @@ describe.each(WAYS)('a password from %s', (_, give) => {
   test('logs in, and is found nowhere else: run, failure, status, check, history', async () => {
     const s = scene();
     const { options, words } = give(s, url());
+    plant(s.to, baseAt(ago(40 * HOUR), 'stale'));
     server.received.length = 0;
     const results = [
       await s.run([...words, '--verbose'], options),
       await dbbackup(['run', `${s.source}.gone`, '--to', s.to, '--name', 'app', '--json', '--verbose', ...words], options),
-      await s.ask('status', ['--json', '--notify', '--max-age', '1ms', ...words], options),
+      await s.ask('status', ['--json', '--notify', '--name', 'stale', ...words], options),
       await dbbackup(['check', s.source, '--to', s.to, '--json', ...words], options),
       await dbbackup(['check', s.source, '--to', s.to, '--send-test', ...words], options),
       await s.ask('history', ['--json', ...words], options),
     ];
     expect(results.map((r) => r.code)).toEqual([0, 1, 1, 0, 0, 0]);
-    // It was used: the server took the failure and the test from whoever knew it.
-    expect(server.received.map((m) => m.user)).toEqual(['ops', 'ops']);
+    // It was used: the server took a failure, a stale copy and a test from whoever knew it.
+    expect(server.received.map((m) => m.user)).toEqual(['ops', 'ops', 'ops']);
     expectNowhere('the mail', server.received.map((m) => m.raw).join('\n'));
     expectUntold(s, results);
     const check = results[3]?.json as { settings?: { name: string; value: string }[] };
