@@ -42,6 +42,15 @@ describe('nothing is changed', () => {
     expect(readdirSync(join(s.home, 'data'))).toEqual(['app.db']);
   });
 
+  test.each(LOOKS)('where a state directory is, and no history in it: %s', async (_, words) => {
+    const s = scene({ journal: 'wal' });
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    chmodSync(s.to, 0o700);
+    const before = tree(s.home);
+    await dbbackup(words(s));
+    expect(tree(s.home)).toEqual(before);
+  });
+
   test('nor where runs have been, but for a row in the history that dry runs add', async () => {
     const s = scene({ journal: 'delete' });
     expect((await s.run()).code).toBe(0);

@@ -37,7 +37,7 @@ export const isAboutRows = (finding: string): boolean => /^(NULL value in|CHECK 
  * What an index over the application's own function should hold, only the application can say (`makeFunctionIndexDatabase`):
  * dbbackup checks all else and warns TABLES_UNCHECKED.
  */
-export const isBeyondSqlite = (finding: string): boolean => /^(row \d+ missing from|wrong # of entries in) index word_folded$/.test(finding);
+export const isBeyondSqlite = (finding: string): boolean => /\bindex word_folded\b/.test(finding);
 
 /** Opens a private copy of a data file read-write, without any sidecar, and returns what `look` finds. */
 export function inPrivate<T>(path: string, look: (db: Database.Database) => T): T {

@@ -175,6 +175,10 @@ describe('control and bidirectional characters', () => {
       }),
     );
     expect(printableJson(JSON.stringify(['\u202e\u0085']))).toBe('["\\u202e\\u0085"]');
+    const heard = listen({ json: true });
+    heard.output.document({ [EVIL]: [EVIL] });
+    expect(heard.stdout().replaceAll('\n', '')).not.toMatch(UNPRINTABLE);
+    expect(JSON.parse(heard.stdout())).toEqual({ [EVIL]: [EVIL] });
   });
 
   test('everything else is left alone', () => {
