@@ -6,8 +6,9 @@
  *   npm run soak -- --seed 7              the same rounds again
  *   npm run soak -- --only kill --seed 7 --round 31    one round, to look at a failure
  */
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { cannot, EXECUTABLE } from '../support/cli.js';
+import { cannot, ROOT, readJson } from '../support/cli.js';
 import { consistency } from './consistency.js';
 import { damaged } from './damaged.js';
 import { enospc } from './enospc.js';
@@ -16,6 +17,8 @@ import { inject } from './inject.js';
 import { kill } from './kill.js';
 import { power } from './power.js';
 import { signals } from './signals.js';
+
+const VERSION = String((readJson(join(ROOT, 'package.json')) as { version?: unknown }).version);
 
 const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals];
 
@@ -88,7 +91,7 @@ function print(began: Date, rows: readonly Row[], failures: readonly { scenario:
   const keys = Object.keys(headings) as (keyof Row)[];
   const width = (key: keyof Row): number => Math.max(...[headings, ...rows].map((r) => r[key].length));
   const line = (row: Row): string => `| ${keys.map((k) => row[k].padEnd(width(k))).join(' | ')} |`;
-  process.stdout.write(`\n${began.toISOString()}, Node ${process.version}, ${EXECUTABLE}\n\n`);
+  process.stdout.write(`\n${began.toISOString()}, Node ${process.version}, dbbackup ${VERSION}, scale ${scale}\n\n`);
   process.stdout.write(`${line(headings)}\n| ${keys.map((k) => '-'.repeat(width(k))).join(' | ')} |\n${rows.map(line).join('\n')}\n`);
   for (const { scenario, failure } of failures) process.stdout.write(`\n${scenario} round ${failure.round}: ${failure.why}\n`);
 }
