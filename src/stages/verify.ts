@@ -75,18 +75,15 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
   const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
-  const structureCheck = pool.worker(many ? 1 : 0).ask({ op: 'check-structure', ...request });
-  structureCheck.catch(() => undefined);
-  const checking = async (): Promise<{ described: Answers['describe']; tableChecks: TableChecks; structure: Findings }> => {
+  const checking = async (): Promise<{ described: Answers['describe']; checked: CopyChecks }> => {
     const described = await pool.worker(0).ask({ op: 'describe', ...request });
-    const tableChecks = await checkTables(input, described.tables, many, mmap);
-    return { described, tableChecks, structure: await structureCheck };
+    return { described, checked: await checkCopy(input, described.tables, many, mmap) };
   };
-  const { described, tableChecks, structure } = await checking().catch((error: unknown) => {
+  const { described, checked } = await checking().catch((error: unknown) => {
     failed.abort(error);
     throw error;
   });
-  const copyFindings = mergeFindings([structure, tableChecks.findings]);
+  const copyFindings = checked.findings;
   const { sha256 } = await hashing;
 
   // A 0-byte file passes every check (traps, 13).
@@ -103,11 +100,11 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
   if (different.length > 0) throw new Failed({ code: 'VERIFY_FAILED', findings: different });
   if (copyFindings.structural.length > 0) throw new Failed(await blame(input, copyFindings.structural));
 
-  const violations: Violations = { check: tableChecks.findings.check, notNull: tableChecks.findings.notNull, foreignKey: tableChecks.foreignKey };
+  const violations: Violations = { check: copyFindings.check, notNull: copyFindings.notNull, foreignKey: checked.foreignKey };
   const unchecked = [...new Set([...snapshot.sourceFindings.unchecked, ...copyFindings.unchecked])];
   remark(input, violations, unchecked);
   const suspect = snapshot.sourceFindings.structural.length > 0;
-  const checked: CheckedSnapshot = {
+  const proven: CheckedSnapshot = {
     snapshot,
     verdict: suspect ? 'suspect' : 'good',
     sizeBytes,
@@ -119,7 +116,7 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
     checks: listChecks(input, violations, unchecked, described.tables.length),
     violations,
   };
-  return checked as VerifiedSnapshot;
+  return proven as VerifiedSnapshot;
 }
 
 /** Hash after sync: what is read back is what the disk was told to keep. Sync and hash run beside the checks. */
@@ -136,44 +133,55 @@ async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha
   return { sha256 };
 }
 
-interface TableChecks {
+interface CopyChecks {
   readonly findings: Findings;
   readonly foreignKey: number;
 }
 
-type Task = { readonly cost: number; readonly table: string; readonly op: 'check-table' | 'check-foreign-keys' };
+/** `cost`: about how many rows and index entries are looked at. */
+type Task = { readonly cost: number } & ({ readonly op: 'check-table' | 'check-foreign-keys'; readonly table: string } | { readonly op: 'check-structure' });
 
 /** One queue, dearest task first, two children taking from it: neither is idle while there is work. */
-async function checkTables(input: VerifyInput, tables: Answers['describe']['tables'], many: boolean, mmap: boolean): Promise<TableChecks> {
+async function checkCopy(input: VerifyInput, tables: Answers['describe']['tables'], many: boolean, mmap: boolean): Promise<CopyChecks> {
   const request = { file: input.snapshot.path, mmap } as const;
   const queue: Task[] = tables.flatMap((t): Task[] => {
     const check: Task = { op: 'check-table', table: t.name, cost: t.cost };
     return t.foreignKeys ? [check, { op: 'check-foreign-keys', table: t.name, cost: t.rows ?? 0 }] : [check];
   });
+  queue.push({ op: 'check-structure', cost: tables.reduce((sum, t) => sum + (t.rows ?? 0), 0) });
   queue.sort((a, b) => b.cost - a.cost);
+  let structure: Findings = NOTHING_FOUND;
   const found: Findings[] = [];
   let foreignKey = 0;
   let limited = false;
   const takeTurns = async (n: 0 | 1): Promise<void> => {
     for (let task = queue.shift(); task; task = queue.shift()) {
-      const { op, table } = task;
       const worker = input.pool.worker(n);
-      if (op === 'check-table') {
-        const f = await worker.ask({ op, table, ...request });
-        limited ||= f.limited && f.structural.length === 0;
-        found.push(f);
-      } else {
-        const f = await worker.ask({ op, table, ...request });
-        foreignKey += f.rows;
-        if (f.unchecked) found.push({ structural: [], notNull: 0, check: 0, unchecked: [`foreign keys of ${f.unchecked}`] });
+      switch (task.op) {
+        case 'check-structure':
+          structure = await worker.ask({ op: task.op, ...request });
+          break;
+        case 'check-table': {
+          const f = await worker.ask({ op: task.op, table: task.table, ...request });
+          limited ||= f.limited && f.structural.length === 0;
+          found.push(f);
+          break;
+        }
+        case 'check-foreign-keys': {
+          const f = await worker.ask({ op: task.op, table: task.table, ...request });
+          foreignKey += f.rows;
+          if (f.unchecked) found.push({ ...NOTHING_FOUND, unchecked: [`foreign keys of ${f.unchecked}`] });
+        }
       }
     }
   };
   await Promise.all(many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0)]);
   // Rows that break a rule filled a list and may hide damage behind them: look again without a limit.
-  const findings = limited ? await input.pool.worker(0).ask({ op: 'check-all', ...request }) : mergeFindings(found);
-  return { findings, foreignKey };
+  const ofTables = limited ? [await input.pool.worker(0).ask({ op: 'check-all', ...request })] : found;
+  return { findings: mergeFindings([structure, ...ofTables]), foreignKey };
 }
+
+const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
 
 function mergeFindings(all: readonly Findings[]): Findings {
   return {

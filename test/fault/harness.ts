@@ -3,9 +3,9 @@
  * round's number alone. The same scenario runs a few rounds in `npm test` and many in `npm run soak`. A round that fails
  * leaves its directory and the line that repeats it.
  */
-import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, lstatSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { keepDirectory, type Need, type Result, removeDirectory, tempDirectory } from '../support/cli.js';
+import { type Need, type Result, removeDirectory, tempDirectory } from '../support/cli.js';
 import { must } from './proof.js';
 
 /** mulberry32: small, fast, and the same everywhere. */
@@ -110,8 +110,9 @@ function keepEvidence(label: string, directory: string, why: string): string {
   const kept = join(EVIDENCE, label);
   rmSync(kept, { recursive: true, force: true });
   if (existsSync(directory)) {
-    keepDirectory(directory);
-    renameSync(directory, kept);
+    // Copied, not renamed: it may lie on another file system, or have something mounted on it.
+    cpSync(directory, kept, { recursive: true, filter: (from) => !lstatSync(from).isFIFO() });
+    removeDirectory(directory);
   } else {
     mkdirSync(kept);
   }

@@ -14,7 +14,7 @@ export function testScenario(scenario: Scenario): void {
     test.skip(`${title}: ${reason}`, () => undefined);
     return;
   }
-  test(title, { timeout: 300_000 }, async () => {
+  test(title, { timeout: 600_000 }, async () => {
     const notes: string[] = [];
     const failures = await scenario.play({ count: scenario.ci, seed: SEED, note: (t) => notes.push(t) });
     if (notes.length > 0) process.stdout.write(`${scenario.name}: ${notes.join('; ')}\n`);

@@ -1,5 +1,5 @@
 /** kill -9 at any moment: never a bad copy at a final name, nobody survives, the next run heals. */
-import { existsSync, mkdirSync, readdirSync, renameSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { dbbackup, makeDatabase, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
@@ -54,7 +54,8 @@ async function play(request: Request): Promise<Failure[]> {
     try {
       await one(stage, round, usual, calibration, seen);
     } catch (error) {
-      renameSync(stage.home, join(round.directory, 'home'));
+      cpSync(stage.home, join(round.directory, 'home'), { recursive: true });
+      removeDirectory(stage.home);
       stage = setStage();
       throw error;
     }
