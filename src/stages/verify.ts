@@ -1,7 +1,7 @@
 /**
  * Stage 3: the proof. The synced temp file is hashed by reading it back, its schema compared with the source's, and
- * checked read-write by integrity_check, split by table over two children, beside one quick_check that does the page
- * accounting (traps, 21 and 22): together they look at everything that one whole integrity_check does.
+ * checked read-write by integrity_check, split by table over two children (traps, 21 and 22), beside an accounting of all
+ * pages: together they look at everything that one whole integrity_check does.
  */
 import { lstatSync } from 'node:fs';
 import { availableParallelism } from 'node:os';

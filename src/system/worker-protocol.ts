@@ -30,7 +30,7 @@ export type Request =
   | { op: 'check-source'; source: string; dev: number; ino: number; mode: 'quick' | 'full'; busyMs: number; mmap: boolean }
   /** Schema, properties, tables and their rows of a private file. */
   | { op: 'describe'; file: string; mmap: boolean }
-  /** Page accounting and b-tree structure of a private file: quick_check. */
+  /** The schema's own table and the accounting of pages of a private file; where these are not as VACUUM leaves them, quick_check. */
   | { op: 'check-structure'; file: string; mmap: boolean }
   /** integrity_check of one table and its indexes, read-write, so that CHECK constraints count (traps, 22). */
   | { op: 'check-table'; file: string; table: string; mmap: boolean }
