@@ -25,7 +25,7 @@ import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import { WorkerPool } from './system/workers.js';
 import type { Workspace } from './workspace.js';
-import { stateDirOf, tempRoot, workspace } from './workspace.js';
+import { makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -39,8 +39,17 @@ export interface Acting {
   readonly signal: AbortSignal;
   /** The line that would make room, for hints. */
   readonly prune: string;
-  /** Takes the lock, puts right what a killed run left, writes the first record, makes the workspace if one is needed. Before it, nothing is changed. */
-  begin(options?: { readonly workspace: boolean }): Promise<void>;
+  /**
+   * Takes the lock, puts right what a killed run left, writes the first record, makes the workspace if one is needed. Before
+   * it, nothing is changed. Without `lock` the workspace has a lock of its own, and nothing that belongs to the name may be touched.
+   */
+  begin(options?: { readonly workspace?: boolean; readonly lock?: boolean }): Promise<void>;
+  /** For a run without the lock: holds it while `work` is done, waiting for it up to `lock-wait` and at least 10 s. Null: it stays held by another. */
+  locked<T>(work: () => T): Promise<T | null>;
+  /** Writes down what the record says by now, for the case that this run is killed. Needs `begin`. */
+  note(): void;
+  /** What --json prints in place of the record. */
+  setDocument(make: (record: RunRecord) => object): void;
 }
 
 /** What the body came to. `skip`: nothing was to be done, and why. */
@@ -67,7 +76,10 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     pool: new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker),
     workspace: workspace(config.to, name, runId),
     prune: pruneLine(config, name),
-    begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace),
+    begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace, options?.lock ?? true),
+    locked: (work) => state.locked(signal, work),
+    note: () => state.note(),
+    setDocument: (make) => state.setDocument(make),
   };
   log.write('info', `${command} begins`, { tool: ctx.tool, pid: process.pid });
   let verdict: Verdict;
@@ -101,17 +113,21 @@ function judge(ctx: Context, result: BodyResult, recorder: Recorder): Verdict {
     ctx.output.info(`nothing to do: ${result.skip}`);
     return { status: 'skipped', exitCode: 0, failure: null, failedStage: null };
   }
-  const published = recorder.copy?.status === 'good' ? recorder.copy.file : null;
+  // Only `run` is there for its copy: what restore and guard make on the way does not turn their failure into something less.
+  const published = recorder.command === 'run' && recorder.copy?.status === 'good' ? recorder.copy.file : null;
   const failure = withCopy(result.failure, published);
   if (!failure) return { status: 'ok', exitCode: 0, failure: null, failedStage: null };
   const exitCode = exitCodeOf(failure, published !== null);
-  const status = failure.code === 'INTERRUPTED' ? 'interrupted' : exitCode === 3 ? 'incomplete' : 'failed';
+  const status = recorder.rolledBack ? 'rolled_back' : failure.code === 'INTERRUPTED' ? 'interrupted' : exitCode === 3 ? 'incomplete' : 'failed';
   return { status, exitCode, failure, failedStage: result.stage };
 }
 
 /** A run that ends after publication says which copy it made. */
 const withCopy = (failure: Failure | null, published: string | null): Failure | null =>
   failure && (failure.code === 'TIMEOUT' || failure.code === 'INTERRUPTED') ? { ...failure, published } : failure;
+
+/** How long marking a verdict waits for a run of the same name: it may be at work for long, and the verdict is worth a little patience. */
+const MARK_WAIT_MS = 10_000;
 
 /** Lock, history, log and outbox of one run: opened when it is time, and closed in the right order. */
 class State {
@@ -121,10 +137,12 @@ class State {
   readonly #recorder: Recorder;
   readonly #log: RunLog;
   readonly #locks: Lock[] = [];
+  #alive: Lock | null = null;
   #opened = false;
   #history: History | null = null;
   #logOpening: Promise<void> = Promise.resolve();
   #stateDir: string | null = null;
+  #document: ((record: RunRecord) => object) | null = null;
 
   constructor(ctx: Context, config: Config, name: string, recorder: Recorder, log: RunLog) {
     this.#ctx = ctx;
@@ -134,8 +152,26 @@ class State {
     this.#log = log;
   }
 
-  async begin(signal: AbortSignal, place: Workspace | null): Promise<void> {
-    const { to, stateDir } = this.#config;
+  note(): void {
+    this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
+  }
+
+  setDocument(make: (record: RunRecord) => object): void {
+    this.#document = make;
+  }
+
+  async locked<T>(signal: AbortSignal, work: () => T): Promise<T | null> {
+    await this.#acquire(signal, Math.max(this.#config.lockWaitMs, MARK_WAIT_MS));
+    if (this.#locks.length === 0) return null;
+    try {
+      return work();
+    } finally {
+      for (const lock of this.#locks.splice(0)) lock.release();
+    }
+  }
+
+  async begin(signal: AbortSignal, place: Workspace | null, lock: boolean): Promise<void> {
+    const { to, stateDir, lockWaitMs } = this.#config;
     const unsupported = (what: string): void => this.#recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
     try {
       makeDirectories(to, unsupported);
@@ -144,20 +180,20 @@ class State {
       // In a directory that others may add to, somebody may have been faster: look at what is there now.
       const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
       if (isFailure(target)) throw new Failed(target);
-      await this.#acquire(signal);
+      if (lock) await this.#acquire(signal, lockWaitMs);
     } catch (error) {
       throw new Failed(this.#beginFailure(error), { cause: error });
     }
     this.#openState();
     // Not awaited, and not before the first stage has put its child to work: winston is loaded while that is busy.
     this.#logOpening = setImmediate().then(() => this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid));
-    if (this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
+    if (lock && this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
     try {
-      const { runs } = await recover(to, this.#name, signal, (w) => this.#recorder.warn(w));
-      this.#buryDead(runs);
+      if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
       if (!place) return;
-      makePrivateDirectory(place.directory);
+      if (lock) makePrivateDirectory(place.directory);
+      else this.#alive = await makeLivingDirectory(place.directory, signal);
       syncDirectory(tempRoot(to), unsupported);
     } catch (error) {
       throw new Failed(targetFailure(error, to, pruneLine(this.#config, this.#name)), { cause: error });
@@ -168,8 +204,8 @@ class State {
    * The lock of the name lies in the state directory. Where that is elsewhere, a second one beside the temp directory keeps
    * two runs with different state directories from sweeping each other's work; a file system that cannot lock does not stop us.
    */
-  async #acquire(signal: AbortSignal): Promise<void> {
-    const { to, stateDir, lockWaitMs } = this.#config;
+  async #acquire(signal: AbortSignal, lockWaitMs: number): Promise<void> {
+    const { to, stateDir } = this.#config;
     const lock = await acquireLock(join(stateDir, `${this.#name}.lock.db`), lockWaitMs, signal);
     if (!lock) return;
     this.#locks.push(lock);
@@ -221,8 +257,10 @@ class State {
     this.#save(told);
     this.#history?.close();
     for (const lock of this.#locks) lock.release();
+    this.#alive?.release();
     // Once more, since saving itself may have added a remark.
-    output.document({ ...told, warnings: this.#recorder.warnings });
+    const last = { ...told, warnings: this.#recorder.warnings };
+    output.document(this.#document ? this.#document(last) : last);
     return final.exitCode;
   }
 

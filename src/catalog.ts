@@ -3,6 +3,7 @@
  * manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
+import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, errnoWords } from './outcome.js';
@@ -132,13 +133,44 @@ export function parseManifest(bytes: Buffer, base: string): Manifest | null {
  * not believed: in a sticky directory anybody could have put it there.
  */
 export function readManifest(directory: string, base: string, owner = ownerOf(directory)): Manifest | { readonly unreadable: string } {
+  const read = readManifestText(directory, base, owner);
+  return 'unreadable' in read ? read : read.manifest;
+}
+
+/** As `readManifest`, and whether its text is the one that was written: for proofs, not for listings, which read thousands. */
+export function readManifestText(
+  directory: string,
+  base: string,
+  owner = ownerOf(directory),
+): { readonly manifest: Manifest; readonly whole: () => boolean } | { readonly unreadable: string } {
   try {
     const { bytes, stats } = readSmall(join(directory, `${base}.json`), MANIFEST_MAX);
     if (stats.uid !== 0 && stats.uid !== owner) return { unreadable: `the manifest belongs to uid ${stats.uid}` };
-    return parseManifest(bytes, base) ?? { unreadable: 'the manifest is not one of this copy' };
+    const manifest = parseManifest(bytes, base);
+    return manifest ? { manifest, whole: () => isWhole(bytes) } : { unreadable: 'the manifest is not one of this copy' };
   } catch (error) {
     return { unreadable: errnoOf(error) === 'ENOENT' ? 'there is no manifest' : `the manifest cannot be read: ${errnoWords(error)}` };
   }
+}
+
+const NO_SUM = '0'.repeat(64);
+const selfSum = (sum: string): string => ` "selfSha256": "${sum}"\n}\n`;
+
+/**
+ * A manifest as text, with a SHA-256 of that text in its last line (over the text with zeros there): so that a changed
+ * byte in it is seen, wherever. `broken`: zeros stay, for one whose own text did not prove out.
+ */
+export function renderManifest(manifest: Omit<Manifest, 'selfSha256'>, sum: 'whole' | 'broken' = 'whole'): string {
+  const text = `${JSON.stringify({ ...manifest, selfSha256: NO_SUM }, null, 1)}\n`;
+  return sum === 'broken' ? text : text.slice(0, -selfSum(NO_SUM).length) + selfSum(createHash('sha256').update(text).digest('hex'));
+}
+
+/** Whether the text of a manifest is the one that was written. */
+export function isWhole(bytes: Buffer): boolean {
+  const at = bytes.length - Buffer.byteLength(selfSum(NO_SUM));
+  const sum = /^ "selfSha256": "([0-9a-f]{64})"\n}\n$/.exec(bytes.subarray(Math.max(0, at)).toString('latin1'))?.[1];
+  if (sum === undefined || sum === NO_SUM) return false;
+  return createHash('sha256').update(bytes.subarray(0, at)).update(selfSum(NO_SUM)).digest('hex') === sum;
 }
 
 /** The Copy part of a manifest: what listings show. */
@@ -226,12 +258,12 @@ export function newestGood(directory: string, name: string, now: number): Copy |
   return null;
 }
 
-/** The newest manifest of a name whatever its verdict: whose copies these are. */
+/** The newest manifest of a name whatever its verdict: whose copies these are. Tagged ones may be of what a restore replaced. */
 export function newestManifest(directory: string, name: string): Manifest | null {
   for (const entry of scan(directory)) {
     if (entry.kind !== 'manifest' || entry.name !== name) continue;
     const manifest = readManifest(directory, entry.base);
-    if (!('unreadable' in manifest)) return manifest;
+    if (!('unreadable' in manifest) && manifest.tags.length === 0) return manifest;
   }
   return null;
 }

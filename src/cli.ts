@@ -7,6 +7,7 @@ import { EXIT_CODES, Failed } from './outcome.js';
 import type { CommandName } from './records.js';
 import type { Group, OptionName } from './settings/options.js';
 import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
+import { positiveDuration, size } from './settings/values.js';
 
 export interface Invocation {
   readonly command: CommandName;
@@ -21,6 +22,43 @@ export interface Invocation {
   readonly notify: boolean;
   readonly sendTest: boolean;
   readonly limit: number | null;
+  readonly verify: VerifyFlags;
+  readonly restore: RestoreFlags;
+  readonly guard: GuardFlags;
+}
+
+export interface VerifyFlags {
+  /** Files or `latest`; empty: latest. */
+  readonly copies: readonly string[];
+  readonly all: boolean;
+  /** Milliseconds. */
+  readonly maxTimeMs: number | null;
+}
+
+export interface RestoreFlags {
+  /** A file or `latest`; null: latest. */
+  readonly copy: string | null;
+  readonly output: string | null;
+  readonly into: string | null;
+  readonly timestamp: string | null;
+  readonly force: boolean;
+  readonly yes: boolean;
+}
+
+export interface GuardFlags {
+  readonly words: readonly string[];
+  readonly shared: boolean;
+  readonly yes: boolean;
+  readonly rehearse: boolean;
+  /** The environment variable that points the command to the scratch copy. */
+  readonly setEnv: string | null;
+  readonly checks: readonly string[];
+  readonly checkFiles: readonly string[];
+  /** Milliseconds. */
+  readonly commandTimeoutMs: number | null;
+  /** Bytes. */
+  readonly memoryLimitBytes: number | null;
+  readonly window: string | null;
 }
 
 /** Help or version, asked for: printed on stdout, exit 0. */
@@ -30,17 +68,21 @@ export interface Words {
 
 interface Verb {
   readonly summary: string;
-  readonly positional: boolean;
+  /** What stands for the words after the command in usage lines; `[database]` is the setting of that name. */
+  readonly words: '' | '[database]' | '[copy...]' | '[copy]' | '[command...]';
   readonly dryRun: boolean;
 }
 
 export const COMMANDS: Record<CommandName, Verb> = {
-  run: { summary: 'snapshot, verify, publish and prune: leave a dated, proven copy', positional: true, dryRun: true },
-  list: { summary: 'the copies there are, newest first', positional: false, dryRun: false },
-  status: { summary: 'is there a fresh, good copy? exit 0 or 1; for monitors', positional: false, dryRun: false },
-  history: { summary: 'runs, newest first, also failed, interrupted and dry ones', positional: false, dryRun: false },
-  check: { summary: 'look at everything a run needs: settings with their origin, source, directory, space, mail', positional: true, dryRun: false },
-  prune: { summary: 'apply the retention policy now', positional: false, dryRun: true },
+  run: { summary: 'snapshot, verify, publish and prune: leave a dated, proven copy', words: '[database]', dryRun: true },
+  list: { summary: 'the copies there are, newest first', words: '', dryRun: false },
+  verify: { summary: 'prove stored copies again, from their bytes alone: the latest, the ones named, or --all', words: '[copy...]', dryRun: true },
+  restore: { summary: 'bring a copy back: into a new file (-o), or into a database, also a live one (--into)', words: '[copy]', dryRun: true },
+  guard: { summary: 'run a migration behind a proven backup point: keep what it did, or roll it back', words: '[command...]', dryRun: true },
+  status: { summary: 'is there a fresh, good copy? exit 0 or 1; for monitors', words: '', dryRun: false },
+  history: { summary: 'runs, newest first, also failed, interrupted and dry ones', words: '', dryRun: false },
+  check: { summary: 'look at everything a run needs: settings with their origin, source, directory, space, mail', words: '[database]', dryRun: false },
+  prune: { summary: 'apply the retention policy now', words: '', dryRun: true },
 };
 
 const GROUP_TITLES: Record<Group, string> = {
@@ -101,18 +143,63 @@ function build(argv: readonly string[], version: string, made: (invocation: Invo
   for (const [name, verb] of Object.entries(COMMANDS) as [CommandName, Verb][]) {
     const command = program.command(name).description(verb.summary).helpOption('-h, --help', 'print this help');
     command.configureHelp({ showGlobalOptions: true });
-    if (verb.positional) command.argument('[database]', 'the SQLite database (the setting database)');
+    if (verb.words !== '') command.argument(verb.words, WORDS[verb.words]);
     if (verb.dryRun) command.option('-n, --dry-run', 'decide everything, change nothing');
+    for (const option of FLAGS[name] ?? []) command.addOption(option());
     if (name === 'status') command.option('--notify', 'tell people what nobody was told yet');
     if (name === 'check') command.option('--send-test', 'send a test message');
     if (name === 'history') command.addOption(new Option('--limit <n>', 'how many (default: 20 on a terminal, else all)').argParser(positive));
     // Only the command that is meant needs its options; building them all costs a tenth of a small run.
     if (argv.includes(name)) for (const option of OPTION_NAMES) addSetting(command, name, option);
     command.addHelpText('after', secretHelp(name));
-    command.action((...args: unknown[]) => made(toInvocation(name, verb.positional ? args[0] : undefined, command)));
+    command.action((...args: unknown[]) => made(toInvocation(name, args[0], command)));
   }
   return program;
 }
+
+const WORDS: Record<Exclude<Verb['words'], ''>, string> = {
+  '[database]': 'the SQLite database (the setting database)',
+  '[copy...]': 'a file of the backup directory, or latest (the default)',
+  '[copy]': 'a file of the backup directory, or latest (the default)',
+  '[command...]': 'after --: the command with its arguments, run without a shell; {} is the scratch copy in a rehearsal',
+};
+
+const parsedBy =
+  <T>(parse: (raw: string) => T) =>
+  (text: string): T => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
+    }
+  };
+const again = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value];
+
+/** Flags of one command that are no settings: they belong to one call, not to a profile. */
+export const FLAGS: Partial<Record<CommandName, readonly (() => Option)[]>> = {
+  verify: [
+    () => new Option('--all', 'all copies of the name, least recently verified first'),
+    () => new Option('--max-time <duration>', 'begin no further copy after this time').argParser(parsedBy(positiveDuration)),
+  ],
+  restore: [
+    () => new Option('-o, --output <file>', 'into a new file'),
+    () => new Option('--into <database>', 'into this database: live, or offline where it is missing, damaged or of another page size'),
+    () => new Option('--timestamp <time>', 'the newest good copy made at or before this time, like 2026-11-21T03:17:00Z or 2026-11-20'),
+    () => new Option('--force', 'replace a file that is there; accept a copy of another database'),
+    () => new Option('-y, --yes', 'do not ask'),
+  ],
+  guard: [
+    () => new Option('--shared', 'let other processes have the database open meanwhile'),
+    () => new Option('-y, --yes', 'roll back without asking, also with --shared, where it drops what others committed'),
+    () => new Option('--rehearse', 'run the command on a scratch copy and print what it would change'),
+    () => new Option('--set-env <name>', 'in a rehearsal, the path of the scratch copy goes into this environment variable'),
+    () => new Option('--check <sql>', 'a SELECT that must return no rows, before and after the command').argParser(again),
+    () => new Option('--check-file <file>', 'the same from a file: SELECTs, each ended by a semicolon').argParser(again),
+    () => new Option('--command-timeout <duration>', 'end the command after this time, and roll back').argParser(parsedBy(positiveDuration)),
+    () => new Option('--memory-limit <size>', 'end the command when its processes use more memory than this, and roll back').argParser(parsedBy(size)),
+    () => new Option('--window <times>', 'begin only within these times, like "02:00-04:00 Sun,Wed Asia/Tokyo"'),
+  ],
+};
 
 function positive(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('must be a whole number above 0');
@@ -139,9 +226,11 @@ function secretHelp(name: CommandName): string {
 const exitCodeHelp = (): string => `Exit codes:\n${EXIT_CODES.map(([code, meaning]) => `  ${String(code).padEnd(4)}${meaning}`).join('\n')}`;
 
 /** Commander's loosely typed results, read once and checked here. */
-function toInvocation(command: CommandName, database: unknown, from: Command): Invocation {
+function toInvocation(command: CommandName, argument: unknown, from: Command): Invocation {
   const values: Record<string, unknown> = from.optsWithGlobals();
   const text = (key: string): string | null => (typeof values[key] === 'string' ? values[key] : null);
+  const number = (key: string): number | null => (typeof values[key] === 'number' ? values[key] : null);
+  const texts = (key: string): string[] => (Array.isArray(values[key]) ? values[key].map(String) : []);
   const flags = new Map<OptionName, readonly string[]>();
   for (const option of OPTION_NAMES) {
     const value = values[option.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())];
@@ -151,10 +240,11 @@ function toInvocation(command: CommandName, database: unknown, from: Command): I
   for (const [option, given] of flags) {
     if (given.length > 1 && !spec(option).list) throw usage(`--${option} is given ${given.length} times`);
   }
-  if (typeof database === 'string') {
+  if (typeof argument === 'string' && COMMANDS[command].words === '[database]') {
     if (flags.has('database')) throw usage('the database is given twice: as an argument and as --database');
-    flags.set('database', [database]);
+    flags.set('database', [argument]);
   }
+  const words = Array.isArray(argument) ? argument.map(String) : typeof argument === 'string' ? [argument] : [];
   return {
     command,
     flags,
@@ -167,7 +257,28 @@ function toInvocation(command: CommandName, database: unknown, from: Command): I
     dryRun: values['dryRun'] === true,
     notify: values['notify'] === true,
     sendTest: values['sendTest'] === true,
-    limit: typeof values['limit'] === 'number' ? values['limit'] : null,
+    limit: number('limit'),
+    verify: { copies: words, all: values['all'] === true, maxTimeMs: number('maxTime') },
+    restore: {
+      copy: words[0] ?? null,
+      output: text('output'),
+      into: text('into'),
+      timestamp: text('timestamp'),
+      force: values['force'] === true,
+      yes: values['yes'] === true,
+    },
+    guard: {
+      words,
+      shared: values['shared'] === true,
+      yes: values['yes'] === true,
+      rehearse: values['rehearse'] === true,
+      setEnv: text('setEnv'),
+      checks: texts('check'),
+      checkFiles: texts('checkFile'),
+      commandTimeoutMs: number('commandTimeout'),
+      memoryLimitBytes: number('memoryLimit'),
+      window: text('window'),
+    },
   };
 }
 

@@ -14,8 +14,12 @@ export interface Context {
   readonly host: string;
   /** `dbbackup 0.1.0`. */
   readonly tool: string;
+  /** The working directory, absolute: what relative paths on the command line count from. */
+  readonly cwd: string;
   /** The command line as words, for hints that can be pasted: `dbbackup`, `run`, ... */
   readonly invocation: readonly string[];
+  /** The file mode mask that we were started with: a guarded command gets it back. */
+  readonly umask: number;
   /** The environment for our own children: without our secrets. */
   readonly childEnv: NodeJS.ProcessEnv;
   /** A SQLite child started before anything else was loaded; null when none was. */

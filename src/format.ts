@@ -48,4 +48,4 @@ export function table(header: readonly string[], rows: readonly (readonly string
 }
 
 /** `1 table`, `3 tables`. */
-export const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`;
+export const plural = (n: number, what: string, many = `${what}s`): string => `${n} ${n === 1 ? what : many}`;

@@ -4,9 +4,9 @@
  */
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import type { Failure } from './outcome.js';
+import type { Failure, Killed } from './outcome.js';
 import { describe } from './outcome.js';
-import type { Copy, RunRecord } from './records.js';
+import type { CommandName, Copy, RunRecord } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
@@ -15,6 +15,9 @@ import { isGone, ownProcessId } from './system/processes.js';
 const KEPT_PER_NAME = 10_000;
 /** Short, since it blocks the event loop and signals must be heard within 2 s. */
 const BUSY_MS = 1000;
+
+/** Commands that hold the lock of the name from beginning to end, whatever their flags. */
+const HOLD_THE_LOCK: ReadonlySet<CommandName> = new Set(['run', 'prune', 'guard']);
 
 interface Row {
   readonly record: string;
@@ -140,15 +143,16 @@ export class History {
   }
 
   /**
-   * Records of a name that still say "running". `held`: the caller holds the lock of the name, so they are all dead;
-   * without it only those whose process is certainly gone are returned.
+   * Records of a name that still say "running". `held`: the caller holds the lock of the name, so whoever needs it is
+   * dead; of the others only those whose process is certainly gone are returned.
    */
   unfinished(name: string, held: 'held' | 'not held'): RunRecord[] {
     return this.#db
       .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
       .all({ name })
-      .filter((row) => held === 'held' || isGone(parse<ProcessId>(row.process)))
-      .map((row) => parse<RunRecord>(row.record));
+      .map((row) => ({ record: parse<RunRecord>(row.record), process: row.process }))
+      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || isGone(parse<ProcessId>(process)))
+      .map(({ record }) => record);
   }
 
   /** Whether people were told of this already. */
@@ -193,6 +197,13 @@ function asSeen(row: Row): RunRecord {
 
 /** The record of a run that could not finish it itself. `copy`: the copy it had published, or that the next run completed for it. */
 export function asKilled(record: RunRecord, copy: Copy | null): RunRecord {
-  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null };
+  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null, ...killedAt(record) };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
+}
+
+function killedAt(record: RunRecord): { killed?: Killed } {
+  const { command, restored, backupPoint, source } = record;
+  if (command === 'restore' && restored) return { killed: { command, target: restored.target, copy: restored.safetyCopy } };
+  if (command === 'guard' && source) return { killed: { command, target: source.path, copy: backupPoint ?? null } };
+  return {};
 }

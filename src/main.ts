@@ -99,6 +99,8 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
     identity: who,
     host: hostName(),
     tool,
+    cwd: process.cwd(),
+    umask,
     invocation: [process.argv[1] ?? 'dbbackup', ...argv],
     childEnv: withoutSettings(process.env),
     earlyWorker,
@@ -112,7 +114,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
   try {
     const exitCode = await dispatch(ctx, invocation, loaded);
     // What only looks has no record to say it in.
-    const acting = invocation.command === 'run' || invocation.command === 'prune';
+    const acting = !['list', 'history', 'status', 'check'].includes(invocation.command);
     return signal.aborted && !acting ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
   } catch (error) {
     return await end(output, invocation.command, failureOf(error));
@@ -132,6 +134,12 @@ async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): P
       return await (await import('./commands/run.js')).run(ctx, config, { dryRun });
     case 'prune':
       return await (await import('./commands/prune.js')).prune(ctx, config, { dryRun });
+    case 'verify':
+      return await (await import('./commands/verify.js')).verify(ctx, config, invocation.verify, { dryRun });
+    case 'restore':
+      return await (await import('./commands/restore.js')).restore(ctx, config, invocation.restore, { dryRun });
+    case 'guard':
+      return await (await import('./commands/guard.js')).guard(ctx, config, invocation.guard, { dryRun });
     case 'list':
       return (await import('./commands/list.js')).list(ctx, config);
     case 'history':
@@ -155,7 +163,7 @@ async function end(output: Output, command: string | null, failure: Failure): Pr
 const useColor = (wanted: boolean): boolean => wanted && !process.env['NO_COLOR'] && process.env['TERM'] !== 'dumb';
 
 // Whatever we or our children create is ours alone.
-process.umask(0o077);
+const umask = process.umask(0o077);
 const argv = process.argv.slice(2);
 const earlyWorker = startEarly(argv);
 process.exitCode = await main(argv, earlyWorker);

@@ -6,8 +6,15 @@
 
 import { shellWord } from './system/processes.js';
 
-export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'prune' | 'report';
+export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
 export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
+
+/** What a killed run was at, where that matters for what to do next. `copy`: the tagged copy of the state before. */
+export interface Killed {
+  readonly command: 'restore' | 'guard';
+  readonly target: string;
+  readonly copy: string | null;
+}
 
 /** One problem found while settings were read: what is wrong, and which flag, variable or line said it. */
 export interface SettingsProblem {
@@ -58,10 +65,10 @@ export type Failure =
   | { code: 'NAME_TAKEN'; name: string; source: string; other: string }
   /** Another run holds the lock of this name. */
   | { code: 'LOCKED'; name: string; holder: string | null }
-  /** `timeout` passed. `published`: the copy made before that, if any. */
-  | { code: 'TIMEOUT'; afterMs: number; published: string | null }
+  /** `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database. */
+  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean }
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
-  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null }
+  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean }
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
@@ -70,6 +77,26 @@ export type Failure =
   | { code: 'USAGE'; message: string; hint: string }
   /** No copy where one is needed. */
   | { code: 'COPY_NOT_FOUND'; path: string; reason: string }
+  /** A stored copy does not prove out. */
+  | { code: 'COPY_BAD'; file: string; problems: readonly string[] }
+  /** Something stands where a restored file would go. */
+  | { code: 'TARGET_EXISTS'; path: string; reason: string }
+  /** The copy came from another database than the one it would replace. */
+  | { code: 'OTHER_SOURCE'; file: string; source: string; target: string }
+  /** Another process has the database open. `holders`: `pid (program)`. */
+  | { code: 'IN_USE'; path: string; holders: readonly string[] }
+  /** The copy could not be put in place; `state` says what the database is now. */
+  | { code: 'RESTORE_FAILED'; path: string; reason: string; state: string }
+  /** A check of `guard` did not pass. `untouched`: of a scratch copy. */
+  | { code: 'CHECK_FAILED'; path: string; when: 'before' | 'after'; check: string; message: string; rolledBack: boolean; untouched?: boolean }
+  /** The guarded command failed. `how`: `exited with 1`, `was ended by SIGTERM`. `untouched`: it never had the database. */
+  | { code: 'COMMAND_FAILED'; how: string; rolledBack: boolean; untouched?: boolean }
+  /** What was to be put back could not be: a person is needed. */
+  | { code: 'ROLLBACK_FAILED'; path: string; reason: string; copy: string | null; setAside: string | null }
+  /** `guard --window`: not now. */
+  | { code: 'OUTSIDE_WINDOW'; window: string; next: string | null }
+  /** The rehearsed command changed the real database. */
+  | { code: 'REHEARSAL_TOUCHED_SOURCE'; path: string }
   /** A message could not be delivered; it is kept and sent by a later run. */
   | { code: 'NOTIFY_FAILED'; reason: string; kept: boolean }
   /** A bug of ours. */
@@ -91,6 +118,7 @@ export type WarningCode =
   | 'TARGET_NETWORK_FS'
   | 'NOTIFY_FAILED'
   | 'NOBODY_HEARS'
+  | 'MEMORY_HIGH'
   | 'NOT_SEEN'
   | 'SIDECAR_OWNER'
   | 'UNDELIVERED'
@@ -125,8 +153,9 @@ export class Failed extends Error {
 /** The exit codes of DESIGN's table: the only numbers that `process.exitCode` is ever set to. */
 export const EXIT_CODES = [
   [0, 'done, all promises hold'],
-  [1, 'failed: no new good copy (`status`, `check`: not healthy)'],
+  [1, 'failed: no new good copy (`status`, `verify`, `check`: not healthy; `guard`: rolled back)'],
   [3, 'incomplete: a good new copy exists, a later step (prune, notification, history) failed'],
+  [4, '`guard`, `restore`: the roll-back itself failed, a person is needed now'],
   [64, 'usage error'],
   [70, 'a bug of ours; says where to report it'],
   [75, 'another run holds the lock'],
@@ -154,13 +183,32 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
       return 70;
     case 'INTERRUPTED':
       return SIGNAL_EXIT[failure.signal];
+    case 'ROLLBACK_FAILED':
+      return 4;
     default:
       return published ? 3 : 1;
   }
 }
 
+function hintForKilled({ command, target, copy }: Killed): string {
+  const back = copy ? `dbbackup restore ${copy} --into ${shellWord(target)} --yes` : null;
+  if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
+  return command === 'restore'
+    ? `${target} is the old database or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to the old one: ${back}` : ''}`
+    : `the command was ended with it, and ${target} is as it left it: look at it${back ? `; back to what it was before: ${back}` : ''}`;
+}
+
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
+
+/** What the database is after a guarded command that failed. */
+function afterCommand(f: { rolledBack: boolean; untouched?: boolean }): string {
+  if (f.untouched) return 'the database itself was not touched; mend the command';
+  return f.rolledBack ? 'the database was rolled back to what it was before; mend the command' : 'the database is as the command left it';
+}
+
+const guardedIs = (f: { rolledBack?: boolean }): string =>
+  f.rolledBack === undefined ? '' : f.rolledBack ? '; the database was rolled back to what it was before' : '; the database is as the command left it';
 
 /** What happened and what to do next, each one line. The texts hold no secrets; paths are as the file system has them. */
 export function describe(f: Failure): { message: string; hint: string } {
@@ -260,18 +308,18 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'TIMEOUT':
       return {
-        message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}`,
+        message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
         hint: 'raise --timeout, or find out what made it slow: dbbackup history shows the stages',
       };
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {
         return {
-          message: `the run was killed before it could finish${f.published ? `; its copy ${f.published} was completed afterwards` : ''}`,
-          hint: 'look for the out-of-memory killer, a reboot or a power cut at that time (journalctl, dmesg)',
+          message: `the ${f.killed?.command ?? 'run'} was killed before it could finish${f.published ? `; its copy ${f.published} was completed afterwards` : ''}`,
+          hint: f.killed ? hintForKilled(f.killed) : 'look for the out-of-memory killer, a reboot or a power cut at that time (journalctl, dmesg)',
         };
       }
       return {
-        message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : '; nothing was left behind'}`,
+        message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : guardedIs(f) || '; nothing was left behind'}`,
         hint: 'run again',
       };
     case 'IO_ERROR':
@@ -285,6 +333,49 @@ export function describe(f: Failure): { message: string; hint: string } {
       return { message: f.message, hint: f.hint };
     case 'COPY_NOT_FOUND':
       return { message: `${f.path}: ${f.reason}`, hint: 'dbbackup list shows the copies there are' };
+    case 'COPY_BAD':
+      return {
+        message: `${f.file} does not prove out: ${some(f.problems)}`,
+        hint: 'it is no longer taken for a good copy; look at the disk (dmesg, smartctl), and at the others: dbbackup verify --all',
+      };
+    case 'TARGET_EXISTS':
+      return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };
+    case 'OTHER_SOURCE':
+      return { message: `${f.file} is a copy of ${f.source}, not of ${f.target}`, hint: 'name the right database or copy; if this is meant: --force' };
+    case 'IN_USE':
+      return {
+        message: `${f.path} is open in other processes: ${some(f.holders)}`,
+        hint: 'stop what has it open (fuser, lsof), then run again',
+      };
+    case 'RESTORE_FAILED':
+      return { message: `${f.path} was not restored: ${f.reason}`, hint: f.state };
+    case 'CHECK_FAILED':
+      return f.when === 'before'
+        ? { message: `${f.check} of ${f.path} fails already, before the command: ${f.message}`, hint: 'the command was not run; mend the database first' }
+        : {
+            message: `${f.check} of ${f.path} fails after the command: ${f.message}`,
+            hint: afterCommand(f),
+          };
+    case 'COMMAND_FAILED':
+      return {
+        message: `the command ${f.how}`,
+        hint: afterCommand(f),
+      };
+    case 'ROLLBACK_FAILED':
+      return {
+        message: `${f.path} could not be put back: ${f.reason}`,
+        hint: `stop the application, and as soon as that is mended: dbbackup restore ${f.copy ?? ''} --into ${shellWord(f.path)} --yes${f.setAside ? `; the failed state is kept at ${f.setAside}` : ''}`,
+      };
+    case 'OUTSIDE_WINDOW':
+      return {
+        message: `it is not the time: --window allows ${f.window}`,
+        hint: f.next ? `the window opens next at ${f.next}` : 'the window never opens: look at --window',
+      };
+    case 'REHEARSAL_TOUCHED_SOURCE':
+      return {
+        message: `${f.path} itself was changed during the rehearsal`,
+        hint: 'the command does not use the scratch copy: give it {} or --set-env NAME; then look at what it did to the real database',
+      };
     case 'NOTIFY_FAILED':
       return {
         message: `a message could not be delivered: ${f.reason}${f.kept ? '; it is kept and a later run sends it' : ''}`,
@@ -326,6 +417,16 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SETTINGS: 'Settings do not parse, contradict one another, or are unknown.',
   USAGE: 'The command line is wrong.',
   COPY_NOT_FOUND: 'There is no good copy.',
+  COPY_BAD: 'The bytes of a stored copy, or its manifest, no longer prove out.',
+  TARGET_EXISTS: 'There is something already where a copy would be restored to.',
+  OTHER_SOURCE: 'The copy was made of another database than the one it would replace.',
+  IN_USE: 'Another process has the database open.',
+  RESTORE_FAILED: 'The copy could not be put in place; the hint says what the database is now.',
+  CHECK_FAILED: 'A check of `guard` did not pass, before or after the command.',
+  COMMAND_FAILED: 'The guarded command failed; the database was rolled back.',
+  ROLLBACK_FAILED: 'A database could not be put back as it was: a person is needed now.',
+  OUTSIDE_WINDOW: '`guard --window` does not allow it now.',
+  REHEARSAL_TOUCHED_SOURCE: 'The command of a rehearsal changed the real database.',
   NOTIFY_FAILED: 'A message could not be delivered; it is kept for a later run.',
   INTERNAL: 'A bug of dbbackup.',
   CLOCK: 'A copy is dated more than an hour ahead of the clock: pruning waits until that is cleared up.',
@@ -338,6 +439,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run had left was completed or cleared away.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
+  MEMORY_HIGH: 'A guarded command uses 80 % of its `--memory-limit`.',
   NOBODY_HEARS: 'No notification is set: a failure is only seen by who looks.',
   NOT_SEEN: 'Something that can only be known by acting.',
   UNDELIVERED: 'Messages wait in the outbox.',

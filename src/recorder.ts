@@ -30,6 +30,7 @@ export class Recorder {
   #kept: readonly Kept[] = [];
   #pruned: readonly Pruned[] = [];
   #plan: RunRecord['plan'];
+  #more: Partial<RunRecord> = {};
 
   constructor(ctx: Context, log: RunLog, runId: string, about: { command: CommandName; name: string | null; profile: string | null; dryRun: boolean }) {
     this.#ctx = ctx;
@@ -48,6 +49,14 @@ export class Recorder {
   /** The stage at work, which is the one that failed when something is thrown. */
   get current(): StageName | null {
     return this.#current;
+  }
+
+  get command(): CommandName {
+    return this.#about.command;
+  }
+
+  get rolledBack(): boolean {
+    return this.#more.rolledBack === true;
   }
 
   get copy(): Copy | null {
@@ -123,6 +132,11 @@ export class Recorder {
     this.#plan = plan;
   }
 
+  /** What only some commands have to say. Later values replace earlier ones. */
+  add(more: Pick<RunRecord, 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>): void {
+    this.#more = { ...this.#more, ...more };
+  }
+
   /** The record as it stands; with a verdict it is finished. */
   record(verdict: Verdict | null, resources: RunRecord['resources']): RunRecord {
     const { failure, failedStage } = verdict ?? { failure: null, failedStage: null };
@@ -148,6 +162,7 @@ export class Recorder {
       error: failure ? { code: failure.code, stage: failedStage, ...describe(failure) } : null,
       resources,
       ...(this.#plan ? { plan: this.#plan } : {}),
+      ...this.#more,
     };
   }
 }

@@ -3,7 +3,7 @@ import type { ExitCode, StageName, Warning } from './outcome.js';
 
 export const SCHEMA_VERSION = 1;
 
-export type CommandName = 'run' | 'list' | 'status' | 'history' | 'check' | 'prune';
+export type CommandName = 'run' | 'list' | 'verify' | 'restore' | 'guard' | 'status' | 'history' | 'check' | 'prune';
 export type CopyStatus = 'good' | 'suspect' | 'bad' | 'unverified';
 export type Method = 'vacuum-into' | 'page-copy';
 export type RunStatus = 'running' | 'ok' | 'failed' | 'incomplete' | 'interrupted' | 'rolled_back' | 'skipped';
@@ -59,6 +59,8 @@ export interface Manifest extends Copy {
   readonly violations: Violations;
   /** Milliseconds from the start of the run until this manifest was written. */
   readonly durationMs: number;
+  /** SHA-256 of this file's own text, with zeros here. Shows accident, not malice. */
+  readonly selfSha256: string;
 }
 
 export interface SourceFacts {
@@ -116,4 +118,47 @@ export interface RunRecord {
   readonly resources: { readonly cpuMs: number; readonly peakAnonBytes: number };
   /** Dry runs only: what a run would do. */
   readonly plan?: { readonly file: string; readonly neededBytes: number; readonly freeBytes: number | null };
+  /** `verify` only. */
+  readonly results?: readonly VerifyResult[];
+  /** `restore` only: what was put where; in a dry run, what would be. */
+  readonly restored?: Restored | null;
+  /** `guard` only. */
+  readonly backupPoint?: string | null;
+  readonly child?: ChildResult | null;
+  readonly checks?: readonly Check[];
+  readonly tables?: readonly TableRows[];
+  readonly rolledBack?: boolean;
+  /** Absolute path of the failed state of a guarded database. */
+  readonly setAside?: string | null;
+}
+
+/** What `verify` found of one copy. `proved`: `bytes` where only size and hash could be looked at. */
+export interface VerifyResult {
+  readonly file: string;
+  readonly status: CopyStatus;
+  readonly proved: 'full' | 'bytes';
+  readonly problems: readonly string[];
+}
+
+/** `target`, `setAside`: absolute paths. `safetyCopy`: the file of the tagged copy of the replaced state. */
+export interface Restored {
+  readonly file: string;
+  readonly target: string;
+  readonly safetyCopy: string | null;
+  readonly setAside: readonly string[];
+}
+
+/** How a guarded command ended. */
+export interface ChildResult {
+  readonly exitCode: number | null;
+  readonly signal: string | null;
+  readonly durationMs: number;
+  readonly peakAnonBytes: number;
+}
+
+/** Rows of a table before and after a guarded command; null: the table was not there. */
+export interface TableRows {
+  readonly name: string;
+  readonly rowsBefore: number | null;
+  readonly rowsAfter: number | null;
 }

@@ -2,17 +2,19 @@
  * What a killed run left, put right by the next acting command of the same name, which holds its lock:
  * - a workspace whose manifest is staged and whose data is already linked: re-hashed, then completed or withdrawn;
  * - a manifest without data: an unfinished prune, finished;
- * - any other workspace: cleared away.
+ * - any other workspace: cleared away;
+ * - a database whose replacement by a copy was cut short: see aside.ts.
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { settleAside } from './aside.js';
 import { copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
-import { parseWorkspace, tempRoot, workspace } from './workspace.js';
+import { isAlive, parseWorkspace, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
   /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
@@ -20,18 +22,20 @@ export interface Recovered {
 }
 
 /** Puts right what killed runs of this name left. The caller holds its lock. Throws what the system says, and the signal's reason. */
-export async function recover(to: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
+export async function recover(to: string, stateDir: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
   const runs = new Map<string, Copy | null>();
   for (const entry of list(tempRoot(to))) {
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
     const place = workspace(to, name, left.runId);
+    if (await isAlive(place.directory, signal)) continue;
     const found = await finishPublication(to, name, place, signal, unsupported);
     if (found?.healed) warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
     runs.set(left.runId, found?.copy ?? null);
     removeTree(place.directory);
   }
+  settleAside(stateDir, name, unsupported, warn);
   finishPrune(to, name, warn, unsupported);
   return { runs };
 }

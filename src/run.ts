@@ -78,6 +78,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
           tool: ctx.tool,
           now: now(),
           durationMs: recorder.elapsedMs(),
+          tags: [],
           warn,
           prune: pruneHint,
         }),

@@ -2,7 +2,11 @@
  * Where a run works: `<to>/.dbbackup/tmp/NAME-RUNID/`, always below the backup directory, since link(2) needs one file
  * system. The data and manifest of a copy are staged there before they appear under their final names.
  */
+import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
+import { lstatOrNull, makePrivateDirectory } from './system/files.js';
+import type { Lock } from './system/lock.js';
+import { acquireLock } from './system/lock.js';
 
 const RUN_ID = /^(.+)-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$/u;
 
@@ -28,4 +32,35 @@ export function workspace(to: string, name: string, runId: string): Workspace {
 export function parseWorkspace(entry: string): { name: string; runId: string } | null {
   const [, name, runId] = RUN_ID.exec(entry) ?? [];
   return name === undefined || runId === undefined ? null : { name, runId };
+}
+
+/** Held as long as the process lives that made the directory without holding the lock of the name. */
+const ALIVE = 'alive.lock.db';
+const ATTEMPTS = 5;
+
+/**
+ * A private directory that a sweep leaves alone while this process lives. A sweep between the two steps may take the new
+ * directory for a leftover: then it is made again.
+ */
+export async function makeLivingDirectory(directory: string, signal: AbortSignal): Promise<Lock> {
+  for (let attempt = 1; ; attempt++) {
+    makePrivateDirectory(directory);
+    try {
+      const lock = await acquireLock(join(directory, ALIVE), 0, signal);
+      if (lock && lstatOrNull(join(directory, ALIVE))) return lock;
+      lock?.release();
+    } catch (error) {
+      if (attempt === ATTEMPTS || lstatOrNull(directory)) throw error;
+    }
+    if (attempt === ATTEMPTS) throw Object.assign(new Error(`${directory} is removed again and again`), { code: 'EBUSY' });
+  }
+}
+
+/** Whether the process that made a directory with `makeLivingDirectory` is still at work in it. */
+export async function isAlive(directory: string, signal: AbortSignal): Promise<boolean> {
+  const path = join(directory, ALIVE);
+  if (!lstatOrNull(path)?.isFile() || lstatSync(path).uid !== process.geteuid?.()) return false;
+  const lock = await acquireLock(path, 0, signal);
+  lock?.release();
+  return lock === null;
 }

@@ -17,7 +17,7 @@ import { inspectTarget } from '../stages/inspect.js';
 import { composeFor, deliver, keep, sendNow } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 
-const ACTING: readonly CommandName[] = ['run', 'prune'];
+const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'prune'];
 
 /** Tells, records and mails settings that do not parse, and returns 78. */
 export async function reportSettings(ctx: Context, command: CommandName, loaded: Loaded, dryRun: boolean): Promise<ExitCode> {

@@ -72,7 +72,7 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
       break;
     } else if (copy.status === 'suspect')
       problems.push(critical('SOURCE_CORRUPT', `${copy.file} is suspect: the database was structurally damaged when it was made`));
-    else if (copy.status === 'bad') problems.push(critical('VERIFY_FAILED', `${copy.file} is bad: its bytes are not those that were proven`));
+    else if (copy.status === 'bad') problems.push(critical('COPY_BAD', `${copy.file} is bad: its bytes are not those that were proven`));
     else if (copy.status === 'unverified') problems.push(warning('COPY_UNVERIFIED', `${copy.file} has no readable manifest`));
   }
   if (!newestGood) problems.unshift(critical('COPY_NOT_FOUND', `there is no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`));

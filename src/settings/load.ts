@@ -179,8 +179,12 @@ function toConfig(input: RawSettings, p: Parsed, problem: Problem, originOf: (op
   const to = p.to ?? '';
   if (to === '' && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
   const database = p.database ?? null;
-  if ((input.command === 'run' || input.command === 'check') && database === null && !failed('database')) {
-    problem('database', 'database is required', `dbbackup ${input.command} FILE, or DBBACKUP_DATABASE`);
+  if (['run', 'check', 'guard'].includes(input.command) && database === null && !failed('database')) {
+    problem(
+      'database',
+      'database is required',
+      input.command === 'guard' ? '--database FILE, or DBBACKUP_DATABASE' : `dbbackup ${input.command} FILE, or DBBACKUP_DATABASE`,
+    );
   }
   const policy = toPolicy(p);
   const keeps = Object.values(policy).filter((n) => n !== null);

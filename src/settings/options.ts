@@ -24,15 +24,16 @@ export interface OptionSpec {
   readonly parse: (raw: string, base: string) => unknown;
 }
 
-const ALL: readonly CommandName[] = ['run', 'list', 'status', 'history', 'check', 'prune'];
-const ACTING: readonly CommandName[] = ['run', 'check', 'prune'];
-const TELLING: readonly CommandName[] = ['run', 'status', 'check', 'prune'];
+const ALL: readonly CommandName[] = ['run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune'];
+const KEEPING: readonly CommandName[] = ['run', 'check', 'prune'];
+const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'prune'];
+const TELLING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'status', 'check', 'prune'];
 
 export const OPTIONS = {
   database: {
     group: 'source',
     value: 'FILE',
-    commands: ['run', 'status', 'check', 'prune'],
+    commands: ['run', 'verify', 'restore', 'guard', 'status', 'check', 'prune'],
     summary: 'The live SQLite database.',
     parse: path,
   },
@@ -48,7 +49,7 @@ export const OPTIONS = {
     group: 'source',
     value: 'quick|full',
     fallback: 'quick',
-    commands: ['run', 'check'],
+    commands: ['run', 'guard', 'check'],
     summary: "How the source itself is checked beside the snapshot: SQLite's quick_check or integrity_check.",
     parse: choice('quick', 'full'),
   },
@@ -78,42 +79,42 @@ export const OPTIONS = {
     group: 'retention',
     value: 'N|all',
     fallback: '(7, and keep-daily 30, while no keep-* is given)',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep the newest N copies; `all` never prunes.',
     parse: count,
   },
   'keep-within': {
     group: 'retention',
     value: 'DURATION',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep every copy made within this time before the newest one.',
     parse: positiveDuration,
   },
   'keep-daily': {
     group: 'retention',
     value: 'N|all',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep the newest copy of each of the last N days (UTC) that have one.',
     parse: count,
   },
   'keep-weekly': {
     group: 'retention',
     value: 'N|all',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep the newest copy of each of the last N ISO weeks that have one.',
     parse: count,
   },
   'keep-monthly': {
     group: 'retention',
     value: 'N|all',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep the newest copy of each of the last N months that have one.',
     parse: count,
   },
   'keep-yearly': {
     group: 'retention',
     value: 'N|all',
-    commands: ACTING,
+    commands: KEEPING,
     summary: 'Keep the newest copy of each of the last N years that have one.',
     parse: count,
   },
@@ -121,7 +122,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '0s',
-    commands: ['run', 'prune'],
+    commands: ACTING,
     summary: 'How long to wait for another run of the same name.',
     parse: duration,
   },
@@ -129,7 +130,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '2h',
-    commands: ['run', 'prune'],
+    commands: ACTING,
     summary: 'End a run that takes longer.',
     parse: positiveDuration,
   },

@@ -69,6 +69,15 @@ export function positiveDuration(raw: string): number {
   return ms;
 }
 
+/** Bytes from `500MB`, `2GiB`. */
+export function size(raw: string): number {
+  const m = /^(\d{1,12})(?:([kMGT])(i?)B|B)$/.exec(raw);
+  const power = ['', 'k', 'M', 'G', 'T'].indexOf(m?.[2] ?? '');
+  const n = m ? Number(m[1]) * (m[3] ? 1024 : 1000) ** power : Number.NaN;
+  if (!(n > 0 && n <= Number.MAX_SAFE_INTEGER)) throw new Error('must be a size like 500MB or 2GiB');
+  return n;
+}
+
 /** How many a retention rule keeps: a whole number, or Infinity for `all`. */
 export function count(raw: string): number {
   if (raw === 'all') return Number.POSITIVE_INFINITY;

@@ -7,7 +7,7 @@
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Publication, VerifiedSnapshot } from '../artifacts.js';
-import { copyOf, freeBase, MANIFEST_MAX, parseManifest, rfc3339 } from '../catalog.js';
+import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339 } from '../catalog.js';
 import type { Warning } from '../outcome.js';
 import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import type { Manifest } from '../records.js';
@@ -25,6 +25,7 @@ export interface PublishInput {
   readonly now: Date;
   /** Milliseconds since the run began. */
   readonly durationMs: number;
+  readonly tags: readonly string[];
   readonly warn: (w: Warning) => void;
   readonly prune: string;
 }
@@ -46,7 +47,7 @@ export function publish(input: PublishInput): Publication {
 function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
   const base = freeBase(input.name, input.verified.snapshot.takenAt, readdirSync(to));
-  const { manifest, json: rendered } = renderManifest(input, base);
+  const { manifest, json: rendered } = renderChecked(input, base);
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 
   remove(workspace.manifest);
@@ -84,18 +85,18 @@ function withdraw(path: string): void {
 }
 
 /** What cannot be read back must not be published: the copy would be there, and nobody would see it. */
-function renderManifest(input: PublishInput, base: string): { manifest: Manifest; json: string } {
+function renderChecked(input: PublishInput, base: string): { manifest: Manifest; json: string } {
   const whole = manifestOf(input, base);
-  const render = (m: Manifest): string => `${JSON.stringify(m, null, 1)}\n`;
-  const fits = (m: Manifest): boolean => Buffer.byteLength(render(m)) <= MANIFEST_MAX;
+  const fits = (json: string): boolean => Buffer.byteLength(json) <= MANIFEST_MAX;
+  let json = renderManifest(whole);
   // Table names are the schema's, and may be huge: rather no row counts than no manifest.
-  const manifest = fits(whole) ? whole : { ...whole, rows: {}, checks: whole.checks.map((c) => ({ ...c, message: c.message.slice(0, 1000) })) };
-  const json = render(manifest);
-  if (!fits(manifest) || !parseManifest(Buffer.from(json), base)) throw new Error(`the manifest of ${base} could not be read back`);
+  if (!fits(json)) json = renderManifest({ ...whole, rows: {}, checks: whole.checks.map((c) => ({ ...c, message: c.message.slice(0, 1000) })) });
+  const manifest = fits(json) ? parseManifest(Buffer.from(json), base) : null;
+  if (!manifest) throw new Error(`the manifest of ${base} could not be read back`);
   return { manifest, json };
 }
 
-function manifestOf(input: PublishInput, base: string): Manifest {
+function manifestOf(input: PublishInput, base: string): Omit<Manifest, 'selfSha256'> {
   const { verified, now } = input;
   const { snapshot, properties } = verified;
   const { source } = snapshot;
@@ -111,7 +112,7 @@ function manifestOf(input: PublishInput, base: string): Manifest {
     verifiedAt: now.toISOString(),
     method: snapshot.method,
     source: source.path,
-    tags: [],
+    tags: input.tags,
     runId: input.runId,
     tool: input.tool,
     sqlite: snapshot.sqlite,

@@ -4,15 +4,15 @@
  * pages: together they look at everything that one whole integrity_check does.
  */
 import { lstatSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
-import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
+import { SOURCE_BUSY_MS } from '../artifacts.js';
+import { checkFile, rowsOf } from '../checks.js';
 import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile, syncFile } from '../system/files.js';
-import type { Answers, Findings, Properties } from '../system/worker-protocol.js';
+import type { Properties } from '../system/worker-protocol.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
 
@@ -66,24 +66,17 @@ function verifyFailure(error: unknown, input: VerifyInput): Failure {
 }
 
 async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnapshot> {
-  const { snapshot, pool } = input;
+  const { snapshot } = input;
   const file = snapshot.path;
   const sizeBytes = lstatSync(file).size;
-  const request = { file, mmap } as const;
-  const many = sizeBytes >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
   const failed = new AbortController();
   const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
-  const checking = async (): Promise<{ described: Answers['describe']; checked: CopyChecks }> => {
-    const described = await pool.worker(0).ask({ op: 'describe', ...request });
-    return { described, checked: await checkCopy(input, described.tables, many, mmap) };
-  };
-  const { described, checked } = await checking().catch((error: unknown) => {
+  const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch((error: unknown) => {
     failed.abort(error);
     throw error;
   });
-  const copyFindings = checked.findings;
   const { sha256 } = await hashing;
 
   // A 0-byte file passes every check (traps, 13).
@@ -98,10 +91,10 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
   }
   const different = differences(snapshot.properties, described.properties);
   if (different.length > 0) throw new Failed({ code: 'VERIFY_FAILED', findings: different });
-  if (copyFindings.structural.length > 0) throw new Failed(await blame(input, copyFindings.structural));
+  if (findings.structural.length > 0) throw new Failed(await blame(input, findings.structural));
 
-  const violations: Violations = { check: copyFindings.check, notNull: copyFindings.notNull, foreignKey: checked.foreignKey };
-  const unchecked = [...new Set([...snapshot.sourceFindings.unchecked, ...copyFindings.unchecked])];
+  const violations: Violations = { check: findings.check, notNull: findings.notNull, foreignKey };
+  const unchecked = [...new Set([...snapshot.sourceFindings.unchecked, ...findings.unchecked])];
   remark(input, violations, unchecked);
   const suspect = snapshot.sourceFindings.structural.length > 0;
   const proven: CheckedSnapshot = {
@@ -112,7 +105,7 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
     pageCount: described.pageCount,
     properties: described.properties,
     schemaHash: described.schemaHash,
-    rows: Object.fromEntries(described.tables.flatMap((t) => (t.rows === null || t.name.startsWith('sqlite_') ? [] : [[t.name, t.rows]]))),
+    rows: rowsOf(described),
     checks: listChecks(input, violations, unchecked, described.tables.length),
     violations,
   };
@@ -131,66 +124,6 @@ async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha
     throw new Failed({ code: 'VERIFY_FAILED', findings: ['the copy changed while it was checked'] });
   }
   return { sha256 };
-}
-
-interface CopyChecks {
-  readonly findings: Findings;
-  readonly foreignKey: number;
-}
-
-/** `cost`: about how many rows and index entries are looked at. */
-type Task = { readonly cost: number } & ({ readonly op: 'check-table' | 'check-foreign-keys'; readonly table: string } | { readonly op: 'check-structure' });
-
-/** One queue, dearest task first, two children taking from it: neither is idle while there is work. */
-async function checkCopy(input: VerifyInput, tables: Answers['describe']['tables'], many: boolean, mmap: boolean): Promise<CopyChecks> {
-  const request = { file: input.snapshot.path, mmap } as const;
-  const queue: Task[] = tables.flatMap((t): Task[] => {
-    const check: Task = { op: 'check-table', table: t.name, cost: t.cost };
-    return t.foreignKeys ? [check, { op: 'check-foreign-keys', table: t.name, cost: t.rows ?? 0 }] : [check];
-  });
-  queue.push({ op: 'check-structure', cost: tables.reduce((sum, t) => sum + (t.rows ?? 0), 0) });
-  queue.sort((a, b) => b.cost - a.cost);
-  let structure: Findings = NOTHING_FOUND;
-  const found: Findings[] = [];
-  let foreignKey = 0;
-  let limited = false;
-  const takeTurns = async (n: 0 | 1): Promise<void> => {
-    for (let task = queue.shift(); task; task = queue.shift()) {
-      const worker = input.pool.worker(n);
-      switch (task.op) {
-        case 'check-structure':
-          // It sees rows that break NOT NULL as well; they are counted by table.
-          structure = { ...(await worker.ask({ op: task.op, ...request })), notNull: 0, check: 0 };
-          break;
-        case 'check-table': {
-          const f = await worker.ask({ op: task.op, table: task.table, ...request });
-          limited ||= f.limited && f.structural.length === 0;
-          found.push(f);
-          break;
-        }
-        case 'check-foreign-keys': {
-          const f = await worker.ask({ op: task.op, table: task.table, ...request });
-          foreignKey += f.rows;
-          if (f.unchecked) found.push({ ...NOTHING_FOUND, unchecked: [`foreign keys of ${f.unchecked}`] });
-        }
-      }
-    }
-  };
-  await Promise.all(many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0)]);
-  // Rows that break a rule filled a list and may hide damage behind them: look again without a limit.
-  const ofTables = limited ? [await input.pool.worker(0).ask({ op: 'check-all', ...request })] : found;
-  return { findings: mergeFindings([structure, ...ofTables]), foreignKey };
-}
-
-const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
-
-function mergeFindings(all: readonly Findings[]): Findings {
-  return {
-    structural: all.flatMap((f) => f.structural),
-    notNull: all.reduce((n, f) => n + f.notNull, 0),
-    check: all.reduce((n, f) => n + f.check, 0),
-    unchecked: all.flatMap((f) => f.unchecked),
-  };
 }
 
 function differences(source: Properties, copy: Properties): string[] {

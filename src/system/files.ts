@@ -9,6 +9,8 @@ import type { Stats } from 'node:fs';
 import {
   closeSync,
   constants,
+  fchmodSync,
+  fchownSync,
   fstatSync,
   fsync,
   fsyncSync,
@@ -22,6 +24,7 @@ import {
   rmSync,
   statSync,
   unlinkSync,
+  write as writeCallback,
   writeSync,
 } from 'node:fs';
 import { dirname, join, parse, sep } from 'node:path';
@@ -102,9 +105,8 @@ export function publish(staged: string, final: string): void {
   }
 }
 
-/** Replaces a small file as a whole: a reader sees the old bytes or the new ones. */
-export function replace(path: string, bytes: string, unsupported: Unsupported): void {
-  const staged = `${path}.new`;
+/** Replaces a small file as a whole: a reader sees the old bytes or the new ones. `staged`: where it is written first, on the same file system. */
+export function replace(path: string, bytes: string, unsupported: Unsupported, staged = `${path}.new`): void {
   rmSync(staged, { force: true });
   writeNew(staged, bytes);
   renameSync(staged, path);
@@ -220,4 +222,92 @@ export async function hashFile(path: string, signal: AbortSignal, progress: (don
   } finally {
     closeSync(fd);
   }
+}
+
+/** A file copied whole into a new one with its mode and, where we may, its owner; synced. */
+export function copySync(from: string, to: string): void {
+  const input = openSync(from, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    const output = openSync(to, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+    try {
+      const buffer = Buffer.allocUnsafe(CHUNK);
+      for (let n = readSync(input, buffer); n > 0; n = readSync(input, buffer)) {
+        for (let done = 0; done < n; ) done += writeSync(output, buffer, done, n - done);
+      }
+      const { uid, gid, mode } = fstatSync(input);
+      fchmodSync(output, mode & 0o7777);
+      if (uid !== process.geteuid?.()) fchownSync(output, uid, gid);
+      fsyncSync(output);
+    } finally {
+      closeSync(output);
+    }
+  } finally {
+    closeSync(input);
+  }
+}
+
+/** An error of reading the first file of a copy, so that it is not taken for one of writing the second. */
+export class ReadFailed extends Error {}
+
+/**
+ * Copies a file into a new one (0600) while hashing what is read: SHA-256, hex, and bytes. Links are not followed, and
+ * nothing but a regular file is read. Throws `ReadFailed` for the first file and the system's error for the second; not synced.
+ */
+export async function copyHashed(
+  from: string,
+  to: string,
+  signal: AbortSignal,
+  progress: (doneBytes: number) => void,
+): Promise<{ sha256: string; sizeBytes: number }> {
+  const hash = createHash('sha256');
+  const input = openToCopy(from);
+  const buffers = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)] as const;
+  let output: number | null = null;
+  try {
+    output = openSync(to, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+    let writing: Promise<void> = Promise.resolve();
+    for (let done = 0, turn = 0; ; turn++) {
+      signal.throwIfAborted();
+      const buffer = buffers[turn % 2 === 0 ? 0 : 1];
+      const bytesRead = await readOrFail(input, buffer, done);
+      await writing;
+      if (bytesRead === 0) return { sha256: hash.digest('hex'), sizeBytes: done };
+      const chunk = buffer.subarray(0, bytesRead);
+      // Written while it is hashed, and while the next one is read.
+      writing = writeAll(output, chunk, done);
+      writing.catch(() => undefined);
+      hash.update(chunk);
+      done += bytesRead;
+      progress(done);
+    }
+  } finally {
+    closeSync(input);
+    if (output !== null) closeSync(output);
+  }
+}
+
+function openToCopy(path: string): number {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    throw Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) });
+  }
+  if (fstatSync(fd).isFile()) return fd;
+  closeSync(fd);
+  throw Object.assign(new ReadFailed('not a regular file'), { code: 'EINVAL' });
+}
+
+async function readOrFail(fd: number, buffer: Buffer, position: number): Promise<number> {
+  try {
+    return (await readAt(fd, buffer, 0, CHUNK, position)).bytesRead;
+  } catch (error) {
+    throw Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) });
+  }
+}
+
+const writeAt = promisify(writeCallback);
+
+async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {
+  for (let done = 0; done < bytes.length; ) done += (await writeAt(fd, bytes, done, bytes.length - done, position + done)).bytesWritten;
 }

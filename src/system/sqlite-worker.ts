@@ -7,8 +7,9 @@ import { closeSync, constants, openSync, readdirSync, rmSync, statSync, writeSyn
 import { setPriority } from 'node:os';
 import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
+import type { Check } from '../records.js';
 import { anonBytesOf } from './memory.js';
-import type { Answers, Findings, Properties, Reply, Request } from './worker-protocol.js';
+import type { Answers, Findings, Properties, Reply, Request, SchemaObject } from './worker-protocol.js';
 
 const ANSWERS_FD = 3;
 /** As much as SQLite maps at most (traps, 39). */
@@ -21,8 +22,8 @@ type Db = Database.Database;
 
 function open(file: string, options: { readonly: boolean; busyMs: number; mmap: boolean }): Db {
   const db = new Database(file, { readonly: options.readonly, fileMustExist: true, timeout: options.busyMs });
-  // A schema is data of unknown origin here: nothing in it may call out. Cells are not checked at every use
-  // (cell_size_check), which would double the cost: quick_check does so anyway, on source and copy, in every run.
+  // A schema is data of unknown origin here: nothing in it may call out. The cells of what a run has just made are not
+  // checked at every use (cell_size_check), which would double the cost: the checks do so anyway.
   db.pragma('trusted_schema = OFF');
   db.pragma(`mmap_size = ${options.mmap ? MMAP_BYTES : 0}`);
   return db;
@@ -180,6 +181,27 @@ function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
   }
 }
 
+/**
+ * quick_check, which does not look into indexes, since a damaged one shows in its copy. But VACUUM sorts an index anew where
+ * a collation is not BINARY, and so would mend in the copy, in silence, what is broken in the source: those are checked in full.
+ */
+function checkQuickly(db: Db): Findings {
+  const quick = checkAll(db, 'quick_check');
+  const sorted = db
+    .prepare<[], string>(
+      `SELECT DISTINCT t.name FROM pragma_table_list t, pragma_index_list(t.name) i, pragma_index_xinfo(i.name) x
+       WHERE t.schema = 'main' AND t.type IN ('table', 'shadow') AND x.key AND x.coll <> 'BINARY' COLLATE NOCASE`,
+    )
+    .pluck()
+    .all();
+  const full = sorted.map((table) => checkOne(db, 'integrity_check', table));
+  return {
+    ...quick,
+    structural: [...new Set([...quick.structural, ...full.flatMap((f) => f.structural)])],
+    unchecked: [...new Set([...quick.unchecked, ...full.flatMap((f) => f.unchecked)])],
+  };
+}
+
 /** Table by table, where one table's needs keep the whole check from being prepared. */
 function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
   const sum = { structural: [] as string[], notNull: 0, check: 0, unchecked: [] as string[] };
@@ -202,19 +224,36 @@ function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: stri
     return missing === null ? found : { ...found, unchecked: [`${table}: ${missing}`] };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
-    return { structural: [], notNull: 0, check: 0, unchecked: [`${table}: ${error.message}`], seen: 0 };
+    const nothing = { structural: [], notNull: 0, check: 0, unchecked: [], seen: 0 };
+    // A check may say no more than "SQL logic error"; a use of the table says why.
+    const why = [
+      error,
+      errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`),
+      errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`),
+    ].find((e) => e && saysWhatIsMissing(e));
+    if (why) return { ...nothing, unchecked: [`${table}: ${why.message}`] };
+    // Any other error is that of a module which is there and cannot make sense of its tables.
+    return { ...nothing, structural: [`${table}: ${error.message}`], seen: 1 };
   }
 }
 
-/** A check passes over a virtual table whose module is not there; any use of it would tell (traps, 16). */
-function missingModule(db: Db, table: string): string | null {
+function errorOfRunning(db: Db, sql: string): Error | null {
   try {
-    db.prepare(`SELECT 1 FROM ${quoted(table)}`);
+    db.prepare(sql).get();
     return null;
   } catch (error) {
-    if (needsTheApplication(error) && error.message.startsWith('no such module')) return error.message;
-    return null;
+    return needsTheApplication(error) ? error : null;
   }
+}
+
+const saysWhatIsMissing = (error: Error): boolean =>
+  ('code' in error && error.code === 'SQLITE_ERROR_MISSING_COLLSEQ') ||
+  /no such (function|column|module|tokenizer|collation)|unknown (function|tokenizer)|tokenizer constructor|unsafe use of/.test(error.message);
+
+/** A check passes over a virtual table whose module is not there; any use of it would tell (traps, 16). */
+function missingModule(db: Db, table: string): string | null {
+  const error = errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`);
+  return error?.message.startsWith('no such module') ? error.message : null;
 }
 
 /** https://www.sqlite.org/fileformat2.html, "The Lock-Byte Page": the page at this offset belongs to nothing. */
@@ -307,9 +346,168 @@ function foreignKeyViolations(db: Db, table: string): Answers['check-foreign-key
   }
 }
 
-function readWrite<T>(r: { file: string; mmap: boolean }, work: (db: Db) => T): T {
-  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap }), work);
+function readWrite<T>(r: { file: string; mmap: boolean; cellSizeCheck: boolean }, work: (db: Db) => T): T {
+  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap }), (db) => {
+    if (r.cellSizeCheck) db.pragma('cell_size_check = ON');
+    return work(db);
+  });
 }
+
+/** BEGIN EXCLUSIVE says whether somebody else is in the middle of something; closing the last connection checkpoints. */
+function settle(r: Extract<Request, { op: 'settle' }>): Answers['settle'] {
+  return using(open(r.file, { readonly: false, busyMs: r.busyMs, mmap: false }), (db) => {
+    db.prepare('SELECT count(*) FROM sqlite_schema').get();
+    requireFile(r.dev, r.ino);
+    db.exec('BEGIN EXCLUSIVE; COMMIT');
+    return {};
+  });
+}
+
+/** Between two tries while another process has the target locked. */
+const AGAIN_MS = 20;
+
+/**
+ * SQLite's backup API writes all pages in one transaction: whoever has the target open sees the old state or the new one
+ * (traps, 37). Locked out it does nothing and says nothing (traps, 17): it is asked again until `busyMs` have passed.
+ */
+async function putInto(r: Extract<Request, { op: 'put-into' }>): Promise<Answers['put-into']> {
+  const pages = await usingAsync(open(r.file, { readonly: true, busyMs: 0, mmap: true }), async (db) => {
+    const began = performance.now();
+    for (;;) {
+      const { totalPages } = await db.backup(r.target, {
+        progress: () => {
+          requireFile(r.dev, r.ino);
+          if (performance.now() - began > r.busyMs) throw busy();
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
+          return 0x7fffffff;
+        },
+      });
+      if (totalPages > 0) return totalPages;
+      if (performance.now() - began > r.busyMs) throw busy();
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
+    }
+  });
+  return using(open(r.target, { readonly: false, busyMs: r.busyMs, mmap: false }), (db) => {
+    // One read transaction: what is compared and checked is one state.
+    db.exec('BEGIN');
+    const schemaHash = hashSchema(db);
+    requireFile(r.dev, r.ino);
+    const journalMode = String(db.pragma('journal_mode', { simple: true }));
+    const findings = checkAll(db, 'quick_check');
+    const now = number(db, 'page_count');
+    db.exec('COMMIT');
+    // The application may have grown it since; it cannot have become empty by that.
+    if (now === 0 || pages === 0) throw Object.assign(new Error('the database is empty after the copy was put into it'), { code: 'SQLITE_CORRUPT' });
+    // The copy went through the -wal: bring it home as far as readers let us.
+    if (journalMode === 'wal') db.pragma('wal_checkpoint(PASSIVE)');
+    return { findings, schemaHash, journalMode };
+  });
+}
+
+const busy = (): Error => Object.assign(new Error('the database is locked by another process'), { code: 'SQLITE_BUSY' });
+
+async function usingAsync<T>(db: Db, work: (db: Db) => Promise<T>): Promise<T> {
+  try {
+    return await work(db);
+  } finally {
+    db.close();
+  }
+}
+
+/** How many rows of a failing check are counted. */
+const COUNTED = 1000;
+
+/**
+ * The checks of `guard`. Opened read-write, because a read-only integrity_check skips CHECK constraints (traps, 22), and
+ * because the last connection to close then takes `-wal` and `-shm` away; `query_only` keeps statements from writing.
+ */
+function checkLive(r: Extract<Request, { op: 'check-live' }>): Answers['check-live'] {
+  return using(open(r.file, { readonly: false, busyMs: r.busyMs, mmap: false }), (db) => {
+    db.pragma('query_only = ON');
+    const notASelect = r.queries.find((sql) => !isSelect(db, sql)) ?? null;
+    if (notASelect !== null) return { checks: [], notASelect, tables: [], schema: [] };
+    const checks: Check[] = [integrity(db), foreignKeys(db), ...r.queries.map((sql) => mustReturnNothing(db, sql))];
+    // A damaged database may not even be countable.
+    if (checks[0]?.ok === false) return { checks, notASelect, tables: [], schema: [] };
+    const tables = listTables(db).flatMap(({ name, type }) => {
+      const rows = type === 'virtual' || name.startsWith('sqlite_') ? null : countRows(db, name);
+      return rows === null ? [] : [{ name, rows }];
+    });
+    const schema = db.prepare<[], SchemaObject>('SELECT type, name, sql FROM sqlite_schema ORDER BY type DESC, name').all();
+    return { checks, notASelect, tables, schema };
+  });
+}
+
+/** What cannot be prepared is a check that fails, not a wrong command line: its table may be missing. */
+function isSelect(db: Db, sql: string): boolean {
+  try {
+    const statement = db.prepare(sql);
+    return statement.reader && statement.readonly;
+  } catch (error) {
+    if (error instanceof Database.SqliteError) return true;
+    throw error;
+  }
+}
+
+function integrity(db: Db): Check {
+  const name = 'integrity_check';
+  try {
+    const found = checkAll(db, name);
+    const wrong = [...found.structural];
+    if (found.notNull > 0) wrong.push(`${found.notNull} rows break NOT NULL`);
+    if (found.check > 0) wrong.push(`${found.check} rows break a CHECK`);
+    const except = found.unchecked.length > 0 ? `ok, except ${found.unchecked.join('; ')}` : 'ok';
+    return { name, ok: wrong.length === 0, message: wrong.length === 0 ? except : wrong.slice(0, 10).join('; ') };
+  } catch (error) {
+    return { name, ok: false, message: messageOf(error) };
+  }
+}
+
+/** Not `foreignKeyViolations`, which leaves out what it cannot check: a parent that lost its key is damage here. */
+function foreignKeys(db: Db): Check {
+  const name = 'foreign_key_check';
+  const orphans = new Map<string, number>();
+  const unchecked: string[] = [];
+  try {
+    for (const { name: table, type } of listTables(db)) {
+      if (type !== 'table') continue;
+      try {
+        let rows = 0;
+        for (const _ of db.prepare<[string]>('SELECT 1 FROM pragma_foreign_key_check(?)').iterate(table)) rows++;
+        if (rows > 0) orphans.set(table, rows);
+      } catch (error) {
+        if (!(error instanceof Database.SqliteError) || !/^no such (function|module|collation)/.test(error.message)) throw error;
+        unchecked.push(`${table}: ${error.message}`);
+      }
+    }
+  } catch (error) {
+    return { name, ok: false, message: messageOf(error) };
+  }
+  if (orphans.size > 0) {
+    const rows = [...orphans].map(([table, n]) => `${n} of ${table}`).join(', ');
+    return { name, ok: false, message: `rows without a parent: ${rows}` };
+  }
+  return { name, ok: true, message: unchecked.length > 0 ? `ok, except ${unchecked.join('; ')}` : 'ok' };
+}
+
+/** Only how many rows, never their content: it would go into logs and mails. */
+function mustReturnNothing(db: Db, sql: string): Check {
+  const name = sql;
+  try {
+    let rows = 0;
+    for (const _ of db.prepare(sql).raw().iterate()) if (++rows === COUNTED) break;
+    if (rows === 0) return { name, ok: true, message: 'ok' };
+    return {
+      name,
+      ok: false,
+      message: `it returned ${rows === COUNTED ? `${COUNTED} rows or more` : rows === 1 ? '1 row' : `${rows} rows`}, and must return none`,
+    };
+  } catch (error) {
+    return { name, ok: false, message: messageOf(error) };
+  }
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 async function answer(r: Request): Promise<Answers[Request['op']]> {
   switch (r.op) {
@@ -319,14 +517,16 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
         db.prepare('SELECT count(*) FROM sqlite_schema').get();
         requireFile(r.dev, r.ino);
-        return checkAll(db, r.mode === 'full' ? 'integrity_check' : 'quick_check');
+        return r.mode === 'full' ? checkAll(db, 'integrity_check') : checkQuickly(db);
       });
     case 'describe':
       return readWrite(r, describe);
     case 'check-structure':
       return readWrite(r, (db) => {
-        const schema = checkOne(db, 'integrity_check', 'sqlite_schema');
-        if (schema.structural.length === 0 && everyPageIsInOneTree(db)) return schema;
+        if (r.how === 'accounting') {
+          const schema = checkOne(db, 'integrity_check', 'sqlite_schema');
+          if (schema.structural.length === 0 && everyPageIsInOneTree(db)) return schema;
+        }
         // Constraints are counted table by table; here they would be evaluated a second time.
         db.pragma('ignore_check_constraints = ON');
         return checkAll(db, 'quick_check');
@@ -338,6 +538,22 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       });
     case 'check-all':
       return readWrite(r, (db) => checkAll(db, 'integrity_check'));
+    case 'settle':
+      return settle(r);
+    case 'set-rollback':
+      return using(open(r.file, { readonly: false, busyMs: 0, mmap: false }), (db) => {
+        db.pragma('journal_mode = DELETE');
+        return {};
+      });
+    case 'set-wal':
+      return using(open(r.file, { readonly: false, busyMs: 0, mmap: false }), (db) => {
+        db.pragma('journal_mode = WAL');
+        return {};
+      });
+    case 'put-into':
+      return await putInto(r);
+    case 'check-live':
+      return checkLive(r);
     case 'check-foreign-keys':
       return readWrite(r, (db) => foreignKeyViolations(db, r.table));
   }

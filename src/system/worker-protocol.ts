@@ -3,7 +3,7 @@
  * standard input, answers on its descriptor 3. A child works on one request at a time and blocks while it does
  * (traps, 20), so the parent keeps the clock, the signals and the progress.
  */
-import type { Method } from '../records.js';
+import type { Check, Method } from '../records.js';
 
 /** Properties that a snapshot preserves (traps, 15). */
 export interface Properties {
@@ -29,15 +29,26 @@ export type Request =
   /** Checks the live source, read-only. */
   | { op: 'check-source'; source: string; dev: number; ino: number; mode: 'quick' | 'full'; busyMs: number; mmap: boolean }
   /** Schema, properties, tables and their rows of a private file. */
-  | { op: 'describe'; file: string; mmap: boolean }
-  /** The schema's own table and the accounting of pages of a private file; where these are not as VACUUM leaves them, quick_check. */
-  | { op: 'check-structure'; file: string; mmap: boolean }
+  | { op: 'describe'; file: string; mmap: boolean; cellSizeCheck: boolean }
+  /** The schema's own table and the accounting of pages of a private file; where these are not as VACUUM leaves them, or that is asked for, quick_check. */
+  | { op: 'check-structure'; file: string; mmap: boolean; cellSizeCheck: boolean; how: 'accounting' | 'quick_check' }
   /** integrity_check of one table and its indexes, read-write, so that CHECK constraints count (traps, 22). */
-  | { op: 'check-table'; file: string; table: string; mmap: boolean }
+  | { op: 'check-table'; file: string; table: string; mmap: boolean; cellSizeCheck: boolean }
   /** integrity_check of everything without a limit of findings: only where a limit was reached. */
-  | { op: 'check-all'; file: string; mmap: boolean }
+  | { op: 'check-all'; file: string; mmap: boolean; cellSizeCheck: boolean }
   /** Rows of one table whose foreign keys point nowhere. */
-  | { op: 'check-foreign-keys'; file: string; table: string; mmap: boolean };
+  | { op: 'check-foreign-keys'; file: string; table: string; mmap: boolean; cellSizeCheck: boolean }
+
+  /** Opens a database that nobody else may have open for writing, so that SQLite rolls back or checkpoints what is left, and removes -wal and -shm. */
+  | { op: 'settle'; file: string; dev: number; ino: number; busyMs: number }
+  /** Gives a private file the journal mode that its database had. */
+  | { op: 'set-wal'; file: string }
+  /** The other way round. */
+  | { op: 'set-rollback'; file: string }
+  /** What `guard` asks of a database: its checks, `queries` (SELECTs that must return nothing), and what is in it. Writes nothing. */
+  | { op: 'check-live'; file: string; queries: readonly string[]; busyMs: number }
+  /** All pages of `file` into the live database `target`, in one transaction, and a check of what is there then. */
+  | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number };
 
 export interface Answers {
   snapshot: {
@@ -65,6 +76,34 @@ export interface Answers {
   'check-table': Findings & { readonly limited: boolean };
   'check-all': Findings;
   'check-foreign-keys': { readonly rows: number; readonly unchecked: string | null };
+  settle: Record<string, never>;
+  'set-wal': Record<string, never>;
+  'set-rollback': Record<string, never>;
+  'put-into': PutInto;
+  'check-live': CheckedLive;
+}
+
+/** One thing of a schema; `sql` is null for what SQLite made by itself. */
+export interface SchemaObject {
+  readonly type: string;
+  readonly name: string;
+  readonly sql: string | null;
+}
+
+export interface CheckedLive {
+  readonly checks: readonly Check[];
+  /** The first of the queries that is no read-only SELECT; null: all are. Then nothing was checked. */
+  readonly notASelect: string | null;
+  /** Rows of every table that is not SQLite's own. */
+  readonly tables: readonly { readonly name: string; readonly rows: number }[];
+  readonly schema: readonly SchemaObject[];
+}
+
+/** What a live database is after a copy was put into it. */
+export interface PutInto {
+  readonly findings: Findings;
+  readonly schemaHash: string;
+  readonly journalMode: string;
 }
 
 /** What SQLite or the system said when a request failed. */

@@ -309,6 +309,7 @@ function fillDirectory(to: string): void {
       checks: ['source quick_check', 'schema', 'integrity_check', 'foreign_key_check'].map((name) => ({ name, ok: true, message: 'ok' })),
       violations: { check: 0, notNull: 0, foreignKey: 0 },
       durationMs: 2_000,
+      selfSha256: '0'.repeat(64),
     };
     writeFileSync(join(to, `${base}.db`), data, { mode: 0o600 });
     writeFileSync(join(to, `${base}.json`), `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600 });

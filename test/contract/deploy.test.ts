@@ -9,8 +9,8 @@ import { generate } from '../support/generator.js';
 
 const UNITS = join(ROOT, 'deploy/systemd');
 const INSTALLED = '/usr/local/bin/dbbackup';
-const SERVICES = ['dbbackup', 'dbbackup-status', 'dbbackup-failure'];
-const TIMERS = ['dbbackup', 'dbbackup-status'];
+const SERVICES = ['dbbackup', 'dbbackup-verify', 'dbbackup-status', 'dbbackup-failure'];
+const TIMERS = ['dbbackup', 'dbbackup-verify', 'dbbackup-status'];
 
 let directory: string;
 beforeEach(() => {
@@ -132,19 +132,19 @@ describe('crontab.example', () => {
     const [, minute, hour, day, month, weekday, command] = /^(\S+) (\S+) (\S+) (\S+) (\S+) (\S.*)$/.exec(line) ?? [];
     return command ? [{ when: [minute, hour, day, month, weekday], command }] : [];
   });
-  const [backup, look] = jobs;
+  const [backup, look, proof] = jobs;
 
   it('is made of variables and of lines of five fields and a command', () => {
     expect(Object.keys(variables)).toEqual(['SHELL', 'PATH', 'MAILTO']);
-    expect(jobs).toHaveLength(2);
-    expect(lines).toHaveLength(5);
+    expect(jobs).toHaveLength(3);
+    expect(lines).toHaveLength(6);
     for (const { when, command } of jobs) {
       const [minute, hour, ...rest] = when;
-      // At an odd minute, once a day.
+      // At an odd minute, once a day or once a week.
       expect(Number(minute) % 2).toBe(1);
       expect(Number(minute)).toBeLessThan(60);
       expect(Number(hour)).toBeLessThan(24);
-      expect(rest).toEqual(['*', '*', '*']);
+      expect(rest).toEqual(['*', '*', command === proof?.command ? '0' : '*']);
       // cron turns % into a new line.
       expect(command).not.toContain('%');
       expect(command.startsWith(`${INSTALLED} `)).toBe(true);
@@ -184,6 +184,7 @@ describe('crontab.example', () => {
     const copies = readdirSync(join(directory, 'backups')).filter((file) => /^app-\d{8}T\d{6}Z\.(db|json)$/.test(file));
     expect(copies).toHaveLength(2);
     expect(cron(look?.command ?? '')).toEqual({ status: 0, said: '' });
+    expect(cron(proof?.command ?? '')).toEqual({ status: 0, said: '' });
   });
 
   it('speaks, for cron to mail it, when the database has gone', () => {

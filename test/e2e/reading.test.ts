@@ -128,7 +128,7 @@ describe('status', () => {
       'a copy whose size is wrong, before a good one',
       (s) => [plant(s.to, baseAt(ago(2 * HOUR))), truncateSync(join(s.to, plant(s.to, baseAt(ago(HOUR)))), 1)],
       true,
-      ['critical VERIFY_FAILED'],
+      ['critical COPY_BAD'],
     ],
     ['data without a manifest', (s) => plant(s.to, baseAt(ago(HOUR)), null), false, ['critical COPY_NOT_FOUND', 'warning COPY_UNVERIFIED']],
     ['a copy dated ahead of the clock', (s) => plant(s.to, baseAt(ago(-2 * HOUR))), false, ['critical COPY_NOT_FOUND', 'warning CLOCK']],

@@ -4,7 +4,7 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSy
 import { dirname, join } from 'node:path';
 import { stampOf } from '../../src/catalog.js';
 import type { Manifest } from '../../src/records.js';
-import { dbbackup, makeDatabase, type Options, type Result, type Shape, tempDirectory } from '../support/cli.js';
+import { dbbackup, EXECUTABLE, makeDatabase, type Options, type Result, type Shape, tempDirectory } from '../support/cli.js';
 
 export const HOUR = 3_600_000;
 export const DAY = 24 * HOUR;
@@ -21,6 +21,8 @@ export interface Scene {
   readonly run: (more?: readonly string[], options?: Options) => Promise<Result>;
   /** `dbbackup COMMAND --to TO ...` */
   readonly ask: (command: string, more?: readonly string[], options?: Options) => Promise<Result>;
+  /** The same as a line for a shell. */
+  readonly askLine: (command: string, more?: readonly string[]) => string;
 }
 
 /** @param shape null: no database is made */
@@ -37,6 +39,7 @@ export function scene(shape: Shape | null = { journal: 'delete' }): Scene {
     state: join(to, '.dbbackup'),
     run: (more = [], options = {}) => dbbackup(['run', source, '--to', to, ...more], options),
     ask: (command, more = [], options = {}) => dbbackup([command, '--to', to, ...more], options),
+    askLine: (command, more = []) => [EXECUTABLE, command, '--to', to, ...more].map((word) => `'${word}'`).join(' '),
   };
 }
 
@@ -79,6 +82,7 @@ export function manifestFor(base: string, content: string, more: Partial<Manifes
     checks: [],
     violations: { check: 0, notNull: 0, foreignKey: 0 },
     durationMs: 1,
+    selfSha256: '0'.repeat(64),
     ...more,
   };
 }

@@ -74,7 +74,7 @@ export const copy = exactly(copyFields);
 const error = exactly(
   {
     code,
-    stage: oneOf(null, 'inspect', 'snapshot', 'verify', 'pack', 'publish', 'prune', 'upload', 'report'),
+    stage: oneOf(null, 'inspect', 'snapshot', 'verify', 'pack', 'publish', 'restore', 'check', 'command', 'rollback', 'prune', 'upload', 'report'),
     message: text,
     hint: text,
   },
@@ -83,7 +83,7 @@ const error = exactly(
 
 const runFields = {
   schemaVersion,
-  command: oneOf('run', 'prune'),
+  command: oneOf('run', 'verify', 'restore', 'guard', 'prune'),
   runId: uuid,
   name: orNull(text),
   profile: orNull(text),
@@ -98,7 +98,7 @@ const runFields = {
   copy: orNull(copy),
   stages: list(
     exactly({
-      name: oneOf('inspect', 'snapshot', 'verify', 'pack', 'publish', 'prune', 'upload', 'report'),
+      name: oneOf('inspect', 'snapshot', 'verify', 'pack', 'publish', 'restore', 'check', 'command', 'rollback', 'prune', 'upload', 'report'),
       status: oneOf('ok', 'failed', 'skipped'),
       durationMs: count,
     }),
@@ -135,8 +135,13 @@ const sensible: Shape = (v, at) => {
   return wrong;
 };
 
-export const run = both(exactly(runFields, dryFields), sensible);
+const moreFields = {
+  results: list(exactly({ file: bareName, status: oneOf('good', 'suspect', 'bad', 'unverified'), proved: oneOf('full', 'bytes'), problems: list(text) })),
+};
+export const run = both(exactly(runFields, { ...dryFields, ...moreFields }), sensible);
 
+const restored = exactly({ file: bareName, target: absolute, safetyCopy: orNull(bareName), setAside: list(absolute) });
+export const restoreDocument = both(exactly({ ...runFields, restored }), sensible);
 export const listDocument = exactly({ schemaVersion, command: oneOf('list'), copies: list(copy) });
 export const statusDocument = exactly({
   schemaVersion,
@@ -148,6 +153,18 @@ export const statusDocument = exactly({
   problems: list(problem),
 });
 export const historyDocument = exactly({ schemaVersion, command: oneOf('history'), runs: list(run) });
+const verifyResult = exactly({ file: bareName, status: oneOf('good', 'suspect', 'bad', 'unverified'), proved: oneOf('full', 'bytes'), problems: list(text) });
+export const verifyDocument = exactly({
+  schemaVersion,
+  command: oneOf('verify'),
+  ok: yesOrNo,
+  results: list(verifyResult),
+  runId: uuid,
+  name: text,
+  exitCode,
+  warnings: list(problem),
+  error: orNull(error),
+});
 export const checkDocument = exactly({
   schemaVersion,
   command: oneOf('check'),
@@ -157,7 +174,7 @@ export const checkDocument = exactly({
 });
 /** A failure before a command could begin. */
 export const failureDocument = exactly(
-  { schemaVersion, command: oneOf('run', 'list', 'status', 'history', 'check', 'prune', null), exitCode, error },
+  { schemaVersion, command: oneOf('run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune', null), exitCode, error },
   // `check` shows the settings all the same.
   { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })) },
 );
@@ -187,6 +204,7 @@ export const manifest = exactly({
   checks: list(exactly({ name: text, ok: yesOrNo, message: text })),
   violations: exactly({ check: count, notNull: count, foreignKey: count }),
   durationMs: count,
+  selfSha256: hash,
 });
 
 /** Everything in a document that is not as the contract says; empty when all is. */

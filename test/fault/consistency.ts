@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { dbbackup, removeDirectory, tempDirectory, useDatabase } from '../support/cli.js';
+import { differences } from '../support/rows.js';
 import { type Failure, mustEndCleanly, type Request, rounds, type Scenario, told } from './harness.js';
 import { inPrivate, must, mustBeWhole } from './proof.js';
 
@@ -54,6 +55,14 @@ const audit = (file: string): Books =>
         .get() as Books,
   );
 
+/** What a copy holds, a restore brings back: all of it, row by row, and nothing else. */
+async function mustComeBack(to: string, file: string, restored: string): Promise<void> {
+  const restore = await dbbackup(['restore', file, '-o', restored, '--to', to, '--json']);
+  must(restore.code === 0, () => `${file} cannot be restored: ${told(restore)}`);
+  const found = differences(restored, join(to, file));
+  must(found.length === 0, () => `${file} and what was restored from it differ: ${found.join('; ')}`);
+}
+
 async function play(request: Request): Promise<Failure[]> {
   const home = tempDirectory('bank');
   const source = join(home, 'bank.db');
@@ -63,7 +72,7 @@ async function play(request: Request): Promise<Failure[]> {
     [1, 2].map(() => useDatabase(source, ['PRAGMA busy_timeout = 10000', 'PRAGMA synchronous = normal'], { loop: TRANSFER, beatMs: 1 })),
   );
   let before = -1;
-  const failures = await rounds('consistency', request, async () => {
+  const failures = await rounds('consistency', request, async ({ directory }) => {
     const run = await dbbackup(['run', source, '--to', to, '--keep-last', '2', '--json']);
     mustEndCleanly(run);
     must(run.code === 0, () => `not 0: ${told(run)}`);
@@ -74,6 +83,7 @@ async function play(request: Request): Promise<Failure[]> {
     must(books.transfers > before, () => `${file}: the writers stood still, or the copy is older than the one before: ${books.transfers} <= ${before}`);
     before = books.transfers;
     mustBeWhole(to, 'after the run');
+    await mustComeBack(to, file, join(directory, 'restored.db'));
   });
   const done = await Promise.all(writers.map((w) => w.stop()));
   for (const { failed, first } of done) {
@@ -87,7 +97,7 @@ async function play(request: Request): Promise<Failure[]> {
 
 export const consistency: Scenario = {
   name: 'consistency',
-  promise: 'a copy holds all of each transaction or none of it, and no writer fails',
+  promise: 'a copy holds all of each transaction or none of it, a restore brings back every row, and no writer fails',
   ci: 10,
   soak: 300,
   needs: [],

@@ -178,13 +178,13 @@ const DAMAGES: readonly ((file: string, random: Random) => string)[] = [
     return `pages ${a + 1} and ${b + 1} swapped`;
   },
   (file, random) => {
-    const length = 1 + random.below(statSync(file).size - 1);
+    const length = 1 + random.below(Math.max(1, statSync(file).size - 1));
     truncateSync(file, length);
     return `truncated to ${length} bytes`;
   },
   (file, random) => {
     const size = pageSizeOf(file);
-    const pages = 1 + random.below(Math.floor(statSync(file).size / size) - 1);
+    const pages = 1 + random.below(Math.max(1, Math.floor(statSync(file).size / size) - 1));
     truncateSync(file, pages * size);
     return `truncated to ${pages} pages`;
   },
@@ -204,7 +204,8 @@ const DAMAGES: readonly ((file: string, random: Random) => string)[] = [
   (file, random) => {
     const size = pageSizeOf(file);
     const trunk = readFileSync(file).readUInt32BE(32);
-    if (trunk === 0) return flip(file, random, 4, 0);
+    // A header that was changed before may name a page far behind the end.
+    if (trunk === 0 || trunk * size > statSync(file).size) return flip(file, random, 4, 0);
     const offset = (trunk - 1) * size + 4 * random.below(12);
     damage(file, offset, random.bytes(4));
     return `freelist trunk page ${trunk} changed at ${offset}`;

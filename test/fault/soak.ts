@@ -16,11 +16,14 @@ import type { Failure, Scenario } from './harness.js';
 import { inject } from './inject.js';
 import { kill } from './kill.js';
 import { power } from './power.js';
+import { restoreKill, restorePower } from './restore-kill.js';
+import { restoreLive } from './restore-live.js';
 import { signals } from './signals.js';
+import { tamper } from './tamper.js';
 
 const VERSION = String((readJson(join(ROOT, 'package.json')) as { version?: unknown }).version);
 
-const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals];
+const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals, tamper, restoreLive, restoreKill, restorePower];
 
 interface Row {
   readonly scenario: string;

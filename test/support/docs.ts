@@ -22,7 +22,7 @@ const SECTIONS: Record<string, () => string> = {
   commands: () =>
     table(
       ['Command', 'What it does'],
-      commandNames().map((name) => [`\`dbbackup ${name}${COMMANDS[name].positional ? ' [DATABASE]' : ''}\``, COMMANDS[name].summary]),
+      commandNames().map((name) => [`\`${['dbbackup', name, COMMANDS[name].words].filter(Boolean).join(' ')}\``, COMMANDS[name].summary]),
     ),
   settings: () => (Object.keys(GROUPS) as Group[]).map(settingsOf).join('\n\n'),
   'exit-codes': () =>

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { FLAGS } from '../../src/cli.js';
 import { CODE_DOCS, EXIT_CODES } from '../../src/outcome.js';
 import { OPTION_NAMES, spec, variableOf } from '../../src/settings/options.js';
 import { commandNames, render } from '../support/docs.js';
@@ -101,7 +102,8 @@ describe('what README.md tells to type', () => {
       '--send-test',
       '--limit',
     ];
-    const known = [...own, ...OPTION_NAMES.filter((option) => !spec(option).secret).map((option) => `--${option}`)];
+    const flags = Object.values(FLAGS).flatMap((made) => made.map((option) => option().long ?? ''));
+    const known = [...own, ...flags, ...OPTION_NAMES.filter((option) => !spec(option).secret).map((option) => `--${option}`)];
     const lines = typed.flatMap((line) => /^(?:sudo -u \w+ )?(?:npx )?dbbackup (.*)/.exec(line)?.[1] ?? []);
     expect(lines.length).toBeGreaterThan(5);
     expect(lines.filter((line) => !commandNames().some((command) => line.split(' ').includes(command)))).toEqual([]);

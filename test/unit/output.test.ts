@@ -310,13 +310,14 @@ describe('words and codes', () => {
     expect(code({ code: 'NOTIFY_FAILED' }, true)).toBe(3);
     expect([code({ code: 'TIMEOUT' }), code({ code: 'TIMEOUT' }, true)]).toEqual([1, 3]);
     expect(code({ code: 'USAGE' })).toBe(64);
+    expect(code({ code: 'ROLLBACK_FAILED' })).toBe(4);
     expect(code(BUG)).toBe(70);
     expect([code({ code: 'LOCKED' }), code({ code: 'SETTINGS' }), code({ code: 'TARGET_OWNER' })]).toEqual([75, 78, 78]);
     const signals = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
     for (const published of [false, true]) {
       expect(signals.map((signal) => exitCodeOf({ code: 'INTERRUPTED', signal, published: null }, published))).toEqual([129, 130, 143]);
     }
-    expect(EXIT_CODES.map(([n]) => n)).toEqual([0, 1, 3, 64, 70, 75, 78, 129, 130, 143]);
+    expect(EXIT_CODES.map(([n]) => n)).toEqual([0, 1, 3, 4, 64, 70, 75, 78, 129, 130, 143]);
   });
 
   test('anything thrown has a name: our own, the system, or a bug', () => {

@@ -549,6 +549,7 @@ function plant(to: string, base: string): void {
     checks: [],
     violations: { check: 0, notNull: 0, foreignKey: 0 },
     durationMs: 1,
+    selfSha256: '0'.repeat(64),
   };
   writeFileSync(join(to, manifest.file), 'data');
   writeFileSync(join(to, `${base}.json`), JSON.stringify(manifest));

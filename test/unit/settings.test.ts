@@ -449,12 +449,12 @@ describe('problems', () => {
     expect(worse.partial).toMatchObject({ to: null, stateDir: null, name: null, mail: null });
   });
 
-  test('mail-to and smtp-url need one another, and a database only run and check', async () => {
+  test('mail-to and smtp-url need one another, and a database only run, guard and check', async () => {
     expect(await problems({ flags: { 'mail-to': 'a@x.org' } })).toEqual([expect.stringMatching(/^mail-to: mail-to needs smtp-url.*\(--mail-to\)$/)]);
     expect(await problems({ env: { DBBACKUP_SMTP_URL: 'smtp://localhost' } })).toEqual([expect.stringMatching(/^smtp-url: .*\(DBBACKUP_SMTP_URL\)$/)]);
     for (const command of Object.keys(COMMANDS) as CommandName[]) {
       const loaded = await load({ command, flags: { to: '/b' } });
-      expect(loaded.problems.map((p) => p.setting)).toEqual(command === 'run' || command === 'check' ? ['database'] : []);
+      expect(loaded.problems.map((p) => p.setting)).toEqual(['run', 'guard', 'check'].includes(command) ? ['database'] : []);
     }
   });
 

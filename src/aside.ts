@@ -1,0 +1,214 @@
+/**
+ * The old files of a database that a copy replaces offline: kept below `<state>/aside/NAME-STAMP-RUNID/`, never deleted by
+ * us. Before the first of them moves, `restore.json` says what is going on; whatever is killed in the middle is put right
+ * by the next acting command of the name (`settleAside`): the old state as it was, or the new one, never neither.
+ *
+ *   keepMain      the old database gets a second name (a hard link; a synced copy across file systems)
+ *   moveSidecars  -journal, -wal, -shm leave, since the new file must not meet them (traps, 36)
+ *   replace       the new file takes the name, in one rename
+ *   finish        restore.json says done
+ */
+import { linkSync, lstatSync, readdirSync, renameSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { stampOf } from './catalog.js';
+import type { Warning } from './outcome.js';
+import { errnoOf, warning } from './outcome.js';
+import type { Unsupported } from './system/files.js';
+import {
+  copyHashed,
+  copySync,
+  lstatOrNull,
+  makeDirectories,
+  makePrivateDirectory,
+  publish,
+  readSmall,
+  remove,
+  replace,
+  syncDirectory,
+  syncFile,
+} from './system/files.js';
+
+const SIDECARS = ['-journal', '-wal', '-shm'] as const;
+const NOTE = 'restore.json';
+const NOTE_MAX = 65_536;
+
+interface Note {
+  readonly target: string;
+  readonly name: string;
+  readonly runId: string;
+  readonly state: 'begun' | 'moving' | 'done' | 'undone';
+  /** Inode of the file that takes the name; null while it is not known. */
+  readonly newIno: number | null;
+  /** Inode of the old database; null: there was none. */
+  readonly oldIno: number | null;
+  /** Suffixes of the sidecars that were there. */
+  readonly sidecars: readonly string[];
+}
+
+export interface AsideInput {
+  readonly stateDir: string;
+  readonly name: string;
+  readonly runId: string;
+  readonly target: string;
+  readonly now: Date;
+  readonly unsupported: Unsupported;
+}
+
+/** `<state>/aside`. */
+export const asideRoot = (stateDir: string): string => join(stateDir, 'aside');
+
+/** The set-aside of one replacement. Methods throw what the system says. */
+export class Aside {
+  readonly directory: string;
+  readonly #input: AsideInput;
+  readonly #kept: string[] = [];
+  #note: Note;
+
+  constructor(input: AsideInput) {
+    this.#input = input;
+    this.directory = join(asideRoot(input.stateDir), `${input.name}-${stampOf(input.now)}-${input.runId}`);
+    this.#note = {
+      target: input.target,
+      name: input.name,
+      runId: input.runId,
+      state: 'begun',
+      newIno: null,
+      oldIno: lstatOrNull(input.target)?.ino ?? null,
+      sidecars: SIDECARS.filter((s) => lstatOrNull(input.target + s)),
+    };
+  }
+
+  /** Absolute paths of what was set aside. */
+  get files(): readonly string[] {
+    return this.#kept;
+  }
+
+  /** The directory with its note, and in it a second name of the old database. */
+  async keepMain(signal: AbortSignal): Promise<void> {
+    const { target, unsupported } = this.#input;
+    makeDirectories(asideRoot(this.#input.stateDir), unsupported);
+    makePrivateDirectory(this.directory);
+    this.#write({});
+    syncDirectory(asideRoot(this.#input.stateDir), unsupported);
+    if (!lstatOrNull(target)) return;
+    const kept = join(this.directory, basename(target));
+    try {
+      linkSync(target, kept);
+    } catch (error) {
+      if (!CROSS.has(errnoOf(error))) throw error;
+      await copyHashed(target, kept, signal, () => undefined);
+      await syncFile(kept);
+    }
+    this.#kept.push(kept);
+    syncDirectory(this.directory, unsupported);
+  }
+
+  /** Takes the sidecars out of the way. `newIno`: of the file that is about to take the name. */
+  moveSidecars(newIno: number): void {
+    const { target, unsupported } = this.#input;
+    this.#write({ state: 'moving', newIno });
+    for (const suffix of SIDECARS) {
+      if (!lstatOrNull(target + suffix)) continue;
+      const kept = join(this.directory, basename(target) + suffix);
+      move(target + suffix, kept);
+      this.#kept.push(kept);
+    }
+    syncDirectory(this.directory, unsupported);
+    syncDirectory(dirname(target), unsupported);
+  }
+
+  /** The new file takes the name: over the old one, or, where there was none, only if there still is none (EEXIST). */
+  replace(file: string): void {
+    const { target, unsupported } = this.#input;
+    if (this.#note.oldIno === null) publish(file, target);
+    else renameSync(file, target);
+    syncDirectory(dirname(target), unsupported);
+  }
+
+  finish(): void {
+    this.#write({ state: 'done' });
+  }
+
+  /** After a failure: true when the database is as it was. */
+  undo(): boolean {
+    try {
+      const whole = putSidecarsBack(this.#note, this.directory, this.#input.unsupported) !== 'new';
+      if (lstatOrNull(this.directory)) this.#write({ state: 'undone' });
+      return whole;
+    } catch {
+      return false;
+    }
+  }
+
+  #write(change: Partial<Note>): void {
+    this.#note = { ...this.#note, ...change };
+    replace(join(this.directory, NOTE), `${JSON.stringify(this.#note, null, 1)}\n`, this.#input.unsupported);
+  }
+}
+
+const CROSS = new Set(['EXDEV', 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS']);
+
+/** A rename; across file systems a synced copy, then the removal. */
+function move(from: string, to: string): void {
+  try {
+    renameSync(from, to);
+  } catch (error) {
+    if (errnoOf(error) !== 'EXDEV') throw error;
+    copySync(from, to);
+    remove(from);
+  }
+}
+
+/** The old state back, as far as it had been taken apart. `new`: the new file has the name already. */
+function putSidecarsBack(note: Note, directory: string, unsupported: Unsupported): 'old' | 'new' | 'changed' {
+  const there = lstatOrNull(note.target);
+  if (there && note.newIno !== null && there.ino === note.newIno) return 'new';
+  if ((there?.ino ?? null) !== note.oldIno) return 'changed';
+  for (const suffix of SIDECARS) {
+    const kept = join(directory, basename(note.target) + suffix);
+    if (!lstatOrNull(kept)) continue;
+    // Somebody opened it since, and wrote on: what we have is older, and stays where it is.
+    if (lstatOrNull(note.target + suffix)) return 'changed';
+    move(kept, note.target + suffix);
+  }
+  syncDirectory(dirname(note.target), unsupported);
+  return 'old';
+}
+
+/** Puts right what a killed replacement of this name left, and says so. The caller holds the lock of the name. */
+export function settleAside(stateDir: string, name: string, unsupported: Unsupported, warn: (w: Warning) => void): void {
+  for (const entry of list(asideRoot(stateDir))) {
+    const directory = join(asideRoot(stateDir), entry);
+    const note = readNote(directory, name);
+    if (!note || note.state === 'done' || note.state === 'undone') continue;
+    const state = putSidecarsBack(note, directory, unsupported);
+    replace(join(directory, NOTE), `${JSON.stringify({ ...note, state: state === 'new' ? 'done' : 'undone' }, null, 1)}\n`, unsupported);
+    const words = {
+      old: `the restore of ${note.target} was killed before the new database took its place: the old one is there, whole; run the restore again`,
+      new: `the restore of ${note.target} was killed right after the new database took its place: it is there, whole; the old files are in ${directory}`,
+      changed: `the restore of ${note.target} was killed, and the database was used since: it was left as it is; the old files are in ${directory}`,
+    };
+    warn(warning('HEALED', words[state]));
+  }
+}
+
+function list(directory: string): string[] {
+  try {
+    return readdirSync(directory).filter((entry) => lstatSync(join(directory, entry)).isDirectory());
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+/** Null: no note of ours, or another name's. A directory of state belongs to us, but a note can be cut short. */
+function readNote(directory: string, name: string): Note | null {
+  try {
+    const note: Partial<Note> = JSON.parse(readSmall(join(directory, NOTE), NOTE_MAX).bytes.toString('utf8')) as Partial<Note>;
+    const { target, state, oldIno, newIno } = note;
+    if (note.name !== name || typeof target !== 'string' || state === undefined || oldIno === undefined || newIno === undefined) return null;
+    return { target, name, runId: note.runId ?? '', state, newIno, oldIno, sidecars: note.sidecars ?? [] };
+  } catch {
+    return null;
+  }
+}

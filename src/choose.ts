@@ -1,0 +1,110 @@
+/** Which stored copy the operator means: `latest`, a file of the directory, or a time. */
+import { basename, dirname, resolve } from 'node:path';
+import type { CopyFile } from './catalog.js';
+import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, scan } from './catalog.js';
+import { resolveName } from './names.js';
+import { errnoWords, Failed } from './outcome.js';
+import type { Copy } from './records.js';
+import type { Config } from './settings/load.js';
+import { lstatOrNull } from './system/files.js';
+
+/** What a command works on: one name, and its copies in the order they were asked for. */
+export interface Chosen {
+  readonly name: string;
+  readonly copies: readonly Copy[];
+}
+
+/**
+ * Files by name (of data or manifest, bare or with the directory), or `latest`; nothing: latest. Throws `Failed` with
+ * COPY_NOT_FOUND or USAGE.
+ * @param now milliseconds since the epoch
+ */
+export function chooseCopies(config: Config, command: 'verify' | 'restore', words: readonly string[], cwd: string, now: number): Chosen {
+  requireDirectory(config.to);
+  const files = words.filter((word) => word !== 'latest').map((word) => fileOf(config, word, cwd));
+  const names = [...new Set(files.map((f) => f.name))];
+  const given = config.nameGiven ? config.name : null;
+  const other = names.find((n) => given !== null && n !== given);
+  if (other !== undefined) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `${other} is not ${given}, which --name or the profile says` });
+  if (names.length > 1)
+    throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
+  const name = names[0] ?? requireName(config, command);
+  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config.to, name, now)];
+  return { name, copies: [...latest, ...files.map((f) => copyAt(config.to, f))] };
+}
+
+/** All copies of the name. */
+export function chooseAll(config: Config, command: 'verify'): Chosen {
+  requireDirectory(config.to);
+  const name = requireName(config, command);
+  try {
+    return { name, copies: readCopies(config.to, name) };
+  } catch (error) {
+    throw new Failed({ code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, { cause: error });
+  }
+}
+
+/** The newest good copy made at or before a time. */
+export function chooseByTime(config: Config, timestamp: string, now: number): Chosen {
+  requireDirectory(config.to);
+  const name = requireName(config, 'restore');
+  const at = parseTime(timestamp);
+  for (const file of scan(config.to)) {
+    if (file.kind !== 'data' || file.name !== name || file.createdAt > at) continue;
+    const copy = readCopy(config.to, file);
+    if (copy && isPlainGood(copy) && !isAhead(copy, now)) return { name, copies: [copy] };
+  }
+  throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `there is no good copy of ${name} made at or before ${new Date(at).toISOString()}` });
+}
+
+/** RFC 3339, or a date: the end of that day, UTC; or the stamp of a copy's name. Milliseconds since the epoch. */
+function parseTime(text: string): number {
+  const stamp = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text);
+  const [, y, mo, d, h, mi, s] = stamp ?? [];
+  const at = /^\d{4}-\d\d-\d\d$/.test(text)
+    ? Date.parse(`${text}T23:59:59.999Z`)
+    : stamp
+      ? Date.parse(`${y}-${mo}-${d}T${h}:${mi}:${s}Z`)
+      : /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)$/.test(text)
+        ? Date.parse(text.replace(' ', 'T').toUpperCase())
+        : Number.NaN;
+  if (!Number.isNaN(at)) return at;
+  throw new Failed({
+    code: 'USAGE',
+    message: `--timestamp "${text}" is no time`,
+    hint: 'write it like 2026-11-21T03:17:00Z, 2026-11-21T04:17:00+01:00, or 2026-11-21 for the end of that day (UTC)',
+  });
+}
+
+function requireDirectory(to: string): void {
+  if (!lstatOrNull(to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: 'there is no such directory' });
+}
+
+function requireName(config: Config, command: 'verify' | 'restore'): string {
+  const name = resolveName(config, command);
+  if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it holds no copies' });
+  return name;
+}
+
+function latestOf(to: string, name: string, now: number): Copy {
+  const copy = newestGood(to, name, now);
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}` });
+  return copy;
+}
+
+function fileOf(config: Config, word: string, cwd: string): CopyFile {
+  const file = basename(word);
+  const bare = file === word;
+  if (!bare && dirname(resolve(cwd, word)) !== config.to) {
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in the backup directory ${config.to}` });
+  }
+  const parsed = parseCopyFile(file.replace(/\.json$/, '.db'));
+  if (!parsed) throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name' });
+  return parsed;
+}
+
+function copyAt(to: string, file: CopyFile): Copy {
+  const copy = readCopy(to, file);
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: `${to}/${file.file}`, reason: 'there is no such copy' });
+  return copy;
+}

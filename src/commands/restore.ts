@@ -1,0 +1,113 @@
+/** `dbbackup restore`: usage, the question, the dry run; the work is in restore.ts. */
+import { randomUUID } from 'node:crypto';
+import { isFailure } from '../artifacts.js';
+import { asideRoot } from '../aside.js';
+import { chooseByTime, chooseCopies } from '../choose.js';
+import type { RestoreFlags } from '../cli.js';
+import type { Context } from '../context.js';
+import { bytes } from '../format.js';
+import { RunLog } from '../log.js';
+import type { ExitCode } from '../outcome.js';
+import { exitCodeOf, Failed, failureOf } from '../outcome.js';
+import { Recorder } from '../recorder.js';
+import type { Copy } from '../records.js';
+import type { Restoring } from '../restore.js';
+import { inspectRestore, restoreInto, restoreToFile } from '../restore.js';
+import { lookAtTarget } from '../restoring.js';
+import type { Config } from '../settings/load.js';
+import { path as parsePath } from '../settings/values.js';
+import { inspectTarget } from '../stages/inspect.js';
+import { askYes } from '../system/ask.js';
+import { lstatOrNull } from '../system/files.js';
+import { holdersOf, nameHolders } from '../system/holders.js';
+import { saveDryRun } from './dry-run.js';
+
+/** Brings a copy back, or with `dryRun` says what would be replaced by what. */
+export async function restore(ctx: Context, config: Config, flags: RestoreFlags, options: { dryRun: boolean }): Promise<ExitCode> {
+  const way = wayOf(flags);
+  const target = pathOf(ctx, way === 'output' ? '--output' : '--into', (way === 'output' ? flags.output : flags.into) ?? '');
+  const directory = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  if (isFailure(directory)) throw new Failed(directory);
+  const now = ctx.clock.now().getTime();
+  const chosen =
+    flags.timestamp === null
+      ? chooseCopies(config, 'restore', flags.copy === null ? [] : [flags.copy], ctx.cwd, now)
+      : chooseByTime(config, flags.timestamp, now);
+  const input: Restoring = { chosen, target, force: flags.force };
+  if (options.dryRun) return dryRun(ctx, config, way, input);
+  if (way === 'output') return await restoreToFile(ctx, config, input);
+  if (!flags.yes) await ask(ctx, config, input);
+  return await restoreInto(ctx, config, input);
+}
+
+function wayOf(flags: RestoreFlags): 'output' | 'into' {
+  const usage = (message: string): Failed => new Failed({ code: 'USAGE', message, hint: 'dbbackup restore [COPY] -o FILE, or --into DATABASE' });
+  if (flags.output !== null && flags.into !== null) throw usage('-o and --into exclude one another');
+  if (flags.copy !== null && flags.timestamp !== null) throw usage('a copy and --timestamp exclude one another');
+  if (flags.output !== null) return 'output';
+  if (flags.into !== null) return 'into';
+  throw usage('where to? -o FILE or --into DATABASE is required');
+}
+
+function pathOf(ctx: Context, flag: string, raw: string): string {
+  try {
+    return parsePath(raw, ctx.cwd);
+  } catch (error) {
+    throw new Failed(
+      { code: 'USAGE', message: `${flag} "${raw}" ${error instanceof Error ? error.message : ''}`, hint: 'name another path' },
+      { cause: error },
+    );
+  }
+}
+
+async function ask(ctx: Context, config: Config, input: Restoring): Promise<void> {
+  const { copy } = inspectRestore(ctx, config, 'into', input);
+  const yes = await askYes(`Replace ${describeTarget(input.target)} by ${describeCopy(ctx, copy)}?`, ctx.signal);
+  if (yes === true) return;
+  throw new Failed({
+    code: 'USAGE',
+    message: yes === null ? `--into replaces ${input.target}: say --yes, there is no terminal to ask at` : 'not confirmed: nothing was changed',
+    hint: 'look first: --dry-run; then --yes',
+  });
+}
+
+const describeCopy = (ctx: Context, copy: Copy): string =>
+  `${copy.file} (made ${ctx.output.time(copy.createdAt)}, ${bytes(copy.sizeBytes)}, of ${copy.source ?? '?'})`;
+
+function describeTarget(target: string): string {
+  const stats = lstatOrNull(target);
+  return stats ? `${target} (${bytes(stats.size)}, written ${stats.mtime.toISOString()})` : `${target} (not there)`;
+}
+
+function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): ExitCode {
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), {
+    command: 'restore',
+    name: input.chosen.name,
+    profile: config.profile,
+    dryRun: true,
+  });
+  try {
+    const { copy, manifest } = inspectRestore(ctx, config, way, input);
+    recorder.setCopy(copy);
+    recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
+    ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);
+    if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(input.target)}`);
+    else {
+      const target = lookAtTarget({ ctx }, input.target, manifest.pageSize);
+      const holders = holdersOf(input.target);
+      if (target.how === 'offline' && holders.length > 0) throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders) });
+      if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(input.target)}, tagged before-restore`);
+      else if (lstatOrNull(input.target)) ctx.output.result(`would set ${describeTarget(input.target)} aside in ${asideRoot(config.stateDir)}`);
+      ctx.output.result(
+        target.how === 'live'
+          ? `would write it into ${input.target} in one transaction, while ${holders.length === 0 ? 'nobody has it open' : `${nameHolders(holders).join(', ')} may go on`}`
+          : `would put it at ${input.target} offline: ${target.why}`,
+      );
+    }
+    return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
+  } catch (error) {
+    const failure = failureOf(error);
+    ctx.output.error(failure, 'inspect');
+    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(failure, false), failure, failedStage: 'inspect' });
+  }
+}

@@ -1,0 +1,180 @@
+/** `dbbackup verify`: proves stored copies again, from their bytes alone, and writes the verdict into their manifests. */
+import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
+import type { Acting } from '../acting.js';
+import { act } from '../acting.js';
+import { isFailure } from '../artifacts.js';
+import { readManifestText, renderManifest } from '../catalog.js';
+import { chooseAll, chooseCopies } from '../choose.js';
+import type { VerifyFlags } from '../cli.js';
+import type { Context } from '../context.js';
+import { bytes, duration, plural, table } from '../format.js';
+import { RunLog } from '../log.js';
+import type { ExitCode, Failure } from '../outcome.js';
+import { Failed, targetFailure, warning } from '../outcome.js';
+import { Recorder } from '../recorder.js';
+import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
+import type { Config } from '../settings/load.js';
+import { inspectTarget } from '../stages/inspect.js';
+import type { Proof } from '../stages/prove.js';
+import { prove } from '../stages/prove.js';
+import { removeTree, replace } from '../system/files.js';
+import { fileSystem } from '../system/processes.js';
+import { saveDryRun } from './dry-run.js';
+
+/** Proves the chosen copies; exit 1 when one of them fails. */
+export async function verify(ctx: Context, config: Config, flags: VerifyFlags, options: { dryRun: boolean }): Promise<ExitCode> {
+  if (flags.all && flags.copies.length > 0) throw new Failed({ code: 'USAGE', message: '--all and named copies exclude one another', hint: 'give one' });
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  if (isFailure(target)) throw new Failed(target);
+  const { name, copies: chosen } = flags.all ? chooseAll(config, 'verify') : chooseCopies(config, 'verify', flags.copies, ctx.cwd, ctx.clock.now().getTime());
+  const copies = flags.all ? [...chosen].sort(leastRecentlyVerified) : chosen;
+  if (options.dryRun) return dryRun(ctx, config, name, copies);
+  return await act(ctx, config, 'verify', name, async (acting) => {
+    const results: VerifyResult[] = [];
+    acting.setDocument((record) => documentOf(record, results));
+    await acting.begin({ lock: false });
+    const began = ctx.clock.monotonic();
+    const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
+    let left: readonly Copy[] = copies;
+    await acting.recorder.stage(
+      'verify',
+      async () => {
+        let done = 0;
+        for (const copy of copies) {
+          if (flags.maxTimeMs !== null && ctx.clock.monotonic() - began >= flags.maxTimeMs) break;
+          const result = await verifyOne(acting, copy, (now) => ctx.output.progress('verify', done + now, total));
+          left = left.slice(1);
+          done += copy.sizeBytes;
+          if (result) results.push(result);
+          acting.recorder.add({ results: [...results] });
+        }
+      },
+      () => `${plural(results.length, 'copy', 'copies')} proven: ${count(results)}`,
+    );
+    print(ctx, results);
+    if (left.length > 0)
+      ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
+    return { failure: failureFrom(results), stage: 'verify' };
+  });
+}
+
+/** Never verified first, then the one whose proof is oldest, then the oldest copy. */
+const leastRecentlyVerified = (a: Copy, b: Copy): number =>
+  (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
+
+/** Null: it was pruned meanwhile. */
+async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) => void): Promise<VerifyResult | null> {
+  const { ctx, config, workspace, pool, signal, prune, recorder } = acting;
+  const base = copy.file.replace(/\.db$/, '');
+  const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
+  if (freeBytes !== null && freeBytes < copy.sizeBytes) {
+    throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes: copy.sizeBytes, freeBytes, prune });
+  }
+  const proof = await prove({ to: config.to, base, target: workspace.data, pool, signal, prune, progress });
+  for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
+  if (proof.gone) return null;
+  const status = statusFrom(proof);
+  for (const problem of proof.problems) ctx.output.detail(`${copy.file}: ${problem}`);
+  if (proof.manifest) await mark(acting, proof, base, status);
+  else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
+  return { file: copy.file, status, proved: 'full', problems: proof.problems };
+}
+
+/** A copy of a damaged source stays suspect, however well it proves out. */
+function statusFrom(proof: Proof): CopyStatus {
+  if (!proof.manifest) return 'unverified';
+  if (proof.problems.length > 0) return 'bad';
+  return proof.manifest.checks.some((c) => c.name.startsWith('source ') && !c.ok) ? 'suspect' : 'good';
+}
+
+/** Writes the verdict back, under the lock of the name, into the manifest that was proven and no other. */
+async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<void> {
+  const { ctx, config, recorder, workspace, prune } = acting;
+  const path = join(config.to, `${base}.json`);
+  const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const write = (): boolean => {
+    const now = readManifestText(config.to, base);
+    // Pruned, or another copy of that name since: then there is nothing to mark.
+    if ('unreadable' in now || now.manifest.runId !== proof.manifest?.runId) return true;
+    const { selfSha256: _, ...rest } = now.manifest;
+    const marked = { ...rest, status, verifiedAt: ctx.clock.now().toISOString(), checks: checksWith(now.manifest, proof.problems) };
+    replace(path, renderManifest(marked, now.whole() ? 'whole' : 'broken'), unsupported, workspace.manifest);
+    return true;
+  };
+  try {
+    if ((await acting.locked(write)) === null) {
+      recorder.warn(warning('LOCKED', `the verdict of ${base} could not be written into its manifest: another run holds the lock of ${acting.name}`));
+    }
+  } catch (error) {
+    throw new Failed(targetFailure(error, path, prune), { cause: error });
+  }
+}
+
+const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['checks'] => [
+  ...(Array.isArray(manifest.checks) ? manifest.checks : []).filter((c) => c.name !== 'verify'),
+  { name: 'verify', ok: problems.length === 0, message: problems.length === 0 ? 'ok' : problems.slice(0, 10).join('; ') },
+];
+
+const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';
+
+function failureFrom(results: readonly VerifyResult[]): Failure | null {
+  const failed = results.filter(fails);
+  const [first] = failed;
+  if (!first) return null;
+  return failed.length === 1
+    ? { code: 'COPY_BAD', file: first.file, problems: first.problems }
+    : {
+        code: 'COPY_BAD',
+        file: `${plural(failed.length, 'copy', 'copies')} of ${results.length}`,
+        problems: failed.map((f) => `${f.file}: ${f.problems[0] ?? ''}`),
+      };
+}
+
+function count(results: readonly VerifyResult[]): string {
+  const by = (status: CopyStatus): number => results.filter((r) => r.status === status).length;
+  return (
+    (['good', 'suspect', 'bad', 'unverified'] as const)
+      .filter((s) => by(s) > 0)
+      .map((s) => `${by(s)} ${s}`)
+      .join(', ') || 'none'
+  );
+}
+
+function print(ctx: Context, results: readonly VerifyResult[]): void {
+  const shown = ctx.output.options.quiet ? results.filter(fails) : results;
+  if (shown.length === 0) return;
+  ctx.output.data(
+    ...table(
+      ['STATUS', 'FILE', 'PROVED', 'PROBLEMS'],
+      shown.map((r) => [r.status, r.file, r.proved, r.problems.join('; ') || '-']),
+    ),
+  );
+}
+
+const documentOf = (record: RunRecord, results: readonly VerifyResult[]): object => ({
+  schemaVersion: record.schemaVersion,
+  command: 'verify',
+  ok: record.exitCode === 0,
+  results,
+  runId: record.runId,
+  name: record.name,
+  exitCode: record.exitCode,
+  warnings: record.warnings,
+  error: record.error,
+});
+
+function dryRun(ctx: Context, config: Config, name: string, copies: readonly Copy[]): ExitCode {
+  const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), {
+    command: 'verify',
+    name,
+    profile: config.profile,
+    dryRun: true,
+  });
+  for (const copy of copies) {
+    ctx.output.result(
+      `would prove ${copy.file} (${bytes(copy.sizeBytes)}, ${copy.verifiedAt === null ? 'never verified' : `verified ${ctx.output.time(copy.verifiedAt)}`})`,
+    );
+  }
+  return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
+}

@@ -1,0 +1,34 @@
+/** Whether the content of a database has changed between two looks, without SQLite and without reading all of it. */
+import { closeSync, constants, lstatSync, openSync, readSync } from 'node:fs';
+import { errnoOf } from './outcome.js';
+
+/** The change counter, https://www.sqlite.org/fileformat2.html, "The Database Header"; and the salts of a WAL, "The WAL File". */
+const HEADER_BYTES = 32;
+
+/**
+ * Whatever changes when the content of a database does: file, size, time, change counter; of the -wal the same, and an
+ * empty or missing one is alike, since opening and closing alone make and remove it.
+ */
+export function contentState(path: string): string {
+  const parts = [path, `${path}-wal`].map((file) => {
+    try {
+      const { dev, ino, size, mtimeNs } = lstatSync(file, { bigint: true });
+      if (file !== path && size === 0n) return 'none';
+      return [dev, ino, size, mtimeNs, headerOf(file)].join(' ');
+    } catch (error) {
+      return errnoOf(error) === 'ENOENT' ? 'none' : errnoOf(error);
+    }
+  });
+  return parts.join('\n');
+}
+
+function headerOf(file: string): string {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const header = Buffer.alloc(HEADER_BYTES);
+    readSync(fd, header, 0, HEADER_BYTES, 0);
+    return header.toString('hex');
+  } finally {
+    closeSync(fd);
+  }
+}

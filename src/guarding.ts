@@ -1,0 +1,258 @@
+/** The parts of `guard` that stand around its straight path: who has the database open, the checks, the backwards way. */
+import { chmodSync, chownSync, lstatSync, mkdirSync, realpathSync, renameSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import type { Acting } from './acting.js';
+import type { SourceState } from './artifacts.js';
+import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
+import { asideRoot } from './aside.js';
+import { stampOf } from './catalog.js';
+import type { GuardFlags } from './cli.js';
+import { plural } from './format.js';
+import type { Failure } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import type { Check, Manifest, TableRows } from './records.js';
+import { lookAtTarget, putBack } from './restoring.js';
+import { inspectSource } from './stages/inspect.js';
+import { copyHashed, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory, syncFile } from './system/files.js';
+import { holdersOf, nameHolders } from './system/holders.js';
+import { fileSystem } from './system/processes.js';
+import type { CheckedLive } from './system/worker-protocol.js';
+import { ChildDied, RequestFailed } from './system/workers.js';
+import type { Window } from './window.js';
+
+/** A guard that was asked for, parsed. */
+export interface Guarding {
+  readonly database: string;
+  readonly flags: GuardFlags;
+  /** The user's checks, one statement each. */
+  readonly queries: readonly string[];
+  readonly window: Window | null;
+}
+
+/** What is looked at before COMMAND, for the way back. */
+export interface Original {
+  readonly source: SourceState;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly directory: { readonly mode: number; readonly uid: number; readonly gid: number };
+}
+
+/** The look of a database and its directory, before anything happens to them. */
+export function originalOf(source: SourceState): Original {
+  const { mode, uid, gid } = lstatSync(source.realPath);
+  const directory = lstatSync(dirname(source.realPath));
+  return { source, mode: mode & 0o7777, uid, gid, directory: { mode: directory.mode & 0o7777, uid: directory.uid, gid: directory.gid } };
+}
+
+/** IN_USE while anybody else has the database open, unless that is meant. */
+export function holderProblem(source: SourceState, shared: boolean): Failure | null {
+  const holders = shared ? [] : holdersOf(source.realPath);
+  return holders.length > 0 ? { code: 'IN_USE', path: source.path, holders: nameHolders(holders) } : null;
+}
+
+/** The same, thrown. */
+export function refuseHolders(source: SourceState, shared: boolean): void {
+  const held = holderProblem(source, shared);
+  if (held) throw new Failed(held);
+}
+
+/** What a check is called in a message: the user's is its own text. */
+const called = (name: string): string => (/^\w+$/.test(name) ? name : `the check "${name.replace(/\s+/g, ' ').slice(0, 200)}"`);
+
+/**
+ * All checks of a database. `file`: what SQLite opens; `shown`: what a person knows it as. The results are in the record
+ * also when one fails, which throws CHECK_FAILED. Throws USAGE for a check that would write.
+ */
+export async function checkDatabase(
+  acting: Acting,
+  input: { file: string; shown: string; queries: readonly string[]; when: 'before' | 'after' },
+): Promise<CheckedLive> {
+  const { file, shown, queries, when } = input;
+  const checked = await look(acting, file, shown, queries, when);
+  if (checked.notASelect !== null) throw notASelect(checked.notASelect);
+  acting.recorder.add({ checks: checked.checks });
+  const failed = checked.checks.find((c) => !c.ok);
+  if (failed) throw new Failed({ code: 'CHECK_FAILED', path: shown, when, check: called(failed.name), message: failed.message, rolledBack: false });
+  return checked;
+}
+
+/** The usage error for a check that is no SELECT, or one that would write. */
+export const notASelect = (sql: string): Failed =>
+  new Failed({
+    code: 'USAGE',
+    message: `a check must be a SELECT that only reads, and this is none: ${sql.replace(/\s+/g, ' ').slice(0, 200)}`,
+    hint: 'give a SELECT that returns the rows that must not be there',
+  });
+
+async function look(acting: Acting, file: string, shown: string, queries: readonly string[], when: 'before' | 'after'): Promise<CheckedLive> {
+  try {
+    const state = inspectSource(file, acting.ctx.identity);
+    if (isFailure(state)) return nothing(describe(state).message);
+    return await acting.pool.worker(0).ask({ op: 'check-live', file, queries, busyMs: SOURCE_BUSY_MS });
+  } catch (error) {
+    acting.signal.throwIfAborted();
+    if (error instanceof RequestFailed) {
+      const { code, message } = error.detail;
+      if (when === 'before' && /^SQLITE_(BUSY|LOCKED)/.test(code)) {
+        throw new Failed({ code: 'SOURCE_LOCKED', path: shown, waitedMs: SOURCE_BUSY_MS }, { cause: error });
+      }
+      return nothing(`${message} (${code})`);
+    }
+    if (error instanceof ChildDied) return nothing(error.message);
+    throw error;
+  }
+}
+
+const nothing = (message: string): CheckedLive => ({
+  checks: [{ name: 'integrity_check', ok: false, message }] satisfies Check[],
+  notASelect: null,
+  tables: [],
+  schema: [],
+});
+
+/** Rows per table, of all tables that are there before or after. */
+export function tablesOf(before: CheckedLive['tables'], after: CheckedLive['tables']): TableRows[] {
+  const rows = (tables: CheckedLive['tables'], name: string): number | null => tables.find((t) => t.name === name)?.rows ?? null;
+  return [...new Set([...before, ...after].map((t) => t.name))].sort().map((name) => ({ name, rowsBefore: rows(before, name), rowsAfter: rows(after, name) }));
+}
+
+/** One line for a stage. */
+export const checksNote = ({ checks }: CheckedLive): string => `${plural(checks.length, 'check')} passed`;
+
+/**
+ * The database as it was: the failed state is set aside, the backup point put in its place, verified; its mode, owner and
+ * journal mode as they were. Returns where the failed state is. `acting` must not listen to the signal any more.
+ * Throws `Failed`; `setAside` is told before that.
+ */
+export async function putOriginalBack(
+  acting: Acting,
+  original: Original,
+  manifest: Manifest,
+  damaged: boolean,
+  tell: (setAside: string) => void,
+): Promise<string> {
+  const { source } = original;
+  const target = source.realPath;
+  mendDirectory(original);
+  mendMode(acting, original);
+  const aside = join(asideRoot(acting.config.stateDir), `${acting.name}-${stampOf(acting.ctx.clock.now())}-${acting.recorder.runId}-failed`);
+  if (moveOddities(acting, target, aside)) tell(aside);
+  // Offline it moves the old files aside itself.
+  else if (!damaged && lookAtTarget(acting, target, manifest.pageSize).how === 'live' && (await copyAside(acting, target, aside, manifest.sizeBytes)))
+    tell(aside);
+  const put = await putBack(acting, { manifest, target, damaged });
+  const [kept] = put.setAside;
+  if (kept !== undefined) tell(dirname(kept));
+  mendMode(acting, original);
+  await mendJournal(acting, original);
+  if (realOrNull(source.path) !== target) {
+    throw new Failed({
+      code: 'RESTORE_FAILED',
+      path: source.path,
+      reason: `${target} is as it was, but ${source.path} does not lead there any more`,
+      state: 'put the symbolic link back',
+    });
+  }
+  return put.how;
+}
+
+function realOrNull(path: string): string | null {
+  try {
+    return realpathSync(path);
+  } catch {
+    return null;
+  }
+}
+
+/** Only the last directory: more than that was not ours to guard. */
+function mendDirectory({ source, directory }: Original): void {
+  const path = dirname(source.realPath);
+  if (lstatOrNull(path) || !lstatOrNull(dirname(path))) return;
+  mkdirSync(path, { mode: 0o700 });
+  chownSync(path, directory.uid, directory.gid);
+  chmodSync(path, directory.mode);
+}
+
+function mendMode(acting: Acting, { source, mode, uid, gid }: Original): void {
+  const path = source.realPath;
+  const now = lstatOrNull(path);
+  if (!now?.isFile()) return;
+  try {
+    if (now.uid !== uid || now.gid !== gid) chownSync(path, uid, gid);
+    if ((now.mode & 0o7777) !== mode) chmodSync(path, mode);
+  } catch (error) {
+    acting.recorder.warn(warning('SIDECAR_OWNER', `${path} does not have the owner and mode that it had before: ${errnoWords(error)}`));
+  }
+}
+
+/** A copy carries the journal mode of the file that it goes into; the command may have changed that one's. */
+async function mendJournal(acting: Acting, { source }: Original): Promise<void> {
+  const now = inspectSource(source.realPath, acting.ctx.identity);
+  if (isFailure(now)) throw new Failed(now);
+  if (now.journalMode === source.journalMode) return;
+  try {
+    await acting.pool.worker(0).ask({ op: source.journalMode === 'wal' ? 'set-wal' : 'set-rollback', file: source.realPath });
+  } catch (error) {
+    if (!(error instanceof RequestFailed)) throw error;
+    acting.recorder.warn(warning('IN_USE', `${source.path} is no longer in ${source.journalMode} mode, and could not be set back: ${error.message}`));
+  }
+}
+
+const SUFFIXES = ['', '-wal', '-shm', '-journal'] as const;
+
+/**
+ * What nobody can restore into: a directory, a link or a FIFO under a name of the database, or a second name for it. It
+ * leaves by a rename, into `aside` where that is on the same file system, else beside.
+ */
+function moveOddities(acting: Acting, target: string, aside: string): boolean {
+  const odd = SUFFIXES.map((suffix) => target + suffix).filter((path) => {
+    const stats = lstatOrNull(path);
+    return stats !== null && (!stats.isFile() || stats.nlink > 1);
+  });
+  if (odd.length === 0) return false;
+  makeAside(acting, aside);
+  for (const path of odd) {
+    try {
+      renameSync(path, join(aside, basename(path)));
+    } catch (error) {
+      if (errnoOf(error) !== 'EXDEV') throw error;
+      const beside = `${path}.failed-${acting.recorder.runId}`;
+      renameSync(path, beside);
+      acting.recorder.warn(warning('IN_USE', `what stood at ${path} is now ${beside}`));
+    }
+  }
+  syncDirectory(dirname(target), () => undefined);
+  syncDirectory(aside, () => undefined);
+  return true;
+}
+
+function makeAside(acting: Acting, aside: string): void {
+  const unsupported = (what: string): void => acting.recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  makeDirectories(asideRoot(acting.config.stateDir), unsupported);
+  makePrivateDirectory(aside);
+  syncDirectory(asideRoot(acting.config.stateDir), unsupported);
+}
+
+/** The files as they are. Without room for that the way back is worth more than what failed: said, and gone on. */
+async function copyAside(acting: Acting, target: string, aside: string, neededBytes: number): Promise<boolean> {
+  try {
+    const files = [target, `${target}-wal`, `${target}-journal`].filter(lstatOrNull);
+    const bytes = files.reduce((sum, path) => sum + sizeOf(path), 0);
+    // The way back has to prove its copy below the backup directory.
+    const free = fileSystem(acting.config.to)?.freeBytes ?? Number.POSITIVE_INFINITY;
+    if (free < bytes + neededBytes) throw Object.assign(new Error('not enough space beside what the way back needs'), { code: 'NO_SPACE' });
+    makeAside(acting, aside);
+    for (const path of files) {
+      const kept = join(aside, basename(path));
+      await copyHashed(path, kept, acting.signal, () => undefined);
+      await syncFile(kept);
+    }
+    syncDirectory(aside, () => undefined);
+    return true;
+  } catch (error) {
+    acting.recorder.warn(critical('NO_SPACE', `the failed state of ${target} could not be set aside: ${errnoWords(error)}`));
+    removeTree(aside);
+    return false;
+  }
+}

@@ -1,0 +1,130 @@
+/** `guard --rehearse`: COMMAND on a scratch copy, and what it changed there. Nothing is published, nothing rolled back. */
+import type { Acting } from './acting.js';
+import { act } from './acting.js';
+import type { SourceState } from './artifacts.js';
+import { commandInput, endCommand } from './commanding.js';
+import { contentState } from './content-state.js';
+import type { Context } from './context.js';
+import { bytes, duration, table } from './format.js';
+import { lookBeforehand, windowProblem } from './guard.js';
+import type { Guarding } from './guarding.js';
+import { checkDatabase, checksNote, refuseHolders, tablesOf } from './guarding.js';
+import type { ExitCode } from './outcome.js';
+import { Failed } from './outcome.js';
+import type { TableRows } from './records.js';
+import type { Config } from './settings/load.js';
+import { runCommand } from './stages/command.js';
+import { takeSnapshot } from './stages/snapshot.js';
+import { verify } from './stages/verify.js';
+import type { CheckedLive } from './system/worker-protocol.js';
+
+/** Runs COMMAND on a scratch copy and returns the exit code. */
+export const rehearse = (ctx: Context, config: Config, name: string, guarding: Guarding): Promise<ExitCode> =>
+  act(ctx, config, 'guard', name, async (acting) => {
+    const { recorder } = acting;
+    recorder.add({ backupPoint: null, child: null, checks: [], tables: [], rolledBack: false, setAside: null });
+    const closed = windowProblem(ctx, guarding);
+    if (closed) throw new Failed(closed);
+    await recorder.stage(
+      'inspect',
+      () => lookBeforehand(acting, guarding),
+      (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${s.journalMode} mode`,
+    );
+    await acting.begin();
+    const source = lookBeforehand(acting, guarding);
+    refuseHolders(source, guarding.flags.shared);
+    await makeScratch(acting, source);
+    const scratch = { file: acting.workspace.data, shown: `the scratch copy of ${source.path}`, queries: guarding.queries } as const;
+    const before = await recorder.stage('check', () => check(acting, { ...scratch, when: 'before' }), checksNote);
+    const untouched = contentState(source.realPath);
+    acting.note();
+    const onScratch = async (): Promise<void> => {
+      await recorder.stage(
+        'command',
+        () => command(acting, guarding),
+        (d) => `exited with 0 after ${duration(d)}`,
+      );
+      tell(acting, before, await recorder.stage('check', () => check(acting, { ...scratch, when: 'after' }), checksNote));
+    };
+    const error = await onScratch().then(
+      () => null,
+      (e: unknown) => e,
+    );
+    // Louder than whatever else went wrong.
+    if (contentState(source.realPath) !== untouched) throw new Failed({ code: 'REHEARSAL_TOUCHED_SOURCE', path: source.path });
+    if (error !== null) throw error;
+    return { failure: null, stage: null };
+  });
+
+/** A snapshot, proven, in the workspace of the run, which goes when the run ends. */
+async function makeScratch(acting: Acting, source: SourceState): Promise<void> {
+  const { ctx, config, recorder, pool, workspace, signal, prune } = acting;
+  const now = (): Date => ctx.clock.now();
+  const progress = (): void => undefined;
+  const snapshot = await recorder.stage(
+    'snapshot',
+    () => takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune, progress }),
+    (s) => `${s.method}, the scratch copy`,
+  );
+  await recorder.stage(
+    'verify',
+    () => verify({ ...config, snapshot, pool, signal, warn: (w) => recorder.warn(w), prune, progress }),
+    (v) => `${v.verdict}: ${bytes(v.sizeBytes)}`,
+  );
+  // As the command will find the real one.
+  if (source.journalMode === 'wal') await pool.worker(0).ask({ op: 'set-wal', file: workspace.data });
+}
+
+async function check(acting: Acting, input: Parameters<typeof checkDatabase>[1]): Promise<CheckedLive> {
+  try {
+    return await checkDatabase(acting, input);
+  } catch (error) {
+    if (!(error instanceof Failed) || error.failure.code !== 'CHECK_FAILED') throw error;
+    throw new Failed({ ...error.failure, untouched: true }, { cause: error });
+  }
+}
+
+async function command(acting: Acting, guarding: Guarding): Promise<number> {
+  const end = await runCommand(commandInput(acting, guarding.flags, acting.workspace.data));
+  acting.recorder.add({ child: end.child });
+  const how = await endCommand(end, acting.workspace.data);
+  acting.signal.throwIfAborted();
+  if (how !== null) throw new Failed({ code: 'COMMAND_FAILED', how, rolledBack: false, untouched: true });
+  return end.child.durationMs;
+}
+
+function tell(acting: Acting, before: CheckedLive, after: CheckedLive): void {
+  const tables = tablesOf(before.tables, after.tables);
+  acting.recorder.add({ tables });
+  const { output } = acting.ctx;
+  // With --json standard output carries the document alone.
+  for (const line of differences(tables, before, after))
+    if (output.options.json) output.info(line);
+    else output.data(line);
+}
+
+/** What changed, as lines: rows of all tables, then the schema as SQL, `-` for what is gone and `+` for what is new. */
+export function differences(tables: readonly TableRows[], before: CheckedLive, after: CheckedLive): string[] {
+  const rows = (n: number | null): string => (n === null ? '-' : String(n));
+  const change = (t: TableRows): string => {
+    if (t.rowsBefore === null) return 'added';
+    if (t.rowsAfter === null) return 'removed';
+    const more = t.rowsAfter - t.rowsBefore;
+    return more === 0 ? '' : more > 0 ? `+${more}` : String(more);
+  };
+  const lines = table(
+    ['TABLE', 'ROWS BEFORE', 'ROWS AFTER', 'CHANGE'],
+    tables.map((t) => [t.name, rows(t.rowsBefore), rows(t.rowsAfter), change(t)]),
+    '<>><',
+  );
+  const objects = (of: CheckedLive): Map<string, string | null> => new Map(of.schema.map((o) => [`${o.type} ${o.name}`, o.sql]));
+  const [old, now] = [objects(before), objects(after)];
+  const marked = (mark: string, object: string, sql: string | null): string[] =>
+    (sql === null ? [`${object} (made by SQLite)`] : `${sql};`.split('\n')).map((l) => `${mark} ${l}`);
+  const schema = [...new Set([...old.keys(), ...now.keys()])].flatMap((object) => {
+    const [was, is] = [old.get(object), now.get(object)];
+    if (was === is) return [];
+    return [...(was === undefined ? [] : marked('-', object, was)), ...(is === undefined ? [] : marked('+', object, is))];
+  });
+  return [...lines, schema.length === 0 ? 'The schema is the same.' : 'The schema changed:', ...schema];
+}

@@ -1,0 +1,181 @@
+/** The two ways of a restore, each on one screen: into a new file, and into a database. */
+import { lstatSync, renameSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Acting, BodyResult } from './acting.js';
+import { act } from './acting.js';
+import { readManifest } from './catalog.js';
+import type { Chosen } from './choose.js';
+import type { Context } from './context.js';
+import { bytes } from './format.js';
+import type { ExitCode, Failure } from './outcome.js';
+import { errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import type { Copy, Manifest } from './records.js';
+import { lookAtTarget, makeStaging, proveInto, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
+import type { Config } from './settings/load.js';
+import { lstatOrNull, publish, syncFile } from './system/files.js';
+import { makeTaggedCopy } from './tagged.js';
+
+export interface Restoring {
+  readonly chosen: Chosen;
+  /** The file or database, an absolute path. */
+  readonly target: string;
+  readonly force: boolean;
+}
+
+/** Everything that can be refused beforehand, without touching anything. Throws `Failed`. */
+export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): { copy: Copy; manifest: Manifest } {
+  const [copy] = input.chosen.copies;
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such copy' });
+  const manifest = readManifest(config.to, copy.file.replace(/\.db$/, ''));
+  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable] });
+  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest) });
+  if (way === 'output') inspectOutput(input.target, input.force);
+  else {
+    lookAtTarget({ ctx }, input.target, manifest.pageSize);
+    if (!input.force && manifest.configuredPath !== input.target && manifest.realPath !== input.target) {
+      throw new Failed({ code: 'OTHER_SOURCE', file: copy.file, source: manifest.configuredPath, target: input.target });
+    }
+  }
+  return { copy, manifest };
+}
+
+function badBecause(manifest: Manifest): string[] {
+  const said = Array.isArray(manifest.checks) ? manifest.checks.filter((c) => !c.ok && c.name === 'verify').map((c) => c.message) : [];
+  return said.length > 0 ? said : ['its size is not the one in the manifest, or it was found bad before'];
+}
+
+/** A file that is there is replaced by --force alone, and what is no regular file never. */
+function inspectOutput(target: string, force: boolean): void {
+  const there = lstatOrNull(target);
+  if (there && !there.isFile()) {
+    const kind = there.isSymbolicLink() ? 'a symbolic link' : there.isDirectory() ? 'a directory' : there.isFIFO() ? 'a FIFO' : 'no regular file';
+    throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind });
+  }
+  if (there && !force) throw new Failed({ code: 'TARGET_EXISTS', path: target, reason: 'there is a file already' });
+  for (const suffix of ['-wal', '-journal']) {
+    // SQLite would read them with the new file (traps, 36); they may hold what somebody still needs.
+    if (!lstatOrNull(target + suffix)) continue;
+    throw new Failed({
+      code: 'TARGET_EXISTS',
+      path: target + suffix,
+      reason: 'it belongs to another database of that name and would be read with the new one; use --into, which sets it aside, or move it away',
+    });
+  }
+  if (!lstatOrNull(dirname(target))?.isDirectory()) {
+    throw new Failed({
+      code: 'RESTORE_FAILED',
+      path: target,
+      reason: `there is no directory ${dirname(target)}`,
+      state: 'nothing was changed; make the directory, or mend the path',
+    });
+  }
+}
+
+/** `restore -o FILE`: a plain file, proven, 0600, whole or not at all. */
+export const restoreToFile = (ctx: Context, config: Config, input: Restoring): Promise<ExitCode> =>
+  act(ctx, config, 'restore', input.chosen.name, async (acting) => {
+    const { recorder, signal } = acting;
+    const { copy, manifest } = await look(acting, 'output', input);
+    await acting.begin({ lock: false, workspace: false });
+    const problem = spaceProblem(acting, manifest, input.target, null);
+    if (problem) throw new Failed(problem);
+    const staging = await makeStaging(dirname(input.target), signal);
+    try {
+      const file = join(staging.directory, 'restore.db');
+      await proveInto(acting, manifest, file);
+      await recorder.stage(
+        'restore',
+        async () => {
+          await syncFile(file);
+          signal.throwIfAborted();
+          giveName(file, input);
+          syncParent(acting, input.target);
+        },
+        () => `${copy.file} to ${input.target}`,
+      );
+    } finally {
+      staging.remove();
+    }
+    return done(acting, copy, input.target, null, []);
+  });
+
+function giveName(file: string, input: Restoring): void {
+  try {
+    if (input.force && lstatOrNull(input.target)) {
+      refuseHolders(input.target);
+      renameSync(file, input.target);
+    } else publish(file, input.target);
+  } catch (error) {
+    if (error instanceof Failed) throw error;
+    if (errnoOf(error) === 'EEXIST') throw new Failed({ code: 'TARGET_EXISTS', path: input.target, reason: 'somebody made it meanwhile' }, { cause: error });
+    throw new Failed({ code: 'RESTORE_FAILED', path: input.target, reason: errnoWords(error), state: 'nothing was changed' }, { cause: error });
+  }
+}
+
+/** `restore --into DATABASE`: a tagged copy of the present state where that can be had, then the chosen one in its place. */
+export const restoreInto = (ctx: Context, config: Config, input: Restoring): Promise<ExitCode> =>
+  act(ctx, config, 'restore', input.chosen.name, async (acting) => {
+    const { recorder } = acting;
+    await look(acting, 'into', input);
+    await acting.begin();
+    // Under the lock once more: the copy may have been pruned, the database replaced.
+    const { copy, manifest } = inspectRestore(ctx, config, 'into', input);
+    const target = lookAtTarget(acting, input.target, manifest.pageSize);
+    const problem = spaceProblem(acting, manifest, input.target, target.state);
+    if (problem) throw new Failed(problem);
+    if (target.state) recorder.setSource(target.state);
+    const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
+    recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
+    acting.note();
+    try {
+      // No good copy of a live database can be had: then it is damaged.
+      const damaged = target.how === 'live' && safety?.status !== 'good';
+      const { setAside } = await putBack(acting, { manifest, target: input.target, damaged });
+      return done(acting, copy, input.target, safety, setAside);
+    } catch (error) {
+      return await undo(acting, input.target, safety, error);
+    }
+  });
+
+const look = async (acting: Acting, way: 'output' | 'into', input: Restoring): Promise<{ copy: Copy; manifest: Manifest }> =>
+  await acting.recorder.stage(
+    'inspect',
+    () => inspectRestore(acting.ctx, acting.config, way, input),
+    ({ copy }) => `${copy.file}, made ${copy.createdAt} of ${copy.source ?? 'an unknown database'}`,
+  );
+
+/** Null where the database turns out to be damaged: then its files are set aside as they are. */
+async function safetyCopy(acting: Acting, state: NonNullable<ReturnType<typeof lookAtTarget>['state']>): Promise<Manifest | null> {
+  try {
+    const { manifest } = await makeTaggedCopy(acting, state, 'before-restore');
+    return manifest;
+  } catch (error) {
+    if (!(error instanceof Failed) || error.failure.code !== 'SOURCE_CORRUPT') throw error;
+    acting.recorder.warn(warning('SOURCE_CORRUPT', `${state.path} is structurally damaged: there can be no safety copy of it`));
+    return null;
+  }
+}
+
+/** The copy went in, and what is there now does not pass: the state before, if there is a copy of it. */
+async function undo(acting: Acting, target: string, safety: Manifest | null, error: unknown): Promise<BodyResult> {
+  if (!(error instanceof Failed) || error.failure.code !== 'ROLLBACK_FAILED' || !safety) throw error;
+  const { failure } = error;
+  try {
+    await putBack(acting, { manifest: safety, target });
+  } catch {
+    return { failure: { ...failure, copy: safety.file }, stage: 'restore' };
+  }
+  const state = `the database was put back to what it was before; look at its disk (dmesg, smartctl)`;
+  const restored: Failure = { code: 'RESTORE_FAILED', path: target, reason: failure.reason, state };
+  return { failure: restored, stage: 'restore' };
+}
+
+function done(acting: Acting, copy: Copy, target: string, safety: Manifest | null, setAside: readonly string[]): BodyResult {
+  const { recorder, ctx } = acting;
+  recorder.setCopy(copy);
+  recorder.add({ restored: { file: copy.file, target, safetyCopy: safety?.file ?? null, setAside } });
+  if (safety) ctx.output.info(`the state before is kept as ${safety.file}, for 30 days`);
+  if (setAside.length > 0) ctx.output.info(`the old files are kept in ${dirname(setAside[0] ?? '')}`);
+  ctx.output.result(`${target} (${bytes(lstatSync(target).size)})`);
+  return { failure: null, stage: null };
+}

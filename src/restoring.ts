@@ -1,0 +1,268 @@
+/**
+ * A proven copy takes the place of a database. Live, where the database is whole and has the copy's page size: through
+ * SQLite's backup API, one transaction, so that a running application sees the old state or the new one. Offline
+ * otherwise, and only when nobody has it open: the old files go to `aside/`, then the new one takes the name.
+ */
+import { randomUUID } from 'node:crypto';
+import { chmodSync, chownSync, lstatSync, readdirSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import type { Acting } from './acting.js';
+import type { SourceState } from './artifacts.js';
+import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
+import { Aside } from './aside.js';
+import { bytes } from './format.js';
+import type { Failure } from './outcome.js';
+import { errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
+import type { Manifest } from './records.js';
+import { inspectSource } from './stages/inspect.js';
+import { prove } from './stages/prove.js';
+import { lstatOrNull, removeTree, syncDirectory, syncFile } from './system/files.js';
+import { holdersOf, nameHolders } from './system/holders.js';
+import { fileSystem, userName } from './system/processes.js';
+import { RequestFailed } from './system/workers.js';
+import { isAlive, makeLivingDirectory } from './workspace.js';
+
+export interface PutBackInput {
+  readonly manifest: Manifest;
+  /** The database, an absolute path. */
+  readonly target: string;
+  /** A check has found it damaged: SQLite is not asked to write into it. */
+  readonly damaged?: boolean;
+}
+
+export interface PutBack {
+  readonly how: 'live' | 'offline';
+  /** Absolute paths of the old files, below `aside/`. */
+  readonly setAside: readonly string[];
+}
+
+/** What stands at the target, and so how a copy gets there. `offline`: why not live. */
+export type Target =
+  | { readonly how: 'live'; readonly state: SourceState }
+  | { readonly how: 'offline'; readonly why: string; readonly state: SourceState | null; readonly damaged: boolean };
+
+/**
+ * Looks at the target without SQLite. Throws `Failed` for what is never replaced: links, directories, FIFOs, devices,
+ * hard links, a database that cannot be opened as this user.
+ */
+export function lookAtTarget(acting: Pick<Acting, 'ctx'>, target: string, copyPageSize: number): Target {
+  const there = lstatOrNull(target);
+  if (there?.isSymbolicLink()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind: 'a symbolic link' });
+  if (!there) {
+    if (!lstatOrNull(dirname(target))?.isDirectory())
+      throw new Failed({
+        code: 'RESTORE_FAILED',
+        path: target,
+        reason: `there is no directory ${dirname(target)}`,
+        state: 'nothing was changed; make the directory, or mend the path',
+      });
+    return { how: 'offline', why: 'there is no database', state: null, damaged: false };
+  }
+  const state = inspectSource(target, acting.ctx.identity);
+  if (!isFailure(state)) {
+    return state.pageSize === copyPageSize
+      ? { how: 'live', state }
+      : { how: 'offline', why: `its page size is ${state.pageSize}, the copy's ${copyPageSize}`, state, damaged: false };
+  }
+  if (!['NOT_A_DATABASE', 'SOURCE_EMPTY', 'SOURCE_CORRUPT'].includes(state.code)) throw new Failed(state);
+  return { how: 'offline', why: 'it is damaged', state: null, damaged: true };
+}
+
+/** Proves the copy and puts it in place of the database. Needs the lock of the name. Throws `Failed`. */
+export async function putBack(acting: Acting, input: PutBackInput): Promise<PutBack> {
+  const { recorder } = acting;
+  const seen = lookAtTarget(acting, input.target, input.manifest.pageSize);
+  let damaged = input.damaged === true;
+  if (seen.how === 'live' && !damaged) {
+    const file = join(acting.workspace.directory, 'restore.db');
+    await proveInto(acting, input.manifest, file);
+    const put = await recorder.stage(
+      'restore',
+      () => putLive(acting, input, seen.state, file),
+      (p) => (p ? `${input.manifest.file} into ${input.target}, ${p.how}` : 'the database is too damaged to be written into: going on offline'),
+    );
+    if (put) return put;
+    damaged = true;
+  }
+  const target: Extract<Target, { how: 'offline' }> =
+    seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null, damaged: true };
+  const staging = await makeStaging(dirname(input.target), acting.signal);
+  try {
+    const file = join(staging.directory, 'restore.db');
+    await proveInto(acting, input.manifest, file);
+    return await recorder.stage(
+      'restore',
+      () => putOffline(acting, input, target, file),
+      (p) => `${input.manifest.file} to ${input.target}, ${p.how}: ${target.why}`,
+    );
+  } finally {
+    staging.remove();
+  }
+}
+
+/** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
+export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<void> {
+  const { ctx, config, pool, signal, prune, recorder } = acting;
+  const base = manifest.file.replace(/\.db$/, '');
+  await recorder.stage(
+    'verify',
+    async () => {
+      const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
+      const proof = await prove({ to: config.to, base, target: file, pool, signal, prune, progress });
+      if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy' });
+      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems });
+    },
+    () => `${manifest.file} proven: ${bytes(manifest.sizeBytes)}`,
+  );
+}
+
+/** Null: SQLite says that the target is damaged, and has not changed it. */
+async function putLive(acting: Acting, input: PutBackInput, state: SourceState, file: string): Promise<PutBack | null> {
+  const { pool } = acting;
+  const { target, manifest } = input;
+  // In rollback mode a commit waits for readers: given them longer than a source's holders.
+  const busyMs = state.journalMode === 'wal' ? SOURCE_BUSY_MS : 6 * SOURCE_BUSY_MS;
+  const before = { dev: state.dev, ino: state.ino };
+  try {
+    const after = await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
+    const wal = state.journalMode === 'wal';
+    const reason = after.findings.structural[0] ?? (wal && after.journalMode !== 'wal' ? `its journal mode is ${after.journalMode}, and was wal` : null);
+    if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, copy: manifest.file, setAside: null });
+    if (after.schemaHash !== manifest.schemaHash) {
+      acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
+    }
+    return { how: 'live', setAside: [] };
+  } catch (error) {
+    if (error instanceof Failed) throw error;
+    await pool.killAll();
+    acting.signal.throwIfAborted();
+    if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
+    throw new Failed(putFailure(error, target), { cause: error });
+  }
+}
+
+function putFailure(error: unknown, target: string): Failure {
+  const state = 'the database is as it was: the change was one transaction, and it was not committed';
+  if (error instanceof RequestFailed) {
+    const { code, message } = error.detail;
+    if (code === 'REPLACED') return { code: 'SOURCE_REPLACED', path: target };
+    if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path: target, waitedMs: SOURCE_BUSY_MS };
+    return { code: 'RESTORE_FAILED', path: target, reason: `${message} (${code})`, state };
+  }
+  if (errnoOf(error) === '') return { code: 'RESTORE_FAILED', path: target, reason: error instanceof Error ? error.message : String(error), state };
+  return failureOf(error);
+}
+
+/** Refuses while anybody else has the database open. */
+export function refuseHolders(target: string): void {
+  const holders = holdersOf(target);
+  if (holders.length > 0) throw new Failed({ code: 'IN_USE', path: target, holders: nameHolders(holders) });
+}
+
+async function putOffline(acting: Acting, input: PutBackInput, target: Extract<Target, { how: 'offline' }>, file: string): Promise<PutBack> {
+  const { pool, config, name, recorder, ctx } = acting;
+  const path = input.target;
+  refuseHolders(path);
+  if (target.state) await settle(acting, target.state);
+  const old = lstatOrNull(path);
+  const wal = target.state ? target.state.journalMode === 'wal' : input.manifest.journalMode === 'wal';
+  if (wal) await pool.worker(0).ask({ op: 'set-wal', file });
+  await pool.killAll();
+  if (old) {
+    chownSync(file, old.uid, old.gid);
+    chmodSync(file, old.mode & 0o7777);
+  }
+  await syncFile(file);
+  const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now: ctx.clock.now(), unsupported });
+  try {
+    await aside.keepMain(acting.signal);
+    // From here to the new name nothing waits and nothing is heard.
+    refuseHolders(path);
+    aside.moveSidecars(lstatSync(file).ino);
+    aside.replace(file);
+  } catch (error) {
+    const undone = aside.undo();
+    if (error instanceof Failed) throw error;
+    const reason = errnoOf(error) === 'EEXIST' ? 'another process made a database there meanwhile' : errnoWords(error);
+    throw new Failed(
+      undone
+        ? { code: 'RESTORE_FAILED', path, reason, state: 'the database is as it was; mend that and run again' }
+        : { code: 'ROLLBACK_FAILED', path, reason, copy: input.manifest.file, setAside: aside.directory },
+      { cause: error },
+    );
+  }
+  aside.finish();
+  const parent = lstatSync(dirname(path));
+  if (!old && parent.uid !== ctx.identity.uid) {
+    recorder.warn(
+      warning(
+        'SIDECAR_OWNER',
+        `${path} belongs to ${userName(ctx.identity.uid)} (0600), its directory to ${userName(parent.uid)}: chown it to whom the application runs as`,
+      ),
+    );
+  }
+  return { how: 'offline', setAside: aside.files };
+}
+
+/** A whole database of another page size: closed by SQLite itself, so that all of it is in one file. */
+async function settle(acting: Acting, state: SourceState): Promise<void> {
+  try {
+    await acting.pool.worker(0).ask({ op: 'settle', file: state.realPath, dev: state.dev, ino: state.ino, busyMs: 0 });
+  } catch (error) {
+    await acting.pool.killAll();
+    acting.signal.throwIfAborted();
+    if (error instanceof RequestFailed && error.detail.code.startsWith('SQLITE_BUSY')) {
+      throw new Failed({ code: 'IN_USE', path: state.path, holders: ['a process that cannot be seen from here'] }, { cause: error });
+    }
+    if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return;
+    throw new Failed(putFailure(error, state.path), { cause: error });
+  }
+}
+
+const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
+export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
+  try {
+    for (const entry of readdirSync(beside)) {
+      const left = join(beside, entry);
+      const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
+      if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
+    }
+    const directory = join(beside, `.dbbackup-${randomUUID()}`);
+    const lock = await makeLivingDirectory(directory, signal);
+    return {
+      directory,
+      remove: () => {
+        lock.release();
+        removeTree(directory);
+      },
+    };
+  } catch (error) {
+    if (error instanceof Failed) throw error;
+    throw new Failed(
+      { code: 'RESTORE_FAILED', path: beside, reason: errnoWords(error), state: 'nothing was changed; it must be possible to write there' },
+      { cause: error },
+    );
+  }
+}
+
+/** Free space for a restore, before anything is done: a failure, or null. */
+export function spaceProblem(acting: Acting, manifest: Manifest, target: string, live: SourceState | null): Failure | null {
+  const { config, prune } = acting;
+  const beside = fileSystem(dirname(target));
+  const here = fileSystem(config.to);
+  const sameDisk = lstatSync(dirname(target)).dev === lstatSync(config.to).dev;
+  // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
+  const besideBytes = manifest.sizeBytes;
+  const hereBytes = live ? manifest.sizeBytes + live.usedBytes + live.walBytes : 0;
+  const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({ code: 'NO_SPACE', path, neededBytes, freeBytes, prune });
+  if (sameDisk) return here && here.freeBytes < besideBytes + hereBytes ? problem(config.to, besideBytes + hereBytes, here.freeBytes) : null;
+  if (beside && beside.freeBytes < besideBytes) return problem(basename(dirname(target)) === '' ? '/' : dirname(target), besideBytes, beside.freeBytes);
+  return here && here.freeBytes < hereBytes ? problem(config.to, hereBytes, here.freeBytes) : null;
+}
+
+/** Makes names durable; what a file system cannot do is only remarked. */
+export const syncParent = (acting: Acting, path: string): void =>
+  syncDirectory(dirname(path), (what) => acting.recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`)));

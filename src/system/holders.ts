@@ -1,0 +1,79 @@
+/** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
+import { readdirSync, readFileSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { lstatOrNull } from './files.js';
+
+export interface Holder {
+  readonly pid: number;
+  /** The program's name as the kernel has it, at most 15 characters. */
+  readonly program: string;
+}
+
+const SUFFIXES = ['', '-wal', '-shm', '-journal'] as const;
+
+/**
+ * Other processes that have the database, its `-wal`, `-shm` or `-journal` open; ourselves and our children excluded. A
+ * connection that never read has only the main file open, and no lock that could be asked for (traps, 38).
+ */
+export function holdersOf(path: string): readonly Holder[] {
+  const files = new Set<string>();
+  for (const suffix of SUFFIXES) {
+    const stats = lstatOrNull(path + suffix);
+    if (stats) files.add(`${stats.dev}:${stats.ino}`);
+  }
+  // A file that was removed or replaced while it was open keeps its old name here.
+  const gone = new Set(SUFFIXES.map((suffix) => `${realOrSame(path)}${suffix} (deleted)`));
+  return pids()
+    .filter((pid) => !isOurs(pid) && hasOpen(pid, files, gone))
+    .map((pid) => ({ pid, program: read(`/proc/${pid}/comm`).trim() }));
+}
+
+/** `123 (app), 124 (app)`. */
+export const nameHolders = (holders: readonly Holder[]): string[] => holders.map(({ pid, program }) => `${pid} (${program})`);
+
+const pids = (): number[] =>
+  readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry))
+    .map(Number);
+
+function isOurs(pid: number): boolean {
+  for (let at = pid, depth = 0; at > 1 && depth < 64; depth++) {
+    if (at === process.pid) return true;
+    at = Number(/^PPid:\s*(\d+)/m.exec(read(`/proc/${at}/status`))?.[1] ?? 0);
+  }
+  return false;
+}
+
+function hasOpen(pid: number, files: ReadonlySet<string>, gone: ReadonlySet<string>): boolean {
+  let descriptors: string[];
+  try {
+    descriptors = readdirSync(`/proc/${pid}/fd`);
+  } catch {
+    // It has ended, or is another user's.
+    return false;
+  }
+  return descriptors.some((fd) => {
+    const link = `/proc/${pid}/fd/${fd}`;
+    try {
+      const stats = statSync(link);
+      return files.has(`${stats.dev}:${stats.ino}`) || (stats.nlink === 0 && gone.has(readlinkSync(link)));
+    } catch {
+      return false;
+    }
+  });
+}
+
+function realOrSame(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+function read(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,354 @@
+/** `dbbackup restore` as the operator sees it: what is put where, what is kept of the state before, and what is refused by name. */
+import { spawnSync } from 'node:child_process';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import Database from 'better-sqlite3';
+import { describe, expect, test } from 'vitest';
+import { damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
+import { ago, baseAt, DAY, dataFiles, modeOf, plant, type Scene, scene, tree } from './scene.js';
+import * as shapes from './shapes.js';
+import { problemsIn } from './shapes.js';
+
+/** Every row of every table, as text. */
+function content(path: string): string {
+  const db = new Database(path, { readonly: true });
+  try {
+    const tables = db.prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").pluck().all();
+    return JSON.stringify(tables.map((t) => [t, db.prepare(`SELECT * FROM "${t}"`).raw().all().map(String)]));
+  } finally {
+    db.close();
+  }
+}
+
+const change = (path: string, sql = 'DELETE FROM setting; UPDATE invoice SET cents = -1; CREATE TABLE IF NOT EXISTS later (x)'): void => {
+  const db = new Database(path);
+  db.exec(sql);
+  db.close();
+};
+
+interface Made {
+  readonly s: Scene;
+  readonly file: string;
+  readonly copied: string;
+}
+
+async function made(journal: 'wal' | 'delete' = 'wal'): Promise<Made> {
+  const s = scene({ journal });
+  expect((await s.run()).code).toBe(0);
+  const [file = ''] = dataFiles(s.to);
+  return { s, file, copied: content(join(s.to, file)) };
+}
+
+const twin = (path: string): void => {
+  makeDatabase(path);
+  linkSync(path, `${path}.twin`);
+};
+const sha = (path: string): string => spawnSync('sha256sum', [path], { encoding: 'utf8' }).stdout.slice(0, 64);
+const left = (s: Scene): string[] => [
+  ...(existsSync(join(s.state, 'tmp')) ? readdirSync(join(s.state, 'tmp')) : []),
+  ...readdirSync(dirname(s.source)).filter((f) => f.startsWith('.dbbackup')),
+];
+
+describe('restore -o', () => {
+  test('makes a new file, bit for bit the copy, 0600', async () => {
+    const { s, file } = await made();
+    const out = join(s.home, 'out.db');
+    const restore = await s.ask('restore', ['-o', out, '--json']);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(problemsIn(restore.json, shapes.restoreDocument)).toEqual([]);
+    expect(restore.json).toMatchObject({ command: 'restore', status: 'ok', restored: { file, target: out, safetyCopy: null, setAside: [] }, copy: { file } });
+    expect(sha(out)).toBe(sha(join(s.to, file)));
+    expect(modeOf(out)).toBe('600');
+    expect(readdirSync(s.home).sort()).toEqual(['backups', 'data', 'out.db']);
+    expect(left(s)).toEqual([]);
+    expect((await s.ask('history', ['--json'])).json.runs?.[0]).toMatchObject({ command: 'restore', status: 'ok', restored: { target: out } });
+  });
+
+  test('refuses a file that is there, and with --force replaces it', async () => {
+    const { s, file } = await made();
+    const out = join(s.home, 'out.db');
+    writeFileSync(out, 'precious');
+    const refused = await s.ask('restore', ['-o', out, '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, 'TARGET_EXISTS']);
+    expect(readFileSync(out, 'utf8')).toBe('precious');
+    expect((await s.ask('restore', ['-o', out, '--force'])).code).toBe(0);
+    expect(sha(out)).toBe(sha(join(s.to, file)));
+  });
+
+  test('does not put a file beside the -wal of another', async () => {
+    const { s } = await made();
+    const out = join(s.home, 'out.db');
+    writeFileSync(`${out}-wal`, 'somebody needs this');
+    for (const more of [[], ['--force']]) {
+      const refused = await s.ask('restore', ['-o', out, ...more, '--json']);
+      expect([refused.code, refused.json.error?.code]).toEqual([1, 'TARGET_EXISTS']);
+    }
+    expect(existsSync(out)).toBe(false);
+    expect(readFileSync(`${out}-wal`, 'utf8')).toBe('somebody needs this');
+  });
+
+  test.each([
+    ['a symbolic link', (path: string) => symlinkSync('/etc/passwd', path)],
+    ['a directory', (path: string) => mkdirSync(path)],
+    ['a FIFO', (path: string) => void spawnSync('mkfifo', [path])],
+  ])('refuses %s, also with --force', async (kind, plantIt) => {
+    const { s } = await made();
+    const out = join(s.home, 'out.db');
+    plantIt(out);
+    for (const more of [[], ['--force']]) {
+      const refused = await s.ask('restore', ['-o', out, ...more, '--json']);
+      expect([refused.code, refused.json.error?.code]).toEqual([1, 'SOURCE_NOT_A_FILE']);
+      expect(refused.stderr).toContain(kind);
+    }
+    expect(lstatSync(out).isFile()).toBe(false);
+  });
+
+  test('refuses a copy that does not prove out, and makes nothing', async () => {
+    const { s, file } = await made();
+    damage(join(s.to, file), 5000, Buffer.from([1, 2, 3]));
+    const out = join(s.home, 'out.db');
+    const refused = await s.ask('restore', [file, '-o', out, '--json']);
+    expect([refused.code, refused.json.error?.code, refused.json.error?.stage]).toEqual([1, 'COPY_BAD', 'verify']);
+    expect(existsSync(out)).toBe(false);
+    expect(left(s)).toEqual([]);
+  });
+});
+
+describe('restore --into a live database', () => {
+  test.each(['wal', 'delete'] as const)('in %s mode: the copy is in, the state before is a tagged copy', async (journal) => {
+    const { s, file, copied } = await made(journal);
+    change(s.source);
+    const before = content(s.source);
+    const { ino, mode } = statSync(s.source);
+    const restore = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(problemsIn(restore.json, shapes.restoreDocument)).toEqual([]);
+    expect(content(s.source)).toBe(copied);
+    expect(query(s.source, 'PRAGMA journal_mode')).toBe(journal);
+    expect(statSync(s.source)).toMatchObject({ ino, mode });
+    const safety = restore.json.restored?.safetyCopy ?? '';
+    expect(restore.json.restored).toEqual({ file, target: s.source, safetyCopy: safety, setAside: [] });
+    expect(restore.json.stages?.map((t) => t.name)).toEqual(['inspect', 'snapshot', 'verify', 'publish', 'verify', 'restore', 'report']);
+    expect(content(join(s.to, safety))).toBe(before);
+    const list = await s.ask('list', ['--json']);
+    expect(list.json.copies?.map((c) => [c.file, c.status, c.tags])).toEqual([
+      [safety, 'good', ['before-restore']],
+      [file, 'good', []],
+    ]);
+    // The tagged one is not the latest, and the next run is not disturbed by it.
+    expect((await s.ask('status', ['--json'])).json.newestGood?.file).toBe(file);
+    expect((await s.run()).code).toBe(0);
+    expect(left(s)).toEqual([]);
+    // And back again.
+    expect((await s.ask('restore', [safety, '--into', s.source, '--yes'])).code).toBe(0);
+    expect(content(s.source)).toBe(before);
+  });
+
+  test('an application that has it open goes on, and sees the copy', async () => {
+    const { s, copied } = await made('wal');
+    const app = await openWriter(s.source, {});
+    change(s.source);
+    expect((await s.ask('restore', ['--into', s.source, '--yes'])).code).toBe(0);
+    expect(content(s.source)).toBe(copied);
+    await app.stop();
+    expect(query(s.source, 'PRAGMA integrity_check')).toBe('ok');
+  });
+
+  test('asks, and without a terminal wants --yes', async () => {
+    const { s } = await made();
+    change(s.source);
+    const before = content(s.source);
+    const refused = await s.ask('restore', ['--into', s.source, '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([64, 'USAGE']);
+    expect(content(s.source)).toBe(before);
+    const asked = (answer: string): number | null =>
+      spawnSync('script', ['-qec', `${s.askLine('restore', ['--into', s.source])}`, '/dev/null'], { input: `${answer}\n`, encoding: 'utf8' }).status;
+    expect(asked('n')).toBe(64);
+    expect(content(s.source)).toBe(before);
+    expect(asked('y')).toBe(0);
+    expect(content(s.source)).not.toBe(before);
+  });
+
+  test('a copy of another database is refused by name, and --force accepts it', async () => {
+    const { s, copied } = await made();
+    const other = join(s.home, 'other.db');
+    makeDatabase(other, { journal: 'wal' });
+    const before = content(other);
+    const refused = await s.ask('restore', ['--into', other, '--yes', '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, 'OTHER_SOURCE']);
+    expect(refused.stderr).toContain(s.source);
+    expect(content(other)).toBe(before);
+    expect((await s.ask('restore', ['--into', other, '--yes', '--force'])).code).toBe(0);
+    expect(content(other)).toBe(copied);
+    // The safety copy of the other one does not take the name away from this one.
+    expect((await s.run()).code).toBe(0);
+  });
+
+  test('a copy that does not prove out leaves the database untouched', async () => {
+    const { s, file } = await made('delete');
+    damage(join(s.to, file), 5000, Buffer.from([1, 2, 3]));
+    const before = sha(s.source);
+    const refused = await s.ask('restore', [file, '--into', s.source, '--yes', '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, 'COPY_BAD']);
+    expect(sha(s.source)).toBe(before);
+  });
+});
+
+describe('restore --into, offline', () => {
+  test('a missing database is there again, in its journal mode', async () => {
+    const { s, file, copied } = await made('wal');
+    for (const suffix of ['', '-wal', '-shm']) rmSync(s.source + suffix, { force: true });
+    const restore = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(restore.json.restored).toEqual({ file, target: s.source, safetyCopy: null, setAside: [] });
+    expect(content(s.source)).toBe(copied);
+    expect(query(s.source, 'PRAGMA journal_mode')).toBe('wal');
+    expect(left(s)).toEqual([]);
+  });
+
+  test.each([
+    ['cut short', (path: string) => truncateSync(path, 5000)],
+    ['empty', (path: string) => truncateSync(path, 0)],
+    ['overwritten with text', (path: string) => writeFileSync(path, 'oh no')],
+    ['damaged inside', (path: string) => damage(path, (rootPage(path, 'customer') - 1) * 4096, Buffer.alloc(4096, 0x5a))],
+  ])('a database that is %s is set aside as it is, with its -wal', async (_, spoil) => {
+    const { s, copied } = await made('wal');
+    // A crashed application leaves its -wal.
+    const app = await openWriter(s.source, { loop: "INSERT INTO beat (at) VALUES ('x')" });
+    await app.crash();
+    spoil(s.source);
+    chmodSync(s.source, 0o640);
+    if (process.geteuid?.() === 0) chownSync(s.source, 1234, 1234);
+    const before = sha(s.source);
+    const restore = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(content(s.source)).toBe(copied);
+    expect(modeOf(s.source)).toBe('640');
+    if (process.geteuid?.() === 0) expect(statSync(s.source).uid).toBe(1234);
+    const aside = restore.json.restored?.setAside ?? [];
+    const main = aside.find((f) => f.endsWith('app.db')) ?? '';
+    expect(main.startsWith(join(s.state, 'aside/'))).toBe(true);
+    expect(sha(main)).toBe(before);
+    expect(aside.some((f) => f.endsWith('app.db-wal'))).toBe(true);
+  });
+
+  test('a database of another page size', async () => {
+    const { s, copied } = await made('wal');
+    rmSync(s.source);
+    for (const suffix of ['-wal', '-shm']) rmSync(s.source + suffix, { force: true });
+    makeDatabase(s.source, { journal: 'wal', pageSize: 512 });
+    change(s.source, "INSERT INTO customer (email) VALUES ('last words')");
+    const before = content(s.source);
+    const restore = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(content(s.source)).toBe(copied);
+    expect(query(s.source, 'PRAGMA journal_mode')).toBe('wal');
+    expect(content(restore.json.restored?.setAside[0] ?? '')).toBe(before);
+  });
+
+  test('nothing happens while somebody has it open, who is named', async () => {
+    const { s } = await made('wal');
+    const app = await openWriter(s.source, {});
+    truncateSync(s.source, 5000);
+    const before = sha(s.source);
+    const refused = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, 'IN_USE']);
+    expect(refused.stderr).toContain(String(app.pid));
+    expect(sha(s.source)).toBe(before);
+    await app.crash();
+  });
+
+  test.each([
+    ['a symbolic link', (path: string) => symlinkSync('/nowhere', path), 'SOURCE_NOT_A_FILE'],
+    ['a directory', (path: string) => mkdirSync(path), 'SOURCE_NOT_A_FILE'],
+    ['a FIFO', (path: string) => void spawnSync('mkfifo', [path]), 'SOURCE_NOT_A_FILE'],
+    ['a file with a second name', twin, 'SOURCE_HARD_LINKED'],
+  ])('%s is refused', async (_, plantIt, code) => {
+    const { s } = await made('delete');
+    rmSync(s.source);
+    plantIt(s.source);
+    const refused = await s.ask('restore', ['--into', s.source, '--yes', '--force', '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, code]);
+    expect(existsSync(join(s.state, 'aside'))).toBe(false);
+  });
+});
+
+describe('which copy', () => {
+  test('--timestamp takes the newest good one made at or before it', async () => {
+    const { s, file } = await made();
+    const old = plant(s.to, baseAt(ago(2 * DAY)));
+    plant(s.to, baseAt(ago(3 * DAY)));
+    const at = (more: string[]): Promise<string | undefined> =>
+      s.ask('restore', ['-o', join(s.home, 'x.db'), '--dry-run', '--json', ...more]).then((r) => r.json.restored?.file);
+    expect(await at([])).toBe(file);
+    expect(await at(['--timestamp', new Date(Date.now() + 1000).toISOString()])).toBe(file);
+    expect(await at(['--timestamp', new Date(Date.now() - DAY).toISOString()])).toBe(old);
+    expect(
+      await at([
+        '--timestamp',
+        ago(2 * DAY)
+          .toISOString()
+          .slice(0, 10),
+      ]),
+    ).toBe(old);
+    const none = await s.ask('restore', ['-o', join(s.home, 'x.db'), '--timestamp', '2001-01-01', '--json']);
+    expect([none.code, none.json.error?.code]).toEqual([1, 'COPY_NOT_FOUND']);
+  });
+
+  test.each([
+    ['no way', []],
+    ['two ways', ['-o', 'x.db', '--into', 'y.db']],
+    ['a copy and a time', ['latest', '--timestamp', '2026-01-01', '-o', 'x.db']],
+    ['a time that is none', ['--timestamp', 'yesterday', '-o', 'x.db']],
+    ['two copies', ['latest', 'latest', '-o', 'x.db']],
+  ])('%s is a usage error', async (_, words) => {
+    const { s } = await made();
+    const refused = await s.ask('restore', [...words, '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([64, 'USAGE']);
+  });
+
+  test('a directory that is not there is named', async () => {
+    const { s } = await made();
+    const refused = await s.ask('restore', ['-o', join(s.home, 'not/there/x.db'), '--json']);
+    expect([refused.code, refused.json.error?.code]).toEqual([1, 'RESTORE_FAILED']);
+    expect(refused.stderr).toContain('there is no directory');
+  });
+});
+
+describe('--dry-run', () => {
+  test('says what would be replaced by what, and changes nothing', async () => {
+    const { s, file } = await made('wal');
+    change(s.source);
+    rmSync(join(s.state, 'history.db'));
+    const before = tree(s.home);
+    const dry = await s.ask('restore', ['--into', s.source, '--dry-run']);
+    expect(dry.code, dry.stderr).toBe(0);
+    expect(dry.stdout).toMatch(
+      new RegExp(`^would prove ${file} .*\nwould make a safety copy of ${s.source} .*\nwould write it into ${s.source} in one transaction.*\n$`),
+    );
+    const offline = await s.ask('restore', ['--into', join(s.home, 'new.db'), '--force', '--dry-run']);
+    expect(offline.stdout).toContain('offline: there is no database');
+    expect(tree(s.home)).toEqual(before);
+  });
+
+  test('exits as the restore would', async () => {
+    const { s } = await made();
+    writeFileSync(join(s.home, 'there.db'), 'x');
+    const dry = await s.ask('restore', ['-o', join(s.home, 'there.db'), '--dry-run', '--json']);
+    expect([dry.code, dry.json.error?.code, dry.json.dryRun]).toEqual([1, 'TARGET_EXISTS', true]);
+  });
+});
