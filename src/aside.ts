@@ -8,6 +8,7 @@
  *   replace       the new file takes the name, in one rename
  *   finish        restore.json says done
  */
+import type { Stats } from 'node:fs';
 import { linkSync, lstatSync, readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { stampOf } from './catalog.js';
@@ -43,6 +44,8 @@ interface Note {
   readonly oldIno: number | null;
   /** Suffixes of the sidecars that were there. */
   readonly sidecars: readonly string[];
+  /** Where the new file was made; null while that is not known. */
+  readonly staged: string | null;
 }
 
 export interface AsideInput {
@@ -75,6 +78,7 @@ export class Aside {
       newIno: null,
       oldIno: lstatOrNull(input.target)?.ino ?? null,
       sidecars: SIDECARS.filter((s) => lstatOrNull(input.target + s)),
+      staged: null,
     };
   }
 
@@ -103,10 +107,10 @@ export class Aside {
     syncDirectory(this.directory, unsupported);
   }
 
-  /** Takes the sidecars out of the way. `newIno`: of the file that is about to take the name. */
-  moveSidecars(newIno: number): void {
+  /** Takes the sidecars out of the way. `file`: the one that is about to take the name. */
+  moveSidecars(file: string): void {
     const { target, unsupported } = this.#input;
-    this.#write({ state: 'moving', newIno });
+    this.#write({ state: 'moving', newIno: lstatSync(file).ino, staged: file });
     for (const suffix of SIDECARS) {
       if (!lstatOrNull(target + suffix)) continue;
       const kept = join(this.directory, basename(target) + suffix);
@@ -120,8 +124,11 @@ export class Aside {
   /** The new file takes the name: over the old one, or, where there was none, only if there still is none (EEXIST). */
   replace(file: string): void {
     const { target, unsupported } = this.#input;
-    if (this.#note.oldIno === null) publish(file, target);
-    else renameSync(file, target);
+    if (this.#note.oldIno === null) {
+      publish(file, target);
+      // A second name would keep it from being backed up.
+      remove(file);
+    } else renameSync(file, target);
     syncDirectory(dirname(target), unsupported);
   }
 
@@ -162,8 +169,13 @@ function move(from: string, to: string): void {
 /** The old state back, as far as it had been taken apart. `new`: the new file has the name already. */
 function putSidecarsBack(note: Note, directory: string, unsupported: Unsupported): 'old' | 'new' | 'changed' {
   const there = lstatOrNull(note.target);
-  if (there && note.newIno !== null && there.ino === note.newIno) return 'new';
+  if (there && note.newIno !== null && there.ino === note.newIno) {
+    if (note.staged !== null) removeSecondName(note.staged, there);
+    return 'new';
+  }
   if ((there?.ino ?? null) !== note.oldIno) return 'changed';
+  // It stays where it is: with a second name it could not be backed up any more.
+  if (there) removeSecondName(join(directory, basename(note.target)), there);
   for (const suffix of SIDECARS) {
     const kept = join(directory, basename(note.target) + suffix);
     if (!lstatOrNull(kept)) continue;
@@ -175,12 +187,26 @@ function putSidecarsBack(note: Note, directory: string, unsupported: Unsupported
   return 'old';
 }
 
+function removeSecondName(path: string, of: Stats): void {
+  const stats = lstatOrNull(path);
+  if (stats?.ino === of.ino && stats.dev === of.dev) remove(path);
+}
+
+/** Whether a file has its second name from a replacement that was killed, and that `settleAside` will put right. */
+export const isLeftByUs = (stateDir: string, ino: number): boolean =>
+  list(asideRoot(stateDir)).some((entry) => {
+    const note = readNote(join(asideRoot(stateDir), entry));
+    return note !== null && isPending(note) && (note.oldIno === ino || note.newIno === ino);
+  });
+
+const isPending = (note: Note): boolean => note.state !== 'done' && note.state !== 'undone';
+
 /** Puts right what a killed replacement of this name left, and says so. The caller holds the lock of the name. */
 export function settleAside(stateDir: string, name: string, unsupported: Unsupported, warn: (w: Warning) => void): void {
   for (const entry of list(asideRoot(stateDir))) {
     const directory = join(asideRoot(stateDir), entry);
-    const note = readNote(directory, name);
-    if (!note || note.state === 'done' || note.state === 'undone') continue;
+    const note = readNote(directory);
+    if (note?.name !== name || !isPending(note)) continue;
     const state = putSidecarsBack(note, directory, unsupported);
     replace(join(directory, NOTE), `${JSON.stringify({ ...note, state: state === 'new' ? 'done' : 'undone' }, null, 1)}\n`, unsupported);
     const words = {
@@ -201,13 +227,13 @@ function list(directory: string): string[] {
   }
 }
 
-/** Null: no note of ours, or another name's. A directory of state belongs to us, but a note can be cut short. */
-function readNote(directory: string, name: string): Note | null {
+/** Null: no note of ours. A directory of state belongs to us, but a note can be cut short. */
+function readNote(directory: string): Note | null {
   try {
     const note: Partial<Note> = JSON.parse(readSmall(join(directory, NOTE), NOTE_MAX).bytes.toString('utf8')) as Partial<Note>;
-    const { target, state, oldIno, newIno } = note;
-    if (note.name !== name || typeof target !== 'string' || state === undefined || oldIno === undefined || newIno === undefined) return null;
-    return { target, name, runId: note.runId ?? '', state, newIno, oldIno, sidecars: note.sidecars ?? [] };
+    const { name, target, state, oldIno, newIno } = note;
+    if (name === undefined || typeof target !== 'string' || state === undefined || oldIno === undefined || newIno === undefined) return null;
+    return { target, name, runId: note.runId ?? '', state, newIno, oldIno, sidecars: note.sidecars ?? [], staged: note.staged ?? null };
   } catch {
     return null;
   }

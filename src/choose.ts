@@ -1,7 +1,7 @@
 /** Which stored copy the operator means: `latest`, a file of the directory, or a time. */
 import { basename, dirname, resolve } from 'node:path';
 import type { CopyFile } from './catalog.js';
-import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, scan } from './catalog.js';
+import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
 import { resolveName } from './names.js';
 import { errnoWords, Failed } from './outcome.js';
 import type { Copy } from './records.js';
@@ -38,11 +38,32 @@ export function chooseAll(config: Config, command: 'verify'): Chosen {
   requireDirectory(config.to);
   const name = requireName(config, command);
   try {
-    return { name, copies: readCopies(config.to, name) };
+    return { name, copies: [...readCopies(config.to, name), ...notFiles(config.to, name)] };
   } catch (error) {
     throw new Failed({ code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, { cause: error });
   }
 }
+
+/** What is named like a copy's data and is no file: listings pass over it, but a manifest beside it says that there was one. */
+const notFiles = (to: string, name: string): Copy[] => {
+  const files = scan(to).filter((f) => f.name === name);
+  const manifests = new Set(files.filter((f) => f.kind === 'manifest').map((f) => f.base));
+  return files.filter((f) => f.kind === 'data' && manifests.has(f.base) && !lstatOrNull(`${to}/${f.file}`)?.isFile()).map(unverified);
+};
+
+const unverified = (f: CopyFile): Copy => ({
+  file: f.file,
+  manifest: null,
+  name: f.name,
+  createdAt: rfc3339(f.createdAt),
+  sizeBytes: 0,
+  sha256: null,
+  status: 'unverified',
+  verifiedAt: null,
+  method: null,
+  source: null,
+  tags: [],
+});
 
 /** The newest good copy made at or before a time. */
 export function chooseByTime(config: Config, timestamp: string, now: number): Chosen {

@@ -10,9 +10,9 @@ import { bytes } from './format.js';
 import type { ExitCode, Failure } from './outcome.js';
 import { errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { Copy, Manifest } from './records.js';
-import { lookAtTarget, makeStaging, proveInto, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
+import { lookAtTarget, makeStaging, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
-import { lstatOrNull, publish, syncFile } from './system/files.js';
+import { lstatOrNull, publish, remove, syncFile } from './system/files.js';
 import { makeTaggedCopy } from './tagged.js';
 
 export interface Restoring {
@@ -31,7 +31,7 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest) });
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
-    lookAtTarget({ ctx }, input.target, manifest.pageSize);
+    lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
     if (!input.force && manifest.configuredPath !== input.target && manifest.realPath !== input.target) {
       throw new Failed({ code: 'OTHER_SOURCE', file: copy.file, source: manifest.configuredPath, target: input.target });
     }
@@ -104,7 +104,11 @@ function giveName(file: string, input: Restoring): void {
     if (input.force && lstatOrNull(input.target)) {
       refuseHolders(input.target);
       renameSync(file, input.target);
-    } else publish(file, input.target);
+    } else {
+      publish(file, input.target);
+      // Before the names are synced: with a second one it could not be backed up, should it become a database again.
+      remove(file);
+    }
   } catch (error) {
     if (error instanceof Failed) throw error;
     if (errnoOf(error) === 'EEXIST') throw new Failed({ code: 'TARGET_EXISTS', path: input.target, reason: 'somebody made it meanwhile' }, { cause: error });
@@ -124,13 +128,15 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     const problem = spaceProblem(acting, manifest, input.target, target.state);
     if (problem) throw new Failed(problem);
     if (target.state) recorder.setSource(target.state);
+    // Before anything is made: a copy that does not prove out leaves no trace.
+    if (target.how === 'live') await proveInto(acting, manifest, provenFile(acting));
     const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
     acting.note();
     try {
       // No good copy of a live database can be had: then it is damaged.
       const damaged = target.how === 'live' && safety?.status !== 'good';
-      const { setAside } = await putBack(acting, { manifest, target: input.target, damaged });
+      const { setAside } = await putBack(acting, { manifest, target: input.target, damaged, proven: target.how === 'live' });
       return done(acting, copy, input.target, safety, setAside);
     } catch (error) {
       return await undo(acting, input.target, safety, error);

@@ -9,7 +9,7 @@ import { basename, dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
-import { Aside } from './aside.js';
+import { Aside, isLeftByUs } from './aside.js';
 import { bytes } from './format.js';
 import type { Failure } from './outcome.js';
 import { errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
@@ -28,6 +28,8 @@ export interface PutBackInput {
   readonly target: string;
   /** A check has found it damaged: SQLite is not asked to write into it. */
   readonly damaged?: boolean;
+  /** The copy was proven into the workspace (`provenFile`) already. */
+  readonly proven?: boolean;
 }
 
 export interface PutBack {
@@ -45,7 +47,7 @@ export type Target =
  * Looks at the target without SQLite. Throws `Failed` for what is never replaced: links, directories, FIFOs, devices,
  * hard links, a database that cannot be opened as this user.
  */
-export function lookAtTarget(acting: Pick<Acting, 'ctx'>, target: string, copyPageSize: number): Target {
+export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: string, copyPageSize: number): Target {
   const there = lstatOrNull(target);
   if (there?.isSymbolicLink()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind: 'a symbolic link' });
   if (!there) {
@@ -58,7 +60,7 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx'>, target: string, copyPa
       });
     return { how: 'offline', why: 'there is no database', state: null, damaged: false };
   }
-  const state = inspectSource(target, acting.ctx.identity);
+  const state = inspectSource(target, acting.ctx.identity, (ino) => isLeftByUs(acting.config.stateDir, ino));
   if (!isFailure(state)) {
     return state.pageSize === copyPageSize
       ? { how: 'live', state }
@@ -74,8 +76,9 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
   const seen = lookAtTarget(acting, input.target, input.manifest.pageSize);
   let damaged = input.damaged === true;
   if (seen.how === 'live' && !damaged) {
-    const file = join(acting.workspace.directory, 'restore.db');
-    await proveInto(acting, input.manifest, file);
+    await sweepStaging(dirname(seen.state.realPath), acting.signal).catch(() => undefined);
+    const file = provenFile(acting);
+    if (!input.proven) await proveInto(acting, input.manifest, file);
     const put = await recorder.stage(
       'restore',
       () => putLive(acting, input, seen.state, file),
@@ -99,6 +102,9 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
     staging.remove();
   }
 }
+
+/** Where a copy is proven that goes into a live database. */
+export const provenFile = (acting: Acting): string => join(acting.workspace.directory, 'restore.db');
 
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
 export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<void> {
@@ -128,6 +134,7 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
     const wal = state.journalMode === 'wal';
     const reason = after.findings.structural[0] ?? (wal && after.journalMode !== 'wal' ? `its journal mode is ${after.journalMode}, and was wal` : null);
     if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, copy: manifest.file, setAside: null });
+    await syncLive(acting, state.realPath);
     if (after.schemaHash !== manifest.schemaHash) {
       acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
     }
@@ -139,6 +146,20 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
     throw new Failed(putFailure(error, target), { cause: error });
   }
+}
+
+/**
+ * SQLite syncs a `-wal` when it checkpoints, which somebody who still reads the old state puts off; and it never syncs the
+ * removal of a `-journal`. Nobody of us has the database open any more, so no lock of SQLite's is lost by this (traps, 8).
+ */
+async function syncLive(acting: Acting, path: string): Promise<void> {
+  try {
+    await syncFile(`${path}-wal`);
+  } catch (error) {
+    // Rollback mode; or the last one to have it open has brought all of it home.
+    if (errnoOf(error) !== 'ENOENT') throw error;
+  }
+  syncParent(acting, path);
 }
 
 function putFailure(error: unknown, target: string): Failure {
@@ -179,7 +200,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     await aside.keepMain(acting.signal);
     // From here to the new name nothing waits and nothing is heard.
     refuseHolders(path);
-    aside.moveSidecars(lstatSync(file).ino);
+    aside.moveSidecars(file);
     aside.replace(file);
   } catch (error) {
     const undone = aside.undo();
@@ -222,14 +243,19 @@ async function settle(acting: Acting, state: SourceState): Promise<void> {
 
 const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
+/** Takes away what killed restores, of whatever way, have left beside a database. */
+async function sweepStaging(beside: string, signal: AbortSignal): Promise<void> {
+  for (const entry of readdirSync(beside)) {
+    const left = join(beside, entry);
+    const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
+    if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
+  }
+}
+
 /** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
 export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
   try {
-    for (const entry of readdirSync(beside)) {
-      const left = join(beside, entry);
-      const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
-      if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
-    }
+    await sweepStaging(beside, signal);
     const directory = join(beside, `.dbbackup-${randomUUID()}`);
     const lock = await makeLivingDirectory(directory, signal);
     return {

@@ -2,6 +2,7 @@
 import { act } from './acting.js';
 import type { Facts } from './artifacts.js';
 import { isFailure } from './artifacts.js';
+import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
@@ -17,7 +18,7 @@ import { verify } from './stages/verify.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
-  const source = inspectSource(database, ctx.identity);
+  const source = inspectSource(database, ctx.identity, (ino) => isLeftByUs(config.stateDir, ino));
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   const none = { copies: [], newestGood: null, newestManifest: null };
   if (isFailure(target)) return { source, target, ...none };

@@ -93,7 +93,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);
     if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(input.target)}`);
     else {
-      const target = lookAtTarget({ ctx }, input.target, manifest.pageSize);
+      const target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
       const holders = holdersOf(input.target);
       if (target.how === 'offline' && holders.length > 0) throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders) });
       if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(input.target)}, tagged before-restore`);

@@ -18,10 +18,13 @@ import { stateDirOf, tempRoot } from '../workspace.js';
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
 const HEADER_BYTES = 100;
 
-/** The live database from outside, or why it cannot be backed up. */
-export function inspectSource(path: string, identity: Identity): SourceState | Failure {
+/**
+ * The live database from outside, or why it cannot be backed up.
+ * @param isLeftByUs whether the file with this inode has its second name from a killed restore, which recovery takes away
+ */
+export function inspectSource(path: string, identity: Identity, isLeftByUs: (ino: number) => boolean = () => false): SourceState | Failure {
   try {
-    return lookAtSource(path, identity);
+    return lookAtSource(path, identity, isLeftByUs);
   } catch (error) {
     if (error instanceof Failed) return error.failure;
     switch (errnoOf(error)) {
@@ -53,7 +56,7 @@ function kindOf(stats: Stats): string {
   return 'something else';
 }
 
-function lookAtSource(path: string, identity: Identity): SourceState {
+function lookAtSource(path: string, identity: Identity, isLeftByUs: (ino: number) => boolean): SourceState {
   const realPath = realpathSync(path);
   const named = lstatSync(realPath);
   if (!named.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path, kind: kindOf(named) });
@@ -70,7 +73,7 @@ function lookAtSource(path: string, identity: Identity): SourceState {
     closeSync(fd);
   }
   if (stats.size === 0) throw new Failed({ code: 'SOURCE_EMPTY', path });
-  if (stats.nlink > 1) throw new Failed({ code: 'SOURCE_HARD_LINKED', path, links: stats.nlink });
+  if (stats.nlink > 1 && !(stats.nlink === 2 && isLeftByUs(stats.ino))) throw new Failed({ code: 'SOURCE_HARD_LINKED', path, links: stats.nlink });
   if (!header.subarray(0, SQLITE_MAGIC.length).equals(SQLITE_MAGIC)) {
     throw new Failed({ code: 'NOT_A_DATABASE', path, reason: 'it does not begin with the SQLite header' });
   }

@@ -142,7 +142,7 @@ describe('restore --into a live database', () => {
     expect(statSync(s.source)).toMatchObject({ ino, mode });
     const safety = restore.json.restored?.safetyCopy ?? '';
     expect(restore.json.restored).toEqual({ file, target: s.source, safetyCopy: safety, setAside: [] });
-    expect(restore.json.stages?.map((t) => t.name)).toEqual(['inspect', 'snapshot', 'verify', 'publish', 'verify', 'restore', 'report']);
+    expect(restore.json.stages?.map((t) => t.name)).toEqual(['inspect', 'verify', 'snapshot', 'verify', 'publish', 'restore', 'report']);
     expect(content(join(s.to, safety))).toBe(before);
     const list = await s.ask('list', ['--json']);
     expect(list.json.copies?.map((c) => [c.file, c.status, c.tags])).toEqual([

@@ -1,0 +1,4 @@
+import { testScenario } from './in-vitest.js';
+import { restoreLive } from './restore-live.js';
+
+testScenario(restoreLive);
