@@ -54,6 +54,7 @@ export const ROWS: readonly Row[] = [
   { id: 'list', measure: (b) => listing(b, 'list', ['list'], (said) => said.copies?.length) },
   { id: 'status', measure: (b) => listing(b, 'status', ['status'], (said) => (said.newestGood ? LISTED_COPIES : 0)) },
   { id: 'prune', measure: (b) => listing(b, 'prune --dry-run', ['prune', '--dry-run'], (said) => (said.kept?.length ?? 0) + (said.pruned?.length ?? 0)) },
+  { id: 'restore', measure: besideCp },
   { id: 'app', measure: beats },
 ];
 
@@ -102,6 +103,28 @@ async function besideNode(bench: Bench): Promise<Figure[]> {
     async () => (await time(['node', '-e', '0'], bench.directory)).ms,
   );
   return [{ what: 'run, 10 MB, beside node -e 0', ...ratio(ours, theirs, 'node -e 0'), bar: 5, goal: 3 }];
+}
+
+/** Bringing a copy back into a new file, proof included, beside a copy that nobody proved but that is on the disk as well. */
+async function besideCp(bench: Bench): Promise<Figure[]> {
+  const to = join(bench.directory, `to-${bench.size}`);
+  await time(backup(bench.source(bench.size), to), bench.directory);
+  const [copy = ''] = readdirSync(to).filter((file) => file.endsWith('.db'));
+  const out = join(bench.directory, 'restored.db');
+  readThrough(join(to, copy));
+  const measured = (words: Command) => async (): Promise<number> => {
+    await settle(bench);
+    const { ms } = await time(words, bench.directory);
+    rmSync(out);
+    return ms;
+  };
+  const [ours, theirs] = await alternate(
+    bench.rounds,
+    measured([BIN, 'restore', '-o', out, '--to', to, '--quiet']),
+    measured(['/bin/sh', '-c', `cp '${join(to, copy)}' '${out}' && sync '${out}'`]),
+  );
+  removeCopy(to);
+  return [{ what: `restore -o, ${words(bench.size)}, beside cp + fsync`, ...ratio(ours, theirs, 'cp'), bar: 2.5, goal: 2 }];
 }
 
 async function memory(bench: Bench): Promise<Figure[]> {
