@@ -14,6 +14,8 @@ import type { Answers, Findings, Properties, Reply, Request, SchemaObject } from
 const ANSWERS_FD = 3;
 /** As much as SQLite maps at most (traps, 39). */
 const MMAP_BYTES = 2_147_418_112;
+/** For each of two children, within the 200 MB that all our processes may use. */
+const PROVING_CACHE_KB = 48_000;
 /** SQLite's own default limit of findings. */
 const LIMIT = 100;
 const NO_LIMIT = 1_000_000_000;
@@ -347,8 +349,12 @@ function foreignKeyViolations(db: Db, table: string): Answers['check-foreign-key
 }
 
 function readWrite<T>(r: { file: string; mmap: boolean; cellSizeCheck: boolean }, work: (db: Db) => T): T {
-  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap }), (db) => {
-    if (r.cellSizeCheck) db.pragma('cell_size_check = ON');
+  // Cells are checked whenever a page comes into the cache: a mapped page does so at every use, a cached one once.
+  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap && !r.cellSizeCheck }), (db) => {
+    if (r.cellSizeCheck) {
+      db.pragma('cell_size_check = ON');
+      db.pragma(`cache_size = -${PROVING_CACHE_KB}`);
+    }
     return work(db);
   });
 }
