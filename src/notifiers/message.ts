@@ -83,7 +83,9 @@ export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', fact
 
   const error = record.error;
   const stage = error?.stage ?? record.stages.find((s) => s.status === 'failed')?.name ?? null;
-  const good = copy?.status === 'good';
+  // What restore and guard make or bring back on their way is not what people wait for.
+  const good = record.command === 'run' && copy?.status === 'good';
+  const rolledBack = record.status === 'rolled_back';
   const what = record.command === 'run' ? 'backup' : record.command;
   const said = error ? [`${error.code}: ${error.message}`] : ['The run did not end well and recorded no reason: see the log.'];
   const exists = good ? `A good new copy exists: ${copy.file} (${size(copy.sizeBytes)}).` : '';
@@ -97,9 +99,13 @@ export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', fact
     verdict = `a good copy was made, but ${stage === null || stage === 'publish' ? 'a later step' : stage} failed`;
     lead = [`${exists} What failed came after it: nothing is wrong with this copy.`, ...said];
   } else {
-    verdict = `${what} ${record.status === 'interrupted' ? 'was INTERRUPTED' : 'FAILED'}`;
+    verdict = `${what} ${rolledBack ? 'was ROLLED BACK' : record.status === 'interrupted' ? 'was INTERRUPTED' : 'FAILED'}`;
     const suspect = copy?.status === 'suspect' ? ` What could be read was kept as the suspect copy ${copy.file}: it does not replace a good one.` : '';
-    lead = [...said, `${record.command === 'run' ? 'No good new copy was made. ' : ''}${newestOf(record, facts)}${suspect}`];
+    lead = [
+      ...said,
+      rolledBack ? 'The database is what it was before the command.' : '',
+      `${record.command === 'run' ? 'No good new copy was made. ' : ''}${newestOf(record, facts)}${suspect}`,
+    ];
   }
   const sheet: Sheet = {
     ...base,
@@ -109,7 +115,7 @@ export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', fact
     todo: error ? [clean(error.hint)] : [],
     command: commandOf(facts, clean),
   };
-  const word = record.status === 'interrupted' ? 'INTERRUPTED' : record.status === 'incomplete' ? 'INCOMPLETE' : 'FAILED';
+  const word = rolledBack ? 'ROLLED BACK' : record.status === 'interrupted' ? 'INTERRUPTED' : record.status === 'incomplete' ? 'INCOMPLETE' : 'FAILED';
   return message(facts, kind, record, subject(word, error && error.code !== word ? error.code : null), sheet);
 }
 
@@ -234,7 +240,17 @@ function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet[
       ['Failed at', error ? (error.stage ?? (record.stages.length === 0 && record.status === 'failed' ? 'before the first stage' : 'not recorded')) : null],
       ['Source', record.source?.path ?? record.copy?.source ?? null],
       ['Backups in', facts.directory],
-      ['New copy', record.copy ? `${record.copy.file}, ${size(record.copy.sizeBytes)}, ${record.copy.status}` : null],
+      [
+        'Command',
+        record.child
+          ? `${record.child.signal ? `ended by ${record.child.signal}` : `exit code ${record.child.exitCode}`} after ${duration(record.child.durationMs)}`
+          : null,
+      ],
+      ['Backup point', record.backupPoint ?? null],
+      ['Restored to', record.restored?.target ?? null],
+      ['State before', record.restored?.safetyCopy ?? null],
+      ['Set aside', record.setAside ?? (record.restored?.setAside.join(', ') || null)],
+      [record.command === 'restore' ? 'Copy' : 'New copy', record.copy ? `${record.copy.file}, ${size(record.copy.sizeBytes)}, ${record.copy.status}` : null],
       ['Newest good', newestShort(facts)],
       ['Stages', stages.join(', ') || null],
       ['Took', record.durationMs === null ? null : duration(record.durationMs)],

@@ -269,6 +269,29 @@ test('a test message says that nothing is wrong', () => {
   expect(m.text).toMatch(/^test message\n(.*\n)*.*Nothing is wrong/);
 });
 
+test('a guarded command that was rolled back: what became of the database, and where things are', () => {
+  const m = composeRun(
+    {
+      ...INCOMPLETE,
+      command: 'guard',
+      status: 'rolled_back',
+      copy: null,
+      backupPoint: 'app-20261121T031700Z.db',
+      child: { exitCode: 3, signal: null, durationMs: 1200, peakAnonBytes: 0 },
+      setAside: '/b/.dbbackup/aside/x-failed',
+      error: { code: 'COMMAND_FAILED', stage: 'command', message: 'the command exited with 3', hint: 'mend the command' },
+    },
+    'failure',
+    FACTS,
+  );
+  expect(m.subject).toMatch(/ guard ROLLED BACK on host1: COMMAND_FAILED$/);
+  expect(m.text).toContain('The database is what it was before the command.');
+  for (const part of ['exit code 3 after 1.2 s', 'app-20261121T031700Z.db', '/b/.dbbackup/aside/x-failed']) {
+    expect(m.text).toContain(part);
+    expect(m.html).toContain(part);
+  }
+});
+
 describe('hostile input', () => {
   const EVIL = '<img src=x onerror=alert(1)> & "q" \'s\' \u202Egpj.\r\nBcc: evil@example.org\u001b[31m';
   const RECORD: RunRecord = {

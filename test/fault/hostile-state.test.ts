@@ -1,0 +1,135 @@
+/** State that somebody tampered with, and two runs whose state lies in different places: nothing is believed, and nobody sweeps the other's work. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import Database from 'better-sqlite3';
+import { describe, expect, test } from 'vitest';
+import { dbbackup, makeDatabase, type Result, useDatabase } from '../support/cli.js';
+import { type Place, place } from './bad-input.js';
+import { mustBeWhole } from './proof.js';
+
+async function withOneRun(): Promise<Place & { history: string }> {
+  const p = place();
+  makeDatabase(p.source);
+  const run = await dbbackup(['run', p.source, '--to', p.to]);
+  if (run.code !== 0) throw new Error(run.stderr);
+  return { ...p, history: join(p.to, '.dbbackup/history.db') };
+}
+
+describe('a history that is not ours any more: the run stands, and says so', () => {
+  const SPOILT: readonly [what: string, spoil: (history: string) => void][] = [
+    [
+      'a trigger in it',
+      (history) => {
+        const db = new Database(history);
+        db.exec('CREATE TRIGGER gotcha AFTER INSERT ON runs BEGIN DELETE FROM runs; END');
+        db.close();
+      },
+    ],
+    [
+      'a view in place of its table',
+      (history) => {
+        const db = new Database(history);
+        db.exec(
+          "DROP TABLE runs; CREATE VIEW runs AS SELECT 1 AS seq, 'x' AS run_id, 'app' AS name, 'ok' AS status, 0 AS dry_run, '{}' AS process, '{}' AS record",
+        );
+        db.close();
+      },
+    ],
+    ['text', (history) => writeFileSync(history, 'no database')],
+    [
+      'a FIFO for its journal',
+      (history) => {
+        execFileSync('mkfifo', [`${history}-journal`]);
+      },
+    ],
+    [
+      'a directory',
+      (history) => {
+        rmSync(history);
+        mkdirSync(history);
+      },
+    ],
+  ];
+
+  test.each(SPOILT)('%s', { timeout: 60_000 }, async (_, spoil) => {
+    const p = await withOneRun();
+    spoil(p.history);
+    const run = await dbbackup(['run', p.source, '--to', p.to, '--json']);
+    expect([run.hung, run.code], run.stderr).toEqual([false, 0]);
+    expect(run.json.warnings?.map((w) => w.code)).toContain('STATE_UNWRITABLE');
+    mustBeWhole(p.to, 'after the run');
+    for (const command of ['status', 'history', 'verify']) {
+      const reading = await dbbackup([command, '--to', p.to, '--json']);
+      expect([reading.hung, reading.isJson], `${command}: ${reading.stderr}`).toEqual([false, true]);
+      expect(reading.code, command).not.toBe(70);
+    }
+  });
+});
+
+test('a run with its state elsewhere waits for one that works in the same backup directory', { timeout: 60_000 }, async () => {
+  const p = await withOneRun();
+  const holder = await useDatabase(join(p.to, '.dbbackup/app.lock.db'), ['BEGIN IMMEDIATE']);
+  const work = join(p.to, '.dbbackup/tmp/app-00000000-0000-4000-8000-000000000000');
+  mkdirSync(work, { recursive: true });
+  const elsewhere = join(p.home, 'state');
+  const refused = await dbbackup(['run', p.source, '--to', p.to, '--state-dir', elsewhere, '--json']);
+  expect([refused.code, refused.json.error?.code]).toEqual([75, 'LOCKED']);
+  expect(existsSync(work)).toBe(true);
+  await holder.stop();
+  expect((await dbbackup(['run', p.source, '--to', p.to, '--state-dir', elsewhere])).code).toBe(0);
+  expect(readdirSync(join(p.to, '.dbbackup/tmp'))).toEqual([]);
+});
+
+test('what a living verify works on is not swept by a run beside it', { timeout: 60_000 }, async () => {
+  const p = await withOneRun();
+  const work = join(p.to, '.dbbackup/tmp/app-00000000-0000-4000-8000-000000000001');
+  mkdirSync(work, { mode: 0o700 });
+  const alive = await useDatabase(join(work, 'alive.lock.db'), ['BEGIN IMMEDIATE']);
+  expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
+  expect(existsSync(work)).toBe(true);
+  await alive.crash();
+  expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
+  expect(existsSync(work)).toBe(false);
+});
+
+test('a source that is exchanged, and exchanged back, never gives a copy of another file than the one that was looked at', { timeout: 120_000 }, async () => {
+  const p = place();
+  makeDatabase(p.source, { journal: 'delete' });
+  const other = join(p.home, 'other.db');
+  makeDatabase(other, { journal: 'delete' });
+  const db = new Database(other);
+  db.exec('CREATE TABLE the_other (x); INSERT INTO the_other VALUES (zeroblob(100000))');
+  db.close();
+  const otherBytes = statSync(other).size;
+  let stop = false;
+  const swapping = (async (): Promise<number> => {
+    let turns = 0;
+    const third = join(p.home, 'third.db');
+    while (!stop) {
+      renameSync(p.source, third);
+      renameSync(other, p.source);
+      await new Promise((next) => setImmediate(next));
+      renameSync(p.source, other);
+      renameSync(third, p.source);
+      turns++;
+      await new Promise((next) => setImmediate(next));
+    }
+    return turns;
+  })();
+  const runs: Result[] = [];
+  for (let round = 0; round < 12; round++) {
+    runs.push(await dbbackup(['run', p.source, '--to', p.to, '--accept-moved', '--keep-last', 'all', '--json']));
+  }
+  stop = true;
+  expect(await swapping).toBeGreaterThan(100);
+  expect(runs.map((run) => run.code).filter((code) => code !== 0 && code !== 1)).toEqual([]);
+  mustBeWhole(p.to, 'after the exchanges');
+  // The two have different sizes, and the record says which one was looked at.
+  for (const { json } of runs.filter((run) => run.code === 0)) {
+    const copy = new Database(join(p.to, json.copy?.file ?? ''), { readonly: true });
+    const isOther = copy.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'the_other'").get() !== undefined;
+    copy.close();
+    expect(isOther).toBe(json.source?.sizeBytes === otherBytes);
+  }
+});
