@@ -10,7 +10,7 @@ import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
@@ -325,9 +325,13 @@ class State {
     const { mail, to } = this.#config;
     try {
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null), this.#ctx.output.redact);
+        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null, to), this.#ctx.output.redact);
         this.#history?.save(record);
         this.#log.write('warn', `run ${dead.runId} of ${dead.startedAt} was killed`);
+        // A killed run has left nothing that matters; what these left is for a person to look at, now.
+        if (record.command === 'restore' || record.command === 'guard') {
+          this.#recorder.warn(critical('LAST_RUN_DIED', `${record.error?.message ?? ''} (${record.startedAt}): ${record.error?.hint ?? ''}`));
+        }
         if (!mail?.on.has('failure') || this.#history?.wasTold(`run ${dead.runId}`)) continue;
         keep(this.#stateDir, composeFor(this.#ctx, record, 'failure', to, []), (w) => this.#recorder.warn(w));
       }

@@ -14,7 +14,7 @@ import { bytes, duration } from './format.js';
 import type { Guarding, Original } from './guarding.js';
 import { checkDatabase, checksNote, holderProblem, originalOf, putOriginalBack, refuseHolders, tablesOf } from './guarding.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { critical, describe, Failed, failureOf, warning } from './outcome.js';
+import { critical, describe, Failed, failureOf, restoreLine, warning } from './outcome.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Manifest } from './records.js';
 import { inspect } from './run.js';
@@ -22,7 +22,7 @@ import type { Config } from './settings/load.js';
 import { runCommand } from './stages/command.js';
 import { askYes } from './system/ask.js';
 import { lstatOrNull } from './system/files.js';
-import { fileSystem, shellWord } from './system/processes.js';
+import { fileSystem } from './system/processes.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { WorkerPool } from './system/workers.js';
 import { makeTaggedCopy } from './tagged.js';
@@ -167,10 +167,12 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
   const { recorder, ctx } = acting;
   const { manifest, original, guarding } = way;
   const { path, realPath } = original.source;
-  const line = `dbbackup restore ${shellWord(manifest.file)} --into ${shellWord(realPath)} --to ${shellWord(acting.config.to)} --name ${shellWord(acting.name)} --yes`;
+  const back = { copy: manifest.file, target: realPath, to: acting.config.to, name: acting.name };
   const refused = await refusal(acting, guarding, original.source);
   if (refused !== null) {
-    recorder.warn(critical(failure.code, `${path} was not rolled back: ${refused}. It is as the command left it. To go back to the state before: ${line}`));
+    recorder.warn(
+      critical(failure.code, `${path} was not rolled back: ${refused}. It is as the command left it. To go back to the state before: ${restoreLine(back)}`),
+    );
     return { failure: withEnd(failure, false), stage };
   }
   // The signal and the time limit have been heard: what comes now must not be cut short.
@@ -193,7 +195,7 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
     const why = failureOf(error);
     recorder.warn(critical(failure.code, describe(failure).message));
     const reason = 'reason' in why ? why.reason : describe(why).message;
-    return { failure: { code: 'ROLLBACK_FAILED', path: realPath, reason, copy: manifest.file, setAside }, stage: 'rollback' };
+    return { failure: { code: 'ROLLBACK_FAILED', path: realPath, reason, back, setAside }, stage: 'rollback' };
   } finally {
     await pool.close();
   }

@@ -2,7 +2,7 @@
  * The record of every run, all names in one SQLite file of its own, so that it can be read while a run holds its lock.
  * Rollback-journal mode: a reader of another user then leaves nothing behind.
  */
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Failure, Killed } from './outcome.js';
 import { describe } from './outcome.js';
@@ -29,9 +29,11 @@ export const historyPath = (stateDir: string): string => join(stateDir, 'history
 /** The history of one state directory. Every method may throw what SQLite says. */
 export class History {
   readonly #db: Database.Database;
+  readonly #to: string | null;
 
-  private constructor(db: Database.Database) {
+  private constructor(db: Database.Database, stateDir: string) {
     this.#db = db;
+    this.#to = directoryOf(stateDir);
   }
 
   /** Opens for writing, creating it where it is missing. The state directory must exist. Throws what the system says. */
@@ -54,7 +56,7 @@ export class History {
           COMMIT`);
       }
       refuseHostile(db);
-      return new History(db);
+      return new History(db, stateDir);
     } catch (error) {
       db.close();
       throw error;
@@ -73,7 +75,7 @@ export class History {
         db.pragma('trusted_schema = OFF');
         if (db.pragma('user_version', { simple: true }) === 1) {
           refuseHostile(db);
-          return new History(db);
+          return new History(db, stateDir);
         }
       } catch (error) {
         db.close();
@@ -123,7 +125,7 @@ export class History {
     const rows = this.#db
       .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE :name IS NULL OR name = :name ORDER BY seq DESC LIMIT :limit')
       .all({ name, limit: limit ?? -1 });
-    return rows.map(asSeen);
+    return rows.map((row) => asSeen(row, this.#to));
   }
 
   /** As `runs`, one by one, and with the runs that failed before their name was known. */
@@ -131,7 +133,7 @@ export class History {
     const rows = this.#db
       .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE (name IS :name OR name IS NULL) AND dry_run = 0 ORDER BY seq DESC')
       .iterate({ name });
-    for (const row of rows) yield asSeen(row);
+    for (const row of rows) yield asSeen(row, this.#to);
   }
 
   /** The last `run` of a name that was not dry. */
@@ -190,20 +192,24 @@ function refuseHostile(db: Database.Database): void {
 /** JSON that only this file writes, into a database that belongs to us. */
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
-function asSeen(row: Row): RunRecord {
+function asSeen(row: Row, to: string | null): RunRecord {
   const record = parse<RunRecord>(row.record);
-  return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null) : record;
+  return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null, to) : record;
 }
 
 /** The record of a run that could not finish it itself. `copy`: the copy it had published, or that the next run completed for it. */
-export function asKilled(record: RunRecord, copy: Copy | null): RunRecord {
-  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null, ...killedAt(record) };
+export function asKilled(record: RunRecord, copy: Copy | null, to: string | null): RunRecord {
+  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null, ...killedAt(record, to) };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
 }
 
-function killedAt(record: RunRecord): { killed?: Killed } {
-  const { command, restored, backupPoint, source } = record;
-  if (command === 'restore' && restored) return { killed: { command, target: restored.target, copy: restored.safetyCopy } };
-  if (command === 'guard' && source) return { killed: { command, target: source.path, copy: backupPoint ?? null } };
+function killedAt(record: RunRecord, to: string | null): { killed?: Killed } {
+  const { command, restored, backupPoint, source, name } = record;
+  const back = (copy: string | null | undefined, target: string): Killed['back'] => (copy ? { copy, target, to, name } : null);
+  if (command === 'restore' && restored) return { killed: { command, target: restored.target, back: back(restored.safetyCopy, restored.target) } };
+  if (command === 'guard' && source) return { killed: { command, target: source.path, back: back(backupPoint, source.path) } };
   return {};
 }
+
+/** The backup directory, where the state lies in its usual place. */
+const directoryOf = (stateDir: string): string | null => (basename(stateDir) === '.dbbackup' ? dirname(stateDir) : null);

@@ -9,11 +9,28 @@ import { shellWord } from './system/processes.js';
 export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
 export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
-/** What a killed run was at, where that matters for what to do next. `copy`: the tagged copy of the state before. */
+/** A restore that would bring a database back. `to` null: it is not known from here. */
+export interface WayBack {
+  readonly copy: string;
+  readonly target: string;
+  readonly to: string | null;
+  readonly name: string | null;
+}
+
+/** The line to paste. */
+export const restoreLine = ({ copy, target, to, name }: WayBack): string =>
+  [
+    `dbbackup restore ${shellWord(copy)} --into ${shellWord(target)}`,
+    ...(to === null ? [] : [`--to ${shellWord(to)}`]),
+    ...(name === null ? [] : [`--name ${shellWord(name)}`]),
+    '--yes',
+  ].join(' ');
+
+/** What a killed run was at, where that matters for what to do next. `back`: to the state before, where there is a copy of it. */
 export interface Killed {
   readonly command: 'restore' | 'guard';
   readonly target: string;
-  readonly copy: string | null;
+  readonly back: WayBack | null;
 }
 
 /** One problem found while settings were read: what is wrong, and which flag, variable or line said it. */
@@ -92,7 +109,7 @@ export type Failure =
   /** The guarded command failed. `how`: `exited with 1`, `was ended by SIGTERM`. `untouched`: it never had the database. */
   | { code: 'COMMAND_FAILED'; how: string; rolledBack: boolean; untouched?: boolean }
   /** What was to be put back could not be: a person is needed. */
-  | { code: 'ROLLBACK_FAILED'; path: string; reason: string; copy: string | null; setAside: string | null }
+  | { code: 'ROLLBACK_FAILED'; path: string; reason: string; back: WayBack; setAside: string | null }
   /** `guard --window`: not now. */
   | { code: 'OUTSIDE_WINDOW'; window: string; next: string | null }
   /** The rehearsed command changed the real database. */
@@ -190,8 +207,8 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
   }
 }
 
-function hintForKilled({ command, target, copy }: Killed): string {
-  const back = copy ? `dbbackup restore ${copy} --into ${shellWord(target)} --yes` : null;
+function hintForKilled({ command, target, back: way }: Killed): string {
+  const back = way ? restoreLine(way) : null;
   if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
   return command === 'restore'
     ? `${target} is the old database or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to the old one: ${back}` : ''}`
@@ -364,7 +381,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'ROLLBACK_FAILED':
       return {
         message: `${f.path} could not be put back: ${f.reason}`,
-        hint: `stop the application, and as soon as that is mended: dbbackup restore ${f.copy ?? ''} --into ${shellWord(f.path)} --yes${f.setAside ? `; the failed state is kept at ${f.setAside}` : ''}`,
+        hint: `stop the application, and as soon as that is mended: ${restoreLine(f.back)}${f.setAside ? `; the failed state is kept at ${f.setAside}` : ''}`,
       };
     case 'OUTSIDE_WINDOW':
       return {

@@ -169,7 +169,7 @@ async function undo(acting: Acting, target: string, safety: Manifest | null, err
   try {
     await putBack(acting, { manifest: safety, target });
   } catch {
-    return { failure: { ...failure, copy: safety.file }, stage: 'restore' };
+    return { failure: { ...failure, back: { ...failure.back, copy: safety.file } }, stage: 'restore' };
   }
   const state = `the database was put back to what it was before; look at its disk (dmesg, smartctl)`;
   const restored: Failure = { code: 'RESTORE_FAILED', path: target, reason: failure.reason, state };

@@ -11,7 +11,7 @@ import type { SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { bytes } from './format.js';
-import type { Failure } from './outcome.js';
+import type { Failure, WayBack } from './outcome.js';
 import { errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
@@ -133,7 +133,7 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
     const after = await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
     const wal = state.journalMode === 'wal';
     const reason = after.findings.structural[0] ?? (wal && after.journalMode !== 'wal' ? `its journal mode is ${after.journalMode}, and was wal` : null);
-    if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, copy: manifest.file, setAside: null });
+    if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, back: wayBack(acting, input), setAside: null });
     await syncLive(acting, state.realPath);
     if (after.schemaHash !== manifest.schemaHash) {
       acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
@@ -161,6 +161,8 @@ async function syncLive(acting: Acting, path: string): Promise<void> {
   }
   syncParent(acting, path);
 }
+
+const wayBack = ({ config, name }: Acting, { manifest, target }: PutBackInput): WayBack => ({ copy: manifest.file, target, to: config.to, name });
 
 function putFailure(error: unknown, target: string): Failure {
   const state = 'the database is as it was: the change was one transaction, and it was not committed';
@@ -209,7 +211,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     throw new Failed(
       undone
         ? { code: 'RESTORE_FAILED', path, reason, state: 'the database is as it was; mend that and run again' }
-        : { code: 'ROLLBACK_FAILED', path, reason, copy: input.manifest.file, setAside: aside.directory },
+        : { code: 'ROLLBACK_FAILED', path, reason, back: wayBack(acting, input), setAside: aside.directory },
       { cause: error },
     );
   }

@@ -86,7 +86,12 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
   try {
     const history = History.openToRead(config.stateDir);
     const lastRun = history?.lastRun(name) ?? null;
+    const newest = history?.runs(name, 20).find((r) => !r.dryRun && r.status !== 'skipped') ?? null;
     history?.close();
+    // What it left is for a person to look at, whatever the copies are like.
+    if (newest && (newest.command === 'restore' || newest.command === 'guard') && newest.status === 'interrupted' && newest.exitCode === null) {
+      problems.push(critical('LAST_RUN_DIED', `${newest.error?.message ?? ''} (${newest.startedAt}): ${newest.error?.hint ?? ''}`));
+    }
     if (lastRun?.status === 'interrupted' && lastRun.exitCode === null)
       problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
     else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
