@@ -3,6 +3,7 @@
  * itself is the body, a straight list of stages. Whatever the body does, what follows it here happens.
  */
 import { randomUUID } from 'node:crypto';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { isFailure } from './artifacts.js';
@@ -124,7 +125,12 @@ function judge(ctx: Context, result: BodyResult, recorder: Recorder): Verdict {
 
 /** A run that ends after publication says which copy it made. */
 const withCopy = (failure: Failure | null, published: string | null): Failure | null =>
-  failure && (failure.code === 'TIMEOUT' || failure.code === 'INTERRUPTED') ? { ...failure, published } : failure;
+  failure && (failure.code === 'TIMEOUT' || failure.code === 'INTERRUPTED') ? { ...failure, published: published ?? failure.published } : failure;
+
+function isSame(a: string, b: string): boolean {
+  const [first, second] = [statSync(a), statSync(b)];
+  return first.dev === second.dev && first.ino === second.ino;
+}
 
 /** How long marking a verdict waits for a run of the same name: it may be at work for long, and the verdict is worth a little patience. */
 const MARK_WAIT_MS = 10_000;
@@ -210,7 +216,8 @@ class State {
     if (!lock) return;
     this.#locks.push(lock);
     const beside = stateDirOf(to);
-    if (stateDir === beside) return;
+    // The same directory, also over another way: a second lock on the same file would shut us out for ever.
+    if (isSame(stateDir, beside)) return;
     try {
       const second = await acquireLock(join(beside, `${this.#name}.lock.db`), lockWaitMs, signal);
       if (second) this.#locks.push(second);

@@ -139,8 +139,8 @@ export class Aside {
   /** After a failure: true when the database is as it was. */
   undo(): boolean {
     try {
-      const whole = putSidecarsBack(this.#note, this.directory, this.#input.unsupported) !== 'new';
-      if (lstatOrNull(this.directory)) this.#write({ state: 'undone' });
+      const whole = putSidecarsBack(this.#note, this.directory, this.#input.unsupported) === 'old';
+      if (whole && lstatOrNull(this.directory)) this.#write({ state: 'undone' });
       return whole;
     } catch {
       return false;
@@ -227,13 +227,19 @@ function list(directory: string): string[] {
   }
 }
 
-/** Null: no note of ours. A directory of state belongs to us, but a note can be cut short. */
+/** Null: no note of ours. What a note says is done, as far as renames go: so it has to be ours, whole, and sensible. */
 function readNote(directory: string): Note | null {
   try {
-    const note: Partial<Note> = JSON.parse(readSmall(join(directory, NOTE), NOTE_MAX).bytes.toString('utf8')) as Partial<Note>;
-    const { name, target, state, oldIno, newIno } = note;
-    if (name === undefined || typeof target !== 'string' || state === undefined || oldIno === undefined || newIno === undefined) return null;
-    return { target, name, runId: note.runId ?? '', state, newIno, oldIno, sidecars: note.sidecars ?? [], staged: note.staged ?? null };
+    const own = process.geteuid?.();
+    const { bytes, stats } = readSmall(join(directory, NOTE), NOTE_MAX);
+    if (stats.uid !== own || lstatSync(directory).uid !== own || lstatSync(dirname(directory)).uid !== own) return null;
+    const note: Partial<Record<keyof Note, unknown>> = JSON.parse(bytes.toString('utf8')) as Partial<Record<keyof Note, unknown>>;
+    const { name, target, runId, state, newIno, oldIno, staged } = note;
+    const isIno = (v: unknown): v is number | null => v === null || typeof v === 'number';
+    if (typeof name !== 'string' || typeof target !== 'string' || typeof runId !== 'string' || !isIno(newIno) || !isIno(oldIno)) return null;
+    if (state !== 'begun' && state !== 'moving' && state !== 'done' && state !== 'undone') return null;
+    const place = typeof staged === 'string' && dirname(dirname(staged)) === dirname(target) ? staged : null;
+    return { target, name, runId, state, newIno, oldIno, sidecars: [], staged: place };
   } catch {
     return null;
   }

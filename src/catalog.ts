@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, errnoWords } from './outcome.js';
-import type { Copy, CopyStatus, Manifest } from './records.js';
+import type { Check, Copy, CopyStatus, Manifest } from './records.js';
 import { NAME } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
@@ -90,6 +90,14 @@ const isTextOrNull = (v: unknown): v is string | null => v === null || isText(v)
 const STATUSES: readonly unknown[] = ['good', 'suspect', 'bad'];
 const METHODS: readonly unknown[] = ['vacuum-into', 'page-copy'];
 
+function isCheck(v: unknown): boolean {
+  if (typeof v !== 'object' || v === null) return false;
+  const c: Partial<Record<keyof Check, unknown>> = v;
+  return isText(c.name) && typeof c.ok === 'boolean' && isText(c.message);
+}
+
+const isRows = (v: unknown): boolean => typeof v === 'object' && v !== null && !Array.isArray(v) && Object.values(v).every(isCount);
+
 function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
   if (typeof v !== 'object' || v === null) return false;
   const m: Partial<Record<keyof Manifest, unknown>> = v;
@@ -111,7 +119,9 @@ function isManifest(v: unknown, base: string, name: string, createdAt: number): 
     m.tags.every(isText) &&
     isText(m.runId) &&
     isText(m.configuredPath) &&
-    isText(m.realPath)
+    isText(m.realPath) &&
+    (m.checks === undefined || (Array.isArray(m.checks) && m.checks.every(isCheck))) &&
+    (m.rows === undefined || isRows(m.rows))
   );
 }
 

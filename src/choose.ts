@@ -89,7 +89,10 @@ function parseTime(text: string): number {
       : /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)$/.test(text)
         ? Date.parse(text.replace(' ', 'T').toUpperCase())
         : Number.NaN;
-  if (!Number.isNaN(at)) return at;
+  // A day that no month has would silently become one of the next month.
+  const day = /^(\d{4})-?(\d\d)-?(\d\d)/.exec(text)?.slice(1).join('-') ?? '';
+  const exists = new Date(`${day}T00:00:00Z`);
+  if (!Number.isNaN(at) && !Number.isNaN(exists.getTime()) && exists.toISOString().startsWith(day)) return at;
   throw new Failed({
     code: 'USAGE',
     message: `--timestamp "${text}" is no time`,

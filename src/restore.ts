@@ -100,6 +100,8 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
   });
 
 function giveName(file: string, input: Restoring): void {
+  // The proof took its time: what lies there now is what counts.
+  inspectOutput(input.target, input.force);
   try {
     if (input.force && lstatOrNull(input.target)) {
       refuseHolders(input.target);

@@ -4,22 +4,25 @@
  * otherwise, and only when nobody has it open: the old files go to `aside/`, then the new one takes the name.
  */
 import { randomUUID } from 'node:crypto';
-import { chmodSync, chownSync, lstatSync, readdirSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import type { Stats } from 'node:fs';
+import { constants, lstatSync, readdirSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { bytes } from './format.js';
 import type { Failure, WayBack } from './outcome.js';
-import { errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
+import type { FileId } from './system/files.js';
 import { lstatOrNull, removeTree, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
-import { fileSystem, userName } from './system/processes.js';
-import { RequestFailed } from './system/workers.js';
+import { fileSystem, shellWord, userName } from './system/processes.js';
+import { RequestFailed, WorkerPool } from './system/workers.js';
 import { isAlive, makeLivingDirectory } from './workspace.js';
 
 export interface PutBackInput {
@@ -92,10 +95,10 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
   const staging = await makeStaging(dirname(input.target), acting.signal);
   try {
     const file = join(staging.directory, 'restore.db');
-    await proveInto(acting, input.manifest, file);
+    const proven = await proveInto(acting, input.manifest, file);
     return await recorder.stage(
       'restore',
-      () => putOffline(acting, input, target, file),
+      () => putOffline(acting, input, target, file, proven),
       (p) => `${input.manifest.file} to ${input.target}, ${p.how}: ${target.why}`,
     );
   } finally {
@@ -107,16 +110,17 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
 export const provenFile = (acting: Acting): string => join(acting.workspace.directory, 'restore.db');
 
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
-export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<void> {
+export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<FileId> {
   const { ctx, config, pool, signal, prune, recorder } = acting;
   const base = manifest.file.replace(/\.db$/, '');
-  await recorder.stage(
+  return await recorder.stage(
     'verify',
     async () => {
       const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
       const proof = await prove({ to: config.to, base, target: file, pool, signal, prune, progress });
       if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy' });
       if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems });
+      return proof.proven;
     },
     () => `${manifest.file} proven: ${bytes(manifest.sizeBytes)}`,
   );
@@ -125,26 +129,61 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
 /** Null: SQLite says that the target is damaged, and has not changed it. */
 async function putLive(acting: Acting, input: PutBackInput, state: SourceState, file: string): Promise<PutBack | null> {
   const { pool } = acting;
-  const { target, manifest } = input;
+  const { target } = input;
   // In rollback mode a commit waits for readers: given them longer than a source's holders.
   const busyMs = state.journalMode === 'wal' ? SOURCE_BUSY_MS : 6 * SOURCE_BUSY_MS;
   const before = { dev: state.dev, ino: state.ino };
   try {
-    const after = await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
-    const wal = state.journalMode === 'wal';
-    const reason = after.findings.structural[0] ?? (wal && after.journalMode !== 'wal' ? `its journal mode is ${after.journalMode}, and was wal` : null);
+    await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
+  } catch (error) {
+    await pool.killAll();
+    await rollHotJournalBack(acting, state);
+    acting.signal.throwIfAborted();
+    if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
+    throw new Failed(putFailure(error, target), { cause: error });
+  }
+  await checkPut(acting, input, state, busyMs);
+  return { how: 'live', setAside: [] };
+}
+
+/** From here on the copy is in the database, whatever comes: no error may say otherwise. */
+async function checkPut(acting: Acting, input: PutBackInput, state: SourceState, busyMs: number): Promise<void> {
+  const { pool } = acting;
+  const { target, manifest } = input;
+  try {
+    const after = await pool.worker(0).ask({ op: 'check-put', target: state.realPath, dev: state.dev, ino: state.ino, busyMs });
+    const lostWal = state.journalMode === 'wal' && after.journalMode !== 'wal' ? `its journal mode is ${after.journalMode}, and was wal` : null;
+    const reason = after.findings.structural[0] ?? lostWal;
     if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, back: wayBack(acting, input), setAside: null });
     await syncLive(acting, state.realPath);
     if (after.schemaHash !== manifest.schemaHash) {
       acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
     }
-    return { how: 'live', setAside: [] };
   } catch (error) {
     if (error instanceof Failed) throw error;
     await pool.killAll();
-    acting.signal.throwIfAborted();
-    if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
-    throw new Failed(putFailure(error, target), { cause: error });
+    const ended = acting.signal.aborted ? failureOf(acting.signal.reason) : null;
+    if (ended?.code === 'INTERRUPTED' || ended?.code === 'TIMEOUT')
+      throw new Failed({ ...ended, published: `${manifest.file} into ${target}` }, { cause: error });
+    const reason = error instanceof Error ? error.message : String(error);
+    const said = `${manifest.file} is in the database, but that could not be checked or synced: sqlite3 ${shellWord(target)} 'PRAGMA quick_check'`;
+    throw new Failed({ code: 'RESTORE_FAILED', path: target, reason, state: said }, { cause: error });
+  }
+}
+
+/** Ended in the middle, in rollback mode, the old state is in the journal: opened once, SQLite puts it back. Not by the ended pool. */
+async function rollHotJournalBack(acting: Acting, state: SourceState): Promise<void> {
+  if (!lstatOrNull(`${state.realPath}-journal`)) return;
+  const pool = new WorkerPool(acting.ctx.childEnv, new AbortController().signal, null);
+  try {
+    await pool.worker(0).ask({ op: 'settle', file: state.realPath, dev: state.dev, ino: state.ino, busyMs: 1000 });
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    acting.recorder.warn(
+      critical('SOURCE_HOT_JOURNAL', `${state.path} has a hot journal that could not be rolled back (${reason}): whoever opens it next for writing does that`),
+    );
+  } finally {
+    await pool.close();
   }
 }
 
@@ -182,7 +221,7 @@ export function refuseHolders(target: string): void {
   if (holders.length > 0) throw new Failed({ code: 'IN_USE', path: target, holders: nameHolders(holders) });
 }
 
-async function putOffline(acting: Acting, input: PutBackInput, target: Extract<Target, { how: 'offline' }>, file: string): Promise<PutBack> {
+async function putOffline(acting: Acting, input: PutBackInput, target: Extract<Target, { how: 'offline' }>, file: string, proven: FileId): Promise<PutBack> {
   const { pool, config, name, recorder, ctx } = acting;
   const path = input.target;
   refuseHolders(path);
@@ -191,17 +230,14 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
   const wal = target.state ? target.state.journalMode === 'wal' : input.manifest.journalMode === 'wal';
   if (wal) await pool.worker(0).ask({ op: 'set-wal', file });
   await pool.killAll();
-  if (old) {
-    chownSync(file, old.uid, old.gid);
-    chmodSync(file, old.mode & 0o7777);
-  }
-  await syncFile(file);
+  await dress(file, proven, old, path);
   const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
   const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now: ctx.clock.now(), unsupported });
   try {
     await aside.keepMain(acting.signal);
     // From here to the new name nothing waits and nothing is heard.
     refuseHolders(path);
+    requireSame(lstatSync(file), proven, path);
     aside.moveSidecars(file);
     aside.replace(file);
   } catch (error) {
@@ -215,7 +251,11 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
       { cause: error },
     );
   }
-  aside.finish();
+  try {
+    aside.finish();
+  } catch (error) {
+    recorder.warn(warning('STATE_UNWRITABLE', `${aside.directory} could not be completed: ${errnoWords(error)}`));
+  }
   const parent = lstatSync(dirname(path));
   if (!old && parent.uid !== ctx.identity.uid) {
     recorder.warn(
@@ -226,6 +266,37 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     );
   }
   return { how: 'offline', setAside: aside.files };
+}
+
+/** The new file gets the mode and the owner of the old one, and is synced: through a descriptor, since in a directory of another user names can be exchanged. */
+async function dress(file: string, proven: FileId, old: Stats | null, target: string): Promise<void> {
+  const handle = await open(file, constants.O_RDWR | constants.O_NOFOLLOW).catch((error: unknown) => {
+    throw new Failed({ code: 'RESTORE_FAILED', path: target, reason: errnoWords(error), state: UNCHANGED }, { cause: error });
+  });
+  try {
+    requireSame(await handle.stat(), proven, target);
+    if (old) {
+      const here = await handle.stat();
+      if (here.uid !== old.uid || here.gid !== old.gid) await handle.chown(old.uid, old.gid);
+      await handle.chmod(old.mode & 0o7777);
+    }
+    await handle.sync();
+  } catch (error) {
+    if (error instanceof Failed) throw error;
+    throw new Failed(
+      { code: 'RESTORE_FAILED', path: target, reason: `the new file cannot be made like the old one: ${errnoWords(error)}`, state: UNCHANGED },
+      { cause: error },
+    );
+  } finally {
+    await handle.close();
+  }
+}
+
+const UNCHANGED = 'the database is as it was; mend that and run again';
+
+function requireSame(now: FileId, proven: FileId, target: string): void {
+  if (now.dev === proven.dev && now.ino === proven.ino) return;
+  throw new Failed({ code: 'RESTORE_FAILED', path: target, reason: 'the proven file was exchanged for another one', state: UNCHANGED });
 }
 
 /** A whole database of another page size: closed by SQLite itself, so that all of it is in one file. */
@@ -264,7 +335,11 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
       directory,
       remove: () => {
         lock.release();
-        removeTree(directory);
+        try {
+          removeTree(directory);
+        } catch {
+          // The next restore beside it sweeps it.
+        }
       },
     };
   } catch (error) {
@@ -287,7 +362,7 @@ export function spaceProblem(acting: Acting, manifest: Manifest, target: string,
   const hereBytes = live ? manifest.sizeBytes + live.usedBytes + live.walBytes : 0;
   const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({ code: 'NO_SPACE', path, neededBytes, freeBytes, prune });
   if (sameDisk) return here && here.freeBytes < besideBytes + hereBytes ? problem(config.to, besideBytes + hereBytes, here.freeBytes) : null;
-  if (beside && beside.freeBytes < besideBytes) return problem(basename(dirname(target)) === '' ? '/' : dirname(target), besideBytes, beside.freeBytes);
+  if (beside && beside.freeBytes < besideBytes) return problem(dirname(target), besideBytes, beside.freeBytes);
   return here && here.freeBytes < hereBytes ? problem(config.to, hereBytes, here.freeBytes) : null;
 }
 

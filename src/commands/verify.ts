@@ -18,7 +18,7 @@ import type { Config } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
 import type { Proof } from '../stages/prove.js';
 import { prove } from '../stages/prove.js';
-import { removeTree, replace } from '../system/files.js';
+import { removeTree, replace, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import { saveDryRun } from './dry-run.js';
 
@@ -68,8 +68,10 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
   const { ctx, config, workspace, pool, signal, prune, recorder } = acting;
   const base = copy.file.replace(/\.db$/, '');
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
-  if (freeBytes !== null && freeBytes < copy.sizeBytes) {
-    throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes: copy.sizeBytes, freeBytes, prune });
+  // Not what a manifest says: one rotten digit there would end it all.
+  const neededBytes = sizeOf(join(config.to, copy.file));
+  if (freeBytes !== null && freeBytes < neededBytes) {
+    throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune });
   }
   const proof = await prove({ to: config.to, base, target: workspace.data, pool, signal, prune, progress });
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
@@ -85,7 +87,7 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
 function statusFrom(proof: Proof): CopyStatus {
   if (!proof.manifest) return 'unverified';
   if (proof.problems.length > 0) return 'bad';
-  return proof.manifest.checks.some((c) => c.name.startsWith('source ') && !c.ok) ? 'suspect' : 'good';
+  return (proof.manifest.checks ?? []).some((c) => c.name.startsWith('source ') && !c.ok) ? 'suspect' : 'good';
 }
 
 /** Writes the verdict back, under the lock of the name, into the manifest that was proven and no other. */

@@ -9,6 +9,7 @@ import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
 import type { Manifest } from '../records.js';
+import type { FileId } from '../system/files.js';
 import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
@@ -31,6 +32,8 @@ export interface Proof {
   /** The text of the manifest is the one that was written. */
   readonly manifestWhole: boolean;
   readonly problems: readonly string[];
+  /** The private file that holds the proven bytes. */
+  readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
 }
@@ -39,8 +42,8 @@ export interface Proof {
 export async function prove(input: ProveInput): Promise<Proof> {
   const read = readManifestText(input.to, input.base);
   const data = join(input.to, `${input.base}.db`);
-  if (!lstatOrNull(data)) return { manifest: null, manifestWhole: false, problems: ['the data file is not there'], gone: true };
-  if ('unreadable' in read) return { manifest: null, manifestWhole: false, problems: [read.unreadable], gone: false };
+  if (!lstatOrNull(data)) return { manifest: null, manifestWhole: false, problems: ['the data file is not there'], gone: true, proven: NONE };
+  if ('unreadable' in read) return { manifest: null, manifestWhole: false, problems: [read.unreadable], gone: false, proven: NONE };
   const { manifest } = read;
   const manifestWhole = read.whole();
   const problems = manifestWhole ? [] : ['the manifest is not as it was written: its own SHA-256 differs'];
@@ -48,21 +51,33 @@ export async function prove(input: ProveInput): Promise<Proof> {
     if (lstatOrNull(data + suffix))
       problems.push(`${manifest.file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
   }
-  problems.push(...(await proveBytes(input, data, manifest)));
+  const copied = await proveBytes(input, data, manifest);
+  problems.push(...copied.problems);
   if (problems.length === 0) problems.push(...(await proveContent(input, manifest)));
-  return { manifest, manifestWhole, problems, gone: false };
+  return { manifest, manifestWhole, problems, gone: false, proven: copied.made };
 }
 
-async function proveBytes(input: ProveInput, data: string, manifest: Manifest): Promise<string[]> {
+const NONE: FileId = { dev: 0, ino: 0 };
+
+async function proveBytes(input: ProveInput, data: string, manifest: Manifest): Promise<{ problems: string[]; made: FileId }> {
   removeTree(input.target);
+  const there = lstatOrNull(data);
+  if (there?.isFile() && there.size !== manifest.sizeBytes) return { problems: [`it has ${there.size} bytes, not ${manifest.sizeBytes}`], made: NONE };
   try {
-    const { sha256, sizeBytes } = await copyHashed(data, input.target, input.signal, (done) => input.progress(done, manifest.sizeBytes));
-    return [
+    const { sha256, sizeBytes, made } = await copyHashed(data, input.target, input.signal, (done) => input.progress(done, manifest.sizeBytes));
+    const problems = [
       ...(sizeBytes === manifest.sizeBytes ? [] : [`it has ${sizeBytes} bytes, not ${manifest.sizeBytes}`]),
       ...(sha256 === manifest.sha256 ? [] : [`its SHA-256 is ${sha256}, not ${manifest.sha256}`]),
     ];
+    return { problems, made };
   } catch (error) {
-    if (error instanceof ReadFailed) return [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`];
+    // Too many open files, a stale handle and the like say nothing of the copy.
+    if (error instanceof ReadFailed && !['EIO', 'ENOENT', 'ELOOP', 'EINVAL'].includes(errnoOf(error))) {
+      throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });
+    }
+    if (error instanceof ReadFailed) {
+      return { problems: [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`], made: NONE };
+    }
     throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
   }
 }
@@ -89,7 +104,7 @@ async function proveContent(input: ProveInput, manifest: Manifest): Promise<stri
 function contradictions(manifest: Manifest, { described }: CheckedFile): string[] {
   const { properties } = described;
   const rows = rowsOf(described);
-  const said = manifest.rows;
+  const said = manifest.rows ?? {};
   const differing = Object.keys({ ...said, ...rows }).filter((table) => said[table] !== rows[table]);
   const facts: [string, unknown, unknown][] = [
     ['page size', properties.pageSize, manifest.pageSize],

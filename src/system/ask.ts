@@ -1,5 +1,6 @@
 /** A question to a person at a terminal. */
 import { createInterface } from 'node:readline/promises';
+import { printable } from '../settings/values.js';
 
 /** True for yes, false for anything else; null when nobody is there to ask: standard input or error is no terminal. */
 export async function askYes(question: string, signal: AbortSignal): Promise<boolean | null> {
@@ -8,7 +9,7 @@ export async function askYes(question: string, signal: AbortSignal): Promise<boo
   try {
     // Ctrl-C and Ctrl-D close it, and leave the question without an answer for ever.
     const closed = new Promise<string>((done) => lines.once('close', () => done('')));
-    return /^y(es)?$/i.test((await Promise.race([lines.question(`${question} [y/N] `, { signal }), closed])).trim());
+    return /^y(es)?$/i.test((await Promise.race([lines.question(`${printable(question)} [y/N] `, { signal }), closed])).trim());
   } catch (error) {
     signal.throwIfAborted();
     throw error;

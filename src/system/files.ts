@@ -226,7 +226,7 @@ export async function hashFile(path: string, signal: AbortSignal, progress: (don
 
 /** A file copied whole into a new one with its mode and, where we may, its owner; synced. */
 export function copySync(from: string, to: string): void {
-  const input = openSync(from, constants.O_RDONLY | constants.O_NOFOLLOW);
+  const input = openToCopy(from);
   try {
     const output = openSync(to, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
     try {
@@ -246,6 +246,12 @@ export function copySync(from: string, to: string): void {
   }
 }
 
+/** Tells a file from whatever else may come to stand under its name. */
+export interface FileId {
+  readonly dev: number;
+  readonly ino: number;
+}
+
 /** An error of reading the first file of a copy, so that it is not taken for one of writing the second. */
 export class ReadFailed extends Error {}
 
@@ -258,7 +264,7 @@ export async function copyHashed(
   to: string,
   signal: AbortSignal,
   progress: (doneBytes: number) => void,
-): Promise<{ sha256: string; sizeBytes: number }> {
+): Promise<{ sha256: string; sizeBytes: number; made: FileId }> {
   const hash = createHash('sha256');
   const input = openToCopy(from);
   const buffers = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)] as const;
@@ -271,7 +277,7 @@ export async function copyHashed(
       const buffer = buffers[turn % 2 === 0 ? 0 : 1];
       const bytesRead = await readOrFail(input, buffer, done);
       await writing;
-      if (bytesRead === 0) return { sha256: hash.digest('hex'), sizeBytes: done };
+      if (bytesRead === 0) return { sha256: hash.digest('hex'), sizeBytes: done, made: fstatSync(output) };
       const chunk = buffer.subarray(0, bytesRead);
       // Written while it is hashed, and while the next one is read.
       writing = writeAll(output, chunk, done);

@@ -47,8 +47,10 @@ export type Request =
   | { op: 'set-rollback'; file: string }
   /** What `guard` asks of a database: its checks, `queries` (SELECTs that must return nothing), and what is in it. Writes nothing. */
   | { op: 'check-live'; file: string; queries: readonly string[]; busyMs: number }
-  /** All pages of `file` into the live database `target`, in one transaction, and a check of what is there then. */
-  | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number };
+  /** All pages of `file` into the live database `target`, in one transaction: an answer means that it is committed. */
+  | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number }
+  /** A look at what is in the database after that, in one read transaction. */
+  | { op: 'check-put'; target: string; dev: number; ino: number; busyMs: number };
 
 export interface Answers {
   snapshot: {
@@ -79,7 +81,8 @@ export interface Answers {
   settle: Record<string, never>;
   'set-wal': Record<string, never>;
   'set-rollback': Record<string, never>;
-  'put-into': PutInto;
+  'put-into': Record<string, never>;
+  'check-put': PutInto;
   'check-live': CheckedLive;
 }
 

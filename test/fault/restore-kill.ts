@@ -28,7 +28,7 @@ import { descendants, inPrivate, must, mustBeWhole, mustHoldNoBadCopy, processes
 import { type Calibration, type Call, calibrate } from './trace.js';
 
 /** Calls of which a restore makes few and which decide. */
-const DECISIVE = [
+export const DECISIVE = [
   'link',
   'linkat',
   'rename',
@@ -62,7 +62,7 @@ interface Shape {
 const OLD_BYTES = 900_000;
 
 /** Rows that the copy does not have. */
-function grow(path: string): void {
+export function grow(path: string): void {
   const db = new Database(path);
   db.exec("UPDATE invoice SET note = note || 'later' WHERE id % 3 = 0; INSERT INTO beat (at) VALUES ('later')");
   db.close();
@@ -145,7 +145,7 @@ const SHAPES: readonly Shape[] = [
 // ---------------------------------------------------------------------------------------------------------------- stage
 
 /** Where the rounds are played: always at the same paths, laid out anew for each. */
-interface Place {
+export interface Place {
   readonly root: string;
   readonly target: string;
   readonly to: string;
@@ -155,14 +155,14 @@ interface Place {
 const placeAt = (root: string, to: string): Place => ({ root, target: join(root, 'db/app.db'), to });
 
 /** On another file system than /tmp, where there is one. */
-function elsewhere(): string {
+export function elsewhere(): string {
   const path = mkdtempSync('/dev/shm/dbbackup-apart-');
   atEnd(() => rmSync(path, { recursive: true, force: true }));
   return path;
 }
 
 /** In the path of every directory that is made here, and of no file of the tool. */
-const OURS = '/dbbackup-';
+export const OURS = '/dbbackup-';
 
 interface Stage {
   readonly place: Place;
@@ -220,7 +220,7 @@ function lay({ place, templates }: Stage, { name }: Shape): void {
 }
 
 /** Digest of the rows that SQLite finds in a directory's `app.db`, with what lies beside it; throws when it is damaged. */
-function rowsAt(directory: string): string {
+export function rowsAt(directory: string): string {
   const look = tempDirectory('rows');
   for (const suffix of ['', ...SIDECARS]) {
     const from = join(directory, `app.db${suffix}`);
@@ -238,7 +238,7 @@ function rowsAt(directory: string): string {
 }
 
 /** Empty sidecars hold nothing and count as none. */
-const bytesAt = (directory: string): ReadonlyMap<string, string> =>
+export const bytesAt = (directory: string): ReadonlyMap<string, string> =>
   new Map(
     ['', ...SIDECARS].flatMap((suffix): [string, string][] => {
       const path = join(directory, `app.db${suffix}`);
@@ -307,12 +307,12 @@ function oldOf(stage: Stage, shape: Shape): Old {
   return old;
 }
 
-interface SetAside {
+export interface SetAside {
   readonly directory: string;
   readonly pending: boolean;
 }
 
-function setAsides({ to }: Place): SetAside[] {
+export function setAsides({ to }: Place): SetAside[] {
   const root = join(to, '.dbbackup/aside');
   if (!existsSync(root)) return [];
   return readdirSync(root).map((entry) => {
@@ -360,7 +360,7 @@ function mustHoldNoCopyOfNeither(stage: Stage, old: Old, when: string): void {
   }
 }
 
-const staged = ({ root }: Place): string[] => readdirSync(join(root, 'db')).filter((n) => n.startsWith('.dbbackup'));
+export const staged = ({ root }: Place): string[] => readdirSync(join(root, 'db')).filter((n) => n.startsWith('.dbbackup'));
 
 // ------------------------------------------------------------------------------------------------------------ afterwards
 
@@ -435,7 +435,7 @@ const holdOldState = (path: string): Promise<UserOfDatabase> => useDatabase(path
 // ----------------------------------------------------------------------------------------------------------------- kills
 
 /** Evidence of a round that failed. */
-function keep({ root, to }: Place, directory: string): void {
+export function keep({ root, to }: Place, directory: string): void {
   for (const [from, name] of [
     [root, 'work'],
     [to, 'backups'],
@@ -448,7 +448,7 @@ function keep({ root, to }: Place, directory: string): void {
   }
 }
 
-const notes = (seen: Readonly<Record<string, number>>): string =>
+export const notes = (seen: Readonly<Record<string, number>>): string =>
   Object.entries(seen)
     .map(([k, n]) => `${k} ${n}`)
     .join(', ');
@@ -484,7 +484,7 @@ function shapeOf(index: number): Shape {
   return shape;
 }
 
-const shuffled = <T>(items: readonly T[], random: Random): T[] =>
+export const shuffled = <T>(items: readonly T[], random: Random): T[] =>
   items
     .map((item) => ({ item, at: random.next() }))
     .sort((a, b) => a.at - b.at)

@@ -12,6 +12,7 @@ import { cannot, ROOT, readJson } from '../support/cli.js';
 import { consistency } from './consistency.js';
 import { damaged } from './damaged.js';
 import { enospc } from './enospc.js';
+import { guardKill } from './guard-kill.js';
 import type { Failure, Scenario } from './harness.js';
 import { inject } from './inject.js';
 import { kill } from './kill.js';
@@ -23,7 +24,7 @@ import { tamper } from './tamper.js';
 
 const VERSION = String((readJson(join(ROOT, 'package.json')) as { version?: unknown }).version);
 
-const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals, tamper, restoreLive, restoreKill, restorePower];
+const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals, tamper, restoreLive, restoreKill, restorePower, guardKill];
 
 interface Row {
   readonly scenario: string;

@@ -1,0 +1,4 @@
+import { guardKill } from './guard-kill.js';
+import { testScenario } from './in-vitest.js';
+
+testScenario(guardKill);
