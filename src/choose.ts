@@ -110,9 +110,15 @@ function requireName(config: Config, command: 'verify' | 'restore'): string {
   return name;
 }
 
+/** What there is instead: it can be asked for by its name. */
+function others(to: string, name: string): string {
+  const [first] = readCopies(to, name).filter((c) => c.status === 'suspect' || (c.status === 'good' && c.tags.length > 0));
+  return first ? ` that is not tagged; by name there would be ${first.file} (${[first.status, ...first.tags].join(', ')})` : '';
+}
+
 function latestOf(to: string, name: string, now: number): Copy {
   const copy = newestGood(to, name, now);
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}` });
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}${others(to, name)}` });
   return copy;
 }
 

@@ -199,7 +199,12 @@ function asSeen(row: Row, to: string | null): RunRecord {
 
 /** The record of a run that could not finish it itself. `copy`: the copy it had published, or that the next run completed for it. */
 export function asKilled(record: RunRecord, copy: Copy | null, to: string | null): RunRecord {
-  const failure: Failure = { code: 'INTERRUPTED', signal: 'SIGKILL', published: copy?.file ?? null, ...killedAt(record, to) };
+  const failure: Failure = {
+    code: 'INTERRUPTED',
+    signal: 'SIGKILL',
+    published: record.command === 'run' ? (copy?.file ?? null) : null,
+    ...killedAt(record, to),
+  };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
 }
 

@@ -212,7 +212,7 @@ function hintForKilled({ command, target, back: way }: Killed): string {
   if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
   return command === 'restore'
     ? `${target} is the old database or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to the old one: ${back}` : ''}`
-    : `the command was ended with it, and ${target} is as it left it: look at it${back ? `; back to what it was before: ${back}` : ''}`;
+    : `the command's first process was ended with it; others of it may still run (fuser ${shellWord(target)}). ${target} is as they leave it: look at it${back ? `; back to what it was before: ${back}` : ''}`;
 }
 
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
@@ -302,7 +302,7 @@ export function describe(f: Failure): { message: string; hint: string } {
           f.neededBytes !== null && f.freeBytes !== null
             ? `not enough space at ${f.path}: ${mb(f.neededBytes)} needed, ${mb(f.freeBytes)} free`
             : `no space left at ${f.path} (disk full, or a quota)`,
-        hint: `make room, for example with fewer kept copies: ${f.prune}`,
+        hint: f.prune === '' ? `make room on the file system of ${f.path}` : `make room, for example with fewer kept copies: ${f.prune}`,
       };
     case 'WAL_PRESSURE':
       return {
@@ -353,7 +353,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
-        hint: 'it is no longer taken for a good copy; look at the disk (dmesg, smartctl), and at the others: dbbackup verify --all',
+        hint: 'take an older one (dbbackup list), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad',
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };

@@ -1,5 +1,5 @@
 /** The two ways of a restore, each on one screen: into a new file, and into a database. */
-import { lstatSync, renameSync } from 'node:fs';
+import { lstatSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
@@ -7,8 +7,8 @@ import { readManifest } from './catalog.js';
 import type { Chosen } from './choose.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
-import type { ExitCode, Failure } from './outcome.js';
-import { errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import type { ExitCode, Failure, Warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, makeStaging, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
@@ -29,6 +29,7 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   const manifest = readManifest(config.to, copy.file.replace(/\.db$/, ''));
   if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable] });
   if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest) });
+  refuseInside(config, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
     lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
@@ -37,6 +38,26 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
     }
   }
   return { copy, manifest };
+}
+
+/** Not over a copy, a manifest or our own state, and nothing of another kind among them. */
+function refuseInside(config: Config, target: string): void {
+  let directory = dirname(target);
+  try {
+    directory = realpathSync(directory);
+  } catch {
+    // It is not there: said below.
+  }
+  for (const ours of [config.to, config.stateDir].filter((d) => lstatOrNull(d))) {
+    const real = realpathSync(ours);
+    if (directory !== real && !directory.startsWith(`${real}/`)) continue;
+    throw new Failed({
+      code: 'RESTORE_FAILED',
+      path: target,
+      reason: `it lies in ${ours}, among the copies`,
+      state: 'nothing was changed; name a place elsewhere',
+    });
+  }
 }
 
 function badBecause(manifest: Manifest): string[] {
@@ -178,8 +199,13 @@ async function undo(acting: Acting, target: string, safety: Manifest | null, err
   return { failure: restored, stage: 'restore' };
 }
 
+/** It proves out as what it is: what could be read of a damaged database. */
+export const suspectWarning = (copy: Copy): Warning =>
+  critical('SOURCE_CORRUPT', `${copy.file} is suspect: its database was structurally damaged when it was made, and rows may be missing in it`);
+
 function done(acting: Acting, copy: Copy, target: string, safety: Manifest | null, setAside: readonly string[]): BodyResult {
   const { recorder, ctx } = acting;
+  if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));
   recorder.setCopy(copy);
   recorder.add({ restored: { file: copy.file, target, safetyCopy: safety?.file ?? null, setAside } });
   if (safety) ctx.output.info(`the state before is kept as ${safety.file}, for 30 days`);

@@ -360,7 +360,14 @@ export function spaceProblem(acting: Acting, manifest: Manifest, target: string,
   // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
   const besideBytes = manifest.sizeBytes;
   const hereBytes = live ? manifest.sizeBytes + live.usedBytes + live.walBytes : 0;
-  const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({ code: 'NO_SPACE', path, neededBytes, freeBytes, prune });
+  const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({
+    code: 'NO_SPACE',
+    path,
+    neededBytes,
+    freeBytes,
+    // Fewer copies would not help elsewhere.
+    prune: path === config.to ? prune : '',
+  });
   if (sameDisk) return here && here.freeBytes < besideBytes + hereBytes ? problem(config.to, besideBytes + hereBytes, here.freeBytes) : null;
   if (beside && beside.freeBytes < besideBytes) return problem(dirname(target), besideBytes, beside.freeBytes);
   return here && here.freeBytes < hereBytes ? problem(config.to, hereBytes, here.freeBytes) : null;

@@ -12,7 +12,7 @@ import { exitCodeOf, Failed, failureOf } from '../outcome.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
 import type { Restoring } from '../restore.js';
-import { inspectRestore, restoreInto, restoreToFile } from '../restore.js';
+import { inspectRestore, restoreInto, restoreToFile, suspectWarning } from '../restore.js';
 import { lookAtTarget } from '../restoring.js';
 import type { Config } from '../settings/load.js';
 import { path as parsePath } from '../settings/values.js';
@@ -88,6 +88,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
   });
   try {
     const { copy, manifest } = inspectRestore(ctx, config, way, input);
+    if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));
     recorder.setCopy(copy);
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);

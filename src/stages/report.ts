@@ -25,6 +25,8 @@ export function eventOf(record: RunRecord, history: History | null): NotifyEvent
   if (record.command !== 'run' || !history) return null;
   for (const earlier of history.since(record.name)) {
     if (earlier.runId === record.runId || earlier.status === 'skipped' || earlier.status === 'running' || earlier.exitCode === 75) continue;
+    // What became of a migration or a restore says nothing about backups.
+    if (earlier.command === 'guard' || earlier.command === 'restore') continue;
     // One that could only not tell people has queued its own message, and its recovery is the delivery of that.
     if (earlier.status !== 'ok' && earlier.error?.code !== 'NOTIFY_FAILED') return 'recovery';
     if (earlier.command === 'run') return null;
