@@ -228,7 +228,16 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
   if (target.state) await settle(acting, target.state);
   const old = lstatOrNull(path);
   const wal = target.state ? target.state.journalMode === 'wal' : input.manifest.journalMode === 'wal';
-  if (wal) await pool.worker(0).ask({ op: 'set-wal', file });
+  if (wal) {
+    await pool
+      .worker(0)
+      .ask({ op: 'set-wal', file })
+      .catch((error: unknown) => {
+        acting.signal.throwIfAborted();
+        const reason = error instanceof Error ? error.message : String(error);
+        throw new Failed({ code: 'RESTORE_FAILED', path, reason, state: UNCHANGED }, { cause: error });
+      });
+  }
   await pool.killAll();
   await dress(file, proven, old, path);
   const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
