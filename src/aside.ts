@@ -42,8 +42,6 @@ interface Note {
   readonly newIno: number | null;
   /** Inode of the old database; null: there was none. */
   readonly oldIno: number | null;
-  /** Suffixes of the sidecars that were there. */
-  readonly sidecars: readonly string[];
   /** Where the new file was made; null while that is not known. */
   readonly staged: string | null;
 }
@@ -77,7 +75,6 @@ export class Aside {
       state: 'begun',
       newIno: null,
       oldIno: lstatOrNull(input.target)?.ino ?? null,
-      sidecars: SIDECARS.filter((s) => lstatOrNull(input.target + s)),
       staged: null,
     };
   }
@@ -239,7 +236,7 @@ function readNote(directory: string): Note | null {
     if (typeof name !== 'string' || typeof target !== 'string' || typeof runId !== 'string' || !isIno(newIno) || !isIno(oldIno)) return null;
     if (state !== 'begun' && state !== 'moving' && state !== 'done' && state !== 'undone') return null;
     const place = typeof staged === 'string' && dirname(dirname(staged)) === dirname(target) ? staged : null;
-    return { target, name, runId, state, newIno, oldIno, sidecars: [], staged: place };
+    return { target, name, runId, state, newIno, oldIno, staged: place };
   } catch {
     return null;
   }

@@ -33,19 +33,8 @@ export const guardCommand = (ctx: Context, config: Config, name: string, guardin
   act(ctx, config, 'guard', name, async (acting) => {
     const { recorder, signal } = acting;
     const { queries, flags } = guarding;
-    recorder.add({ backupPoint: null, child: null, checks: [], tables: [], rolledBack: false, setAside: null });
-    const closed = windowProblem(ctx, guarding);
-    if (closed) throw new Failed(closed);
-    await recorder.stage(
-      'inspect',
-      () => lookBeforehand(acting, guarding),
-      (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${s.journalMode} mode`,
-    );
-    await acting.begin();
-    // Under the lock once more: another guard may have been at work.
-    const source = lookBeforehand(acting, guarding);
+    const source = await beginGuard(acting, guarding);
     const database = { file: source.realPath, shown: source.path, queries } as const;
-    refuseHolders(source, flags.shared);
     const before = await recorder.stage('check', () => checkDatabase(acting, { ...database, when: 'before' }), checksNote);
     const { copy, manifest } = await makeTaggedCopy(acting, source, 'before-guard');
     if (copy.status !== 'good') {
@@ -71,6 +60,24 @@ export const guardCommand = (ctx: Context, config: Config, name: string, guardin
       return await rollBack(acting, { guarding, original, manifest, before }, failureOf(error), recorder.current);
     }
   });
+
+/** Everything before the first check, for a guard and for its rehearsal: window, looks, lock, holders. Throws `Failed`. */
+export async function beginGuard(acting: Acting, guarding: Guarding): Promise<SourceState> {
+  const { recorder } = acting;
+  recorder.add({ backupPoint: null, child: null, checks: [], tables: [], rolledBack: false, setAside: null });
+  const closed = windowProblem(acting.ctx, guarding);
+  if (closed) throw new Failed(closed);
+  await recorder.stage(
+    'inspect',
+    () => lookBeforehand(acting, guarding),
+    (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${s.journalMode} mode`,
+  );
+  await acting.begin();
+  // Under the lock once more: another guard may have been at work.
+  const source = lookBeforehand(acting, guarding);
+  refuseHolders(source, guarding.flags.shared);
+  return source;
+}
 
 /** OUTSIDE_WINDOW, or null. */
 export function windowProblem(ctx: Context, { window, flags }: Guarding): Failure | null {

@@ -13,7 +13,7 @@ import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outc
 import type { Check, Manifest, TableRows } from './records.js';
 import { lookAtTarget, putBack } from './restoring.js';
 import { inspectSource } from './stages/inspect.js';
-import { copyHashed, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory, syncFile } from './system/files.js';
+import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem } from './system/processes.js';
 import type { CheckedLive } from './system/worker-protocol.js';
@@ -179,8 +179,7 @@ function mendMode(acting: Acting, { source, mode, uid, gid }: Original): void {
   const now = lstatOrNull(path);
   if (!now?.isFile()) return;
   try {
-    if (now.uid !== uid || now.gid !== gid) chownSync(path, uid, gid);
-    if ((now.mode & 0o7777) !== mode) chmodSync(path, mode);
+    giveLook(path, { uid, gid, mode }, now);
   } catch (error) {
     acting.recorder.warn(warning('SIDECAR_OWNER', `${path} does not have the owner and mode that it had before: ${errnoWords(error)}`));
   }

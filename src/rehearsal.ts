@@ -5,34 +5,23 @@ import type { SourceState } from './artifacts.js';
 import { commandInput, endCommand } from './commanding.js';
 import { contentState } from './content-state.js';
 import type { Context } from './context.js';
+import { snapshotStage, verifyStage } from './copying.js';
 import { bytes, duration, table } from './format.js';
-import { lookBeforehand, windowProblem } from './guard.js';
+import { beginGuard } from './guard.js';
 import type { Guarding } from './guarding.js';
-import { checkDatabase, checksNote, refuseHolders, tablesOf } from './guarding.js';
+import { checkDatabase, checksNote, tablesOf } from './guarding.js';
 import type { ExitCode } from './outcome.js';
 import { Failed } from './outcome.js';
 import type { TableRows } from './records.js';
 import type { Config } from './settings/load.js';
 import { runCommand } from './stages/command.js';
-import { takeSnapshot } from './stages/snapshot.js';
-import { verify } from './stages/verify.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 
 /** Runs COMMAND on a scratch copy and returns the exit code. */
 export const rehearse = (ctx: Context, config: Config, name: string, guarding: Guarding): Promise<ExitCode> =>
   act(ctx, config, 'guard', name, async (acting) => {
     const { recorder } = acting;
-    recorder.add({ backupPoint: null, child: null, checks: [], tables: [], rolledBack: false, setAside: null });
-    const closed = windowProblem(ctx, guarding);
-    if (closed) throw new Failed(closed);
-    await recorder.stage(
-      'inspect',
-      () => lookBeforehand(acting, guarding),
-      (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${s.journalMode} mode`,
-    );
-    await acting.begin();
-    const source = lookBeforehand(acting, guarding);
-    refuseHolders(source, guarding.flags.shared);
+    const source = await beginGuard(acting, guarding);
     await makeScratch(acting, source);
     const scratch = { file: acting.workspace.data, shown: `the scratch copy of ${source.path}`, queries: guarding.queries } as const;
     const before = await recorder.stage('check', () => check(acting, { ...scratch, when: 'before' }), checksNote);
@@ -58,21 +47,10 @@ export const rehearse = (ctx: Context, config: Config, name: string, guarding: G
 
 /** A snapshot, proven, in the workspace of the run, which goes when the run ends. */
 async function makeScratch(acting: Acting, source: SourceState): Promise<void> {
-  const { ctx, config, recorder, pool, workspace, signal, prune } = acting;
-  const now = (): Date => ctx.clock.now();
-  const progress = (): void => undefined;
-  const snapshot = await recorder.stage(
-    'snapshot',
-    () => takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune, progress }),
-    (s) => `${s.method}, the scratch copy`,
-  );
-  await recorder.stage(
-    'verify',
-    () => verify({ ...config, snapshot, pool, signal, warn: (w) => recorder.warn(w), prune, progress }),
-    (v) => `${v.verdict}: ${bytes(v.sizeBytes)}`,
-  );
+  const snapshot = await snapshotStage(acting, source, (s) => `${s.method}, the scratch copy`);
+  await verifyStage(acting, snapshot, (v) => `${v.verdict}: ${bytes(v.sizeBytes)}`);
   // As the command will find the real one.
-  if (source.journalMode === 'wal') await pool.worker(0).ask({ op: 'set-wal', file: workspace.data });
+  if (source.journalMode === 'wal') await acting.pool.worker(0).ask({ op: 'set-wal', file: acting.workspace.data });
 }
 
 async function check(acting: Acting, input: Parameters<typeof checkDatabase>[1]): Promise<CheckedLive> {

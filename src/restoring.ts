@@ -4,9 +4,7 @@
  * otherwise, and only when nobody has it open: the old files go to `aside/`, then the new one takes the name.
  */
 import { randomUUID } from 'node:crypto';
-import type { Stats } from 'node:fs';
-import { constants, lstatSync, readdirSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { lstatSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { SourceState } from './artifacts.js';
@@ -19,7 +17,7 @@ import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import type { FileId } from './system/files.js';
-import { lstatOrNull, removeTree, syncDirectory, syncFile } from './system/files.js';
+import { giveLook, lstatOrNull, removeTree, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
@@ -44,7 +42,7 @@ export interface PutBack {
 /** What stands at the target, and so how a copy gets there. `offline`: why not live. */
 export type Target =
   | { readonly how: 'live'; readonly state: SourceState }
-  | { readonly how: 'offline'; readonly why: string; readonly state: SourceState | null; readonly damaged: boolean };
+  | { readonly how: 'offline'; readonly why: string; readonly state: SourceState | null };
 
 /**
  * Looks at the target without SQLite. Throws `Failed` for what is never replaced: links, directories, FIFOs, devices,
@@ -61,16 +59,16 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: str
         reason: `there is no directory ${dirname(target)}`,
         state: 'nothing was changed; make the directory, or mend the path',
       });
-    return { how: 'offline', why: 'there is no database', state: null, damaged: false };
+    return { how: 'offline', why: 'there is no database', state: null };
   }
   const state = inspectSource(target, acting.ctx.identity, (ino) => isLeftByUs(acting.config.stateDir, ino));
   if (!isFailure(state)) {
     return state.pageSize === copyPageSize
       ? { how: 'live', state }
-      : { how: 'offline', why: `its page size is ${state.pageSize}, the copy's ${copyPageSize}`, state, damaged: false };
+      : { how: 'offline', why: `its page size is ${state.pageSize}, the copy's ${copyPageSize}`, state };
   }
   if (!['NOT_A_DATABASE', 'SOURCE_EMPTY', 'SOURCE_CORRUPT'].includes(state.code)) throw new Failed(state);
-  return { how: 'offline', why: 'it is damaged', state: null, damaged: true };
+  return { how: 'offline', why: 'it is damaged', state: null };
 }
 
 /** Proves the copy and puts it in place of the database. Needs the lock of the name. Throws `Failed`. */
@@ -91,7 +89,7 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
     damaged = true;
   }
   const target: Extract<Target, { how: 'offline' }> =
-    seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null, damaged: true };
+    seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null };
   const staging = await makeStaging(dirname(input.target), acting.signal);
   try {
     const file = join(staging.directory, 'restore.db');
@@ -239,7 +237,16 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
       });
   }
   await pool.killAll();
-  await dress(file, proven, old, path);
+  // Gigabytes are synced here, where signals are heard; what follows only adds owner and mode.
+  await syncFile(file);
+  try {
+    giveLook(file, old ?? lstatSync(file), proven);
+  } catch (error) {
+    throw new Failed(
+      { code: 'RESTORE_FAILED', path, reason: `the new file cannot be made like the old one: ${errnoWords(error)}`, state: UNCHANGED },
+      { cause: error },
+    );
+  }
   const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
   const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now: ctx.clock.now(), unsupported });
   try {
@@ -255,7 +262,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     const reason = errnoOf(error) === 'EEXIST' ? 'another process made a database there meanwhile' : errnoWords(error);
     throw new Failed(
       undone
-        ? { code: 'RESTORE_FAILED', path, reason, state: 'the database is as it was; mend that and run again' }
+        ? { code: 'RESTORE_FAILED', path, reason, state: UNCHANGED }
         : { code: 'ROLLBACK_FAILED', path, reason, back: wayBack(acting, input), setAside: aside.directory },
       { cause: error },
     );
@@ -275,30 +282,6 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     );
   }
   return { how: 'offline', setAside: aside.files };
-}
-
-/** The new file gets the mode and the owner of the old one, and is synced: through a descriptor, since in a directory of another user names can be exchanged. */
-async function dress(file: string, proven: FileId, old: Stats | null, target: string): Promise<void> {
-  const handle = await open(file, constants.O_RDWR | constants.O_NOFOLLOW).catch((error: unknown) => {
-    throw new Failed({ code: 'RESTORE_FAILED', path: target, reason: errnoWords(error), state: UNCHANGED }, { cause: error });
-  });
-  try {
-    requireSame(await handle.stat(), proven, target);
-    if (old) {
-      const here = await handle.stat();
-      if (here.uid !== old.uid || here.gid !== old.gid) await handle.chown(old.uid, old.gid);
-      await handle.chmod(old.mode & 0o7777);
-    }
-    await handle.sync();
-  } catch (error) {
-    if (error instanceof Failed) throw error;
-    throw new Failed(
-      { code: 'RESTORE_FAILED', path: target, reason: `the new file cannot be made like the old one: ${errnoWords(error)}`, state: UNCHANGED },
-      { cause: error },
-    );
-  } finally {
-    await handle.close();
-  }
 }
 
 const UNCHANGED = 'the database is as it was; mend that and run again';

@@ -1,9 +1,10 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 import { act } from './acting.js';
-import type { Facts } from './artifacts.js';
+import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
+import { publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
@@ -12,9 +13,6 @@ import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
-import { publish } from './stages/publish.js';
-import { takeSnapshot } from './stages/snapshot.js';
-import { verify } from './stages/verify.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
@@ -31,10 +29,10 @@ export function inspect(ctx: Context, config: Config, database: string, name: st
 
 /** Runs the whole job for one database and returns the exit code. */
 export const runBackup = (ctx: Context, config: Config, database: string, name: string): Promise<ExitCode> =>
-  act(ctx, config, 'run', name, async ({ recorder, pool, workspace, signal, prune: pruneHint, begin }) => {
+  act(ctx, config, 'run', name, async (acting) => {
+    const { recorder, signal } = acting;
     const now = (): Date => ctx.clock.now();
     const warn = recorder.warn.bind(recorder);
-    const progress = (stage: 'snapshot' | 'verify') => (done: number, total: number) => ctx.output.progress(stage, done, total);
     const look = (): RunPlan | Skip => {
       const facts = inspect(ctx, config, database, name, 'newest');
       if (!isFailure(facts.source)) recorder.setSource(facts.source);
@@ -47,48 +45,19 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
       isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`,
     );
     if (isSkip(seen)) return seen;
-    await begin();
+    await acting.begin();
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
     const plan = look();
     if (isSkip(plan)) return plan;
     for (const w of plan.warnings) warn(w);
 
-    const { source } = plan;
-    const snapshot = await recorder.stage(
-      'snapshot',
-      () =>
-        takeSnapshot({ ...config, source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now, prune: pruneHint, progress: progress('snapshot') }),
-      (s) =>
-        `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}${s.walGrewBytes > 0 ? `, WAL grew by ${bytes(s.walGrewBytes)}` : ''}`,
-    );
-    const verified = await recorder.stage(
-      'verify',
-      () => verify({ ...config, snapshot, pool, signal, warn, prune: pruneHint, progress: progress('verify') }),
-      (v) => `${v.verdict}: ${bytes(v.sizeBytes)}, ${plural(Object.keys(v.rows).length, 'table')}, sha256 ${v.sha256.slice(0, 12)}`,
-    );
-    signal.throwIfAborted();
-    const { copy } = await recorder.stage(
-      'publish',
-      () =>
-        publish({
-          verified,
-          to: config.to,
-          name,
-          workspace,
-          runId: recorder.runId,
-          tool: ctx.tool,
-          now: now(),
-          durationMs: recorder.elapsedMs(),
-          tags: [],
-          warn,
-          prune: pruneHint,
-        }),
-      (p) => p.copy.file,
-    );
+    const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
+    const verified = await verifyStage(acting, snapshot, verifiedNote);
+    const { copy } = await publishStage(acting, verified, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',
-      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn, prune: pruneHint }),
+      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn, prune: acting.prune }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(pruned);
@@ -98,7 +67,16 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     ctx.output.result(`${config.to}/${copy.file}`);
     if (copy.status === 'suspect') {
       if (pruned.failure) warn(critical(pruned.failure.code, describe(pruned.failure).message));
-      return { failure: { code: 'SOURCE_CORRUPT', path: source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file }, stage: 'snapshot' };
+      return {
+        failure: { code: 'SOURCE_CORRUPT', path: plan.source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file },
+        stage: 'snapshot',
+      };
     }
     return { failure: pruned.failure, stage: 'prune' };
   });
+
+const snapshotNote = (s: Snapshot): string =>
+  `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}${s.walGrewBytes > 0 ? `, WAL grew by ${bytes(s.walGrewBytes)}` : ''}`;
+
+const verifiedNote = (v: VerifiedSnapshot): string =>
+  `${v.verdict}: ${bytes(v.sizeBytes)}, ${plural(Object.keys(v.rows).length, 'table')}, sha256 ${v.sha256.slice(0, 12)}`;

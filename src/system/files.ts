@@ -252,6 +252,25 @@ export interface FileId {
   readonly ino: number;
 }
 
+/**
+ * Gives a regular file mode and owner of another one and syncs it, through a descriptor: in a directory of another user the
+ * name can be exchanged for a link at any moment, and chmod and chown follow links. `is`: the file that it must be.
+ * Throws EEXIST when it is another one, ELOOP for a link, and the system's errors.
+ */
+export function giveLook(path: string, look: Pick<Stats, 'uid' | 'gid' | 'mode'>, is: FileId | null): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  try {
+    const now = fstatSync(fd);
+    if (!now.isFile() || (is && (now.dev !== is.dev || now.ino !== is.ino)))
+      throw Object.assign(new Error(`${path} was exchanged for another file`), { code: 'EEXIST' });
+    if (now.uid !== look.uid || now.gid !== look.gid) fchownSync(fd, look.uid, look.gid);
+    if ((now.mode & 0o7777) !== (look.mode & 0o7777)) fchmodSync(fd, look.mode & 0o7777);
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 /** An error of reading the first file of a copy, so that it is not taken for one of writing the second. */
 export class ReadFailed extends Error {}
 

@@ -1,5 +1,5 @@
 /** The careful way with files, on a real file system: nothing is clobbered, torn, followed, or waited for. */
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
@@ -11,6 +11,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  renameSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
@@ -20,6 +21,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import {
   ancestors,
+  giveLook,
   hashFile,
   lstatOrNull,
   makeDirectories,
@@ -366,5 +368,33 @@ describe('the rest', () => {
     writeNew(join(at, 'a'), 'x');
     linkSync(join(at, 'a'), join(at, 'b'));
     expect(codeOf(() => publish(join(at, 'a'), join(at, 'b')))).toBe('EEXIST');
+  });
+});
+
+describe('giveLook', () => {
+  const look = { uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0, mode: 0o640 };
+
+  test('gives mode and owner to the file that it must be', () => {
+    const path = join(tempDirectory('look'), 'x');
+    writeFileSync(path, 'x', { mode: 0o600 });
+    giveLook(path, look, lstatSync(path));
+    expect(lstatSync(path).mode & 0o7777).toBe(0o640);
+  });
+
+  test.each([
+    ['a link to another file', (path: string, victim: string) => symlinkSync(victim, path), 'ELOOP'],
+    ['another file', (path: string, victim: string) => linkSync(victim, path), 'EEXIST'],
+    ['a FIFO', (path: string) => execFileSync('mkfifo', [path]), 'EEXIST'],
+  ])('leaves %s under the name as it is', (_, exchange, code) => {
+    const directory = tempDirectory('look');
+    const path = join(directory, 'x');
+    const victim = join(directory, 'victim');
+    writeFileSync(path, 'x', { mode: 0o600 });
+    writeFileSync(victim, 'secret', { mode: 0o600 });
+    const proven = lstatSync(path);
+    renameSync(path, `${path}.away`);
+    exchange(path, victim);
+    expect(() => giveLook(path, look, proven)).toThrow(expect.objectContaining({ code }));
+    expect(lstatSync(victim).mode & 0o7777).toBe(0o600);
   });
 });
