@@ -5,7 +5,6 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
@@ -245,24 +244,7 @@ function flip(file: string, random: Random, bits: number, from: number): string 
 
 // ------------------------------------------------------------------------------------------------------------- judge
 
-/**
- * A process of its own, because a damaged database can take its reader down. Where a full check is not possible for want
- * of an application's function, the function is supplied.
- */
-const JUDGE = `
-const Database = require(process.argv[1]);
-require('node:readline').createInterface({ input: process.stdin }).on('line', (path) => {
-  let findings = [];
-  try {
-    const db = new Database(path);
-    try {
-      db.function('fold', { deterministic: true }, (t) => String(t).toLowerCase());
-      findings = db.pragma('integrity_check(100000)').map((r) => r.integrity_check).filter((f) => f !== 'ok');
-    } finally { db.close(); }
-  } catch (e) { findings.push('error: ' + (e.code || '') + ' ' + e.message); }
-  process.stdout.write(JSON.stringify(findings.slice(0, 2000)) + '\\n');
-});`;
-
+/** A process of its own, because a damaged database can take its reader down. */
 class Judge {
   #process: ChildProcess | null = null;
   #waiting: ((findings: readonly string[]) => void) | null = null;
@@ -278,8 +260,11 @@ class Judge {
 
   #started(): ChildProcess {
     if (this.#process) return this.#process;
-    const driver = createRequire(import.meta.url).resolve('better-sqlite3');
-    const child = spawn(process.execPath, ['-e', JUDGE, driver], { stdio: ['pipe', 'pipe', 'ignore'], env: { PATH }, cwd: '/' });
+    const child = spawn(process.execPath, ['--import', import.meta.resolve('tsx'), join(import.meta.dirname, 'judge.ts')], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      env: { PATH },
+      cwd: '/',
+    });
     createInterface({ input: child.stdout }).on('line', (line) => this.#answer(JSON.parse(line) as string[]));
     child.on('close', () => {
       this.#process = null;
