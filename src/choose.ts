@@ -25,7 +25,8 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
   const names = [...new Set(files.map((f) => f.name))];
   const given = config.nameGiven ? config.name : null;
   const other = names.find((n) => given !== null && n !== given);
-  if (other !== undefined) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `${other} is not ${given}, which --name or the profile says` });
+  if (other !== undefined)
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `${other} is not ${given}, which --name or the profile says`, to: config.to });
   if (names.length > 1)
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
   const name = names[0] ?? requireName(config, command);
@@ -75,7 +76,12 @@ export function chooseByTime(config: Config, timestamp: string, now: number): Ch
     const copy = readCopy(config.to, file);
     if (copy && isPlainGood(copy) && !isAhead(copy, now)) return { name, copies: [copy] };
   }
-  throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `there is no good copy of ${name} made at or before ${new Date(at).toISOString()}` });
+  throw new Failed({
+    code: 'COPY_NOT_FOUND',
+    path: config.to,
+    reason: `there is no good copy of ${name} made at or before ${new Date(at).toISOString()}`,
+    to: config.to,
+  });
 }
 
 /** RFC 3339, or a date: the end of that day, UTC; or the stamp of a copy's name. Milliseconds since the epoch. */
@@ -101,12 +107,12 @@ function parseTime(text: string): number {
 }
 
 function requireDirectory(to: string): void {
-  if (!lstatOrNull(to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: 'there is no such directory' });
+  if (!lstatOrNull(to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: 'there is no such directory', to });
 }
 
 function requireName(config: Config, command: 'verify' | 'restore'): string {
   const name = resolveName(config, command);
-  if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it holds no copies' });
+  if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it holds no copies', to: config.to });
   return name;
 }
 
@@ -118,7 +124,7 @@ function others(to: string, name: string): string {
 
 function latestOf(to: string, name: string, now: number): Copy {
   const copy = newestGood(to, name, now);
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}${others(to, name)}` });
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}${others(to, name)}`, to });
   return copy;
 }
 
@@ -126,15 +132,15 @@ function fileOf(config: Config, word: string, cwd: string): CopyFile {
   const file = basename(word);
   const bare = file === word;
   if (!bare && dirname(resolve(cwd, word)) !== config.to) {
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in the backup directory ${config.to}` });
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in the backup directory ${config.to}`, to: config.to });
   }
   const parsed = parseCopyFile(file.replace(/\.json$/, '.db'));
-  if (!parsed) throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name' });
+  if (!parsed) throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name', to: config.to });
   return parsed;
 }
 
 function copyAt(to: string, file: CopyFile): Copy {
   const copy = readCopy(to, file);
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: `${to}/${file.file}`, reason: 'there is no such copy' });
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: `${to}/${file.file}`, reason: 'there is no such copy', to });
   return copy;
 }

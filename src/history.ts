@@ -136,6 +136,27 @@ export class History {
     for (const row of rows) yield asSeen(row, this.#to);
   }
 
+  /**
+   * The newest `restore` or `guard` that left a database to be looked at by a person: its roll-back failed, or it was killed
+   * with the database in its hands. One that went well on the same database since then has settled it.
+   */
+  unsettled(name: string): RunRecord | null {
+    const rows = this.#db
+      .prepare<unknown[], Row>(
+        "SELECT record, process FROM runs WHERE name = :name AND dry_run = 0 AND record ->> '$.command' IN ('restore', 'guard') ORDER BY seq DESC LIMIT 500",
+      )
+      .iterate({ name });
+    const settled = new Set<string>();
+    for (const row of rows) {
+      const record = asSeen(row, this.#to);
+      const target = record.command === 'restore' ? record.restored?.target : record.backupPoint ? record.source?.path : undefined;
+      if (target === undefined || settled.has(target)) continue;
+      if (record.status === 'ok') settled.add(target);
+      else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) return record;
+    }
+    return null;
+  }
+
   /** The last `run` of a name that was not dry. */
   lastRun(name: string): RunRecord | null {
     for (const record of this.since(name)) {

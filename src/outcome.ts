@@ -4,6 +4,7 @@
  * into an exit code. README's tables are generated from `EXIT_CODES` and `CODE_DOCS`.
  */
 
+import { bytes } from './format.js';
 import { shellWord } from './system/processes.js';
 
 export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
@@ -93,9 +94,9 @@ export type Failure =
   /** The command line itself is wrong. */
   | { code: 'USAGE'; message: string; hint: string }
   /** No copy where one is needed. */
-  | { code: 'COPY_NOT_FOUND'; path: string; reason: string }
+  | { code: 'COPY_NOT_FOUND'; path: string; reason: string; to: string }
   /** A stored copy does not prove out. */
-  | { code: 'COPY_BAD'; file: string; problems: readonly string[] }
+  | { code: 'COPY_BAD'; file: string; problems: readonly string[]; to: string }
   /** Something stands where a restored file would go. */
   | { code: 'TARGET_EXISTS'; path: string; reason: string }
   /** The copy came from another database than the one it would replace. */
@@ -215,7 +216,6 @@ function hintForKilled({ command, target, back: way }: Killed): string {
     : `the command's first process was ended with it; others of it may still run (fuser ${shellWord(target)}). ${target} is as they leave it: look at it${back ? `; back to what it was before: ${back}` : ''}`;
 }
 
-const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
 
 /** What the database is after a guarded command that failed. */
@@ -300,13 +300,13 @@ export function describe(f: Failure): { message: string; hint: string } {
       return {
         message:
           f.neededBytes !== null && f.freeBytes !== null
-            ? `not enough space at ${f.path}: ${mb(f.neededBytes)} needed, ${mb(f.freeBytes)} free`
+            ? `not enough space at ${f.path}: ${bytes(f.neededBytes)} needed, ${bytes(f.freeBytes)} free`
             : `no space left at ${f.path} (disk full, or a quota)`,
         hint: f.prune === '' ? `make room on the file system of ${f.path}` : `make room, for example with fewer kept copies: ${f.prune}`,
       };
     case 'WAL_PRESSURE':
       return {
-        message: `stopped the snapshot: ${mb(f.freeBytes)} free beside ${f.path}, whose WAL grew to ${mb(f.walBytes)} meanwhile`,
+        message: `stopped the snapshot: ${bytes(f.freeBytes)} free beside ${f.path}, whose WAL grew to ${bytes(f.walBytes)} meanwhile`,
         hint: 'make room on the file system of the database, or run when it writes less',
       };
     case 'TARGET_UNWRITABLE':
@@ -349,11 +349,11 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'USAGE':
       return { message: f.message, hint: f.hint };
     case 'COPY_NOT_FOUND':
-      return { message: `${f.path}: ${f.reason}`, hint: 'dbbackup list shows the copies there are' };
+      return { message: `${f.path}: ${f.reason}`, hint: `the copies there are: dbbackup list --to ${shellWord(f.to)}` };
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
-        hint: 'take an older one (dbbackup list), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad',
+        hint: `take an older one (dbbackup list --to ${shellWord(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad`,
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };

@@ -25,10 +25,10 @@ export interface Restoring {
 /** Everything that can be refused beforehand, without touching anything. Throws `Failed`. */
 export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): { copy: Copy; manifest: Manifest } {
   const [copy] = input.chosen.copies;
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such copy' });
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such copy', to: config.to });
   const manifest = readManifest(config.to, copy.file.replace(/\.db$/, ''));
-  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable] });
-  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest) });
+  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: config.to });
+  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest), to: config.to });
   refuseInside(config, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {

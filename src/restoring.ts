@@ -116,8 +116,8 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
     async () => {
       const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
       const proof = await prove({ to: config.to, base, target: file, pool, signal, prune, progress });
-      if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy' });
-      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems });
+      if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy', to: config.to });
+      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: config.to });
       return proof.proven;
     },
     () => `${manifest.file} proven: ${bytes(manifest.sizeBytes)}`,
@@ -344,7 +344,7 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
 }
 
 /** Free space for a restore, before anything is done: a failure, or null. */
-export function spaceProblem(acting: Acting, manifest: Manifest, target: string, live: SourceState | null): Failure | null {
+export function spaceProblem(acting: Pick<Acting, 'config' | 'prune'>, manifest: Manifest, target: string, live: SourceState | null): Failure | null {
   const { config, prune } = acting;
   const beside = fileSystem(dirname(target));
   const here = fileSystem(config.to);

@@ -12,7 +12,7 @@ import { lstatOrNull } from '../system/files.js';
 /** Prints the copies of one name or all. Exit 0 also when there are none. */
 export function list(ctx: Context, config: Config): ExitCode {
   const { output } = ctx;
-  if (!lstatOrNull(config.to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such directory' });
+  if (!lstatOrNull(config.to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such directory', to: config.to });
   let copies: Copy[];
   try {
     copies = readCopies(config.to, config.nameGiven ? config.name : null);

@@ -22,7 +22,7 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
   const there = !isFailure(target) && lstatOrNull(config.to) !== null;
   const name = isFailure(target) ? config.name : resolveName(config, 'prune');
   if (!isFailure(target) && (!there || name === null)) {
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: there ? 'it holds no copies' : 'there is no such directory' });
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: there ? 'it holds no copies' : 'there is no such directory', to: config.to });
   }
   if (options.dryRun) return await dryRun(ctx, config, name ?? '');
   return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, prune: pruneHint, begin }) => {

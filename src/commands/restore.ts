@@ -1,5 +1,6 @@
 /** `dbbackup restore`: usage, the question, the dry run; the work is in restore.ts. */
 import { randomUUID } from 'node:crypto';
+import type { SourceState } from '../artifacts.js';
 import { isFailure } from '../artifacts.js';
 import { asideRoot } from '../aside.js';
 import { chooseByTime, chooseCopies } from '../choose.js';
@@ -9,11 +10,12 @@ import { bytes } from '../format.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { exitCodeOf, Failed, failureOf } from '../outcome.js';
+import { pruneLine } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
 import type { Restoring } from '../restore.js';
 import { inspectRestore, restoreInto, restoreToFile, suspectWarning } from '../restore.js';
-import { lookAtTarget } from '../restoring.js';
+import { lookAtTarget, spaceProblem } from '../restoring.js';
 import type { Config } from '../settings/load.js';
 import { path as parsePath } from '../settings/values.js';
 import { inspectTarget } from '../stages/inspect.js';
@@ -92,9 +94,11 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     recorder.setCopy(copy);
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);
+    let live: SourceState | null = null;
     if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(input.target)}`);
     else {
       const target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
+      live = target.state;
       const holders = holdersOf(input.target);
       if (target.how === 'offline' && holders.length > 0) throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders) });
       if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(input.target)}, tagged before-restore`);
@@ -105,6 +109,8 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
           : `would put it at ${input.target} offline: ${target.why}`,
       );
     }
+    const problem = spaceProblem({ config, prune: pruneLine(config, input.chosen.name) }, manifest, input.target, live);
+    if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
   } catch (error) {
     const failure = failureOf(error);

@@ -86,11 +86,13 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
   try {
     const history = History.openToRead(config.stateDir);
     const lastRun = history?.lastRun(name) ?? null;
-    const newest = history?.runs(name, 20).find((r) => !r.dryRun && r.status !== 'skipped') ?? null;
+    const unsettled = history?.unsettled(name) ?? null;
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
-    if (newest && (newest.command === 'restore' || newest.command === 'guard') && newest.status === 'interrupted' && newest.exitCode === null) {
-      problems.push(critical('LAST_RUN_DIED', `${newest.error?.message ?? ''} (${newest.startedAt}): ${newest.error?.hint ?? ''}`));
+    if (unsettled) {
+      const { command, startedAt, error } = unsettled;
+      const code = unsettled.exitCode === 4 ? 'ROLLBACK_FAILED' : 'LAST_RUN_DIED';
+      problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`));
     }
     if (lastRun?.status === 'interrupted' && lastRun.exitCode === null)
       problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));

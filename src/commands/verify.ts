@@ -55,7 +55,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     print(ctx, results);
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
-    return { failure: failureFrom(results), stage: 'verify' };
+    return { failure: failureFrom(results, config.to), stage: 'verify' };
   });
 }
 
@@ -120,16 +120,17 @@ const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['
 
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';
 
-function failureFrom(results: readonly VerifyResult[]): Failure | null {
+function failureFrom(results: readonly VerifyResult[], to: string): Failure | null {
   const failed = results.filter(fails);
   const [first] = failed;
   if (!first) return null;
   return failed.length === 1
-    ? { code: 'COPY_BAD', file: first.file, problems: first.problems }
+    ? { code: 'COPY_BAD', file: first.file, problems: first.problems, to }
     : {
         code: 'COPY_BAD',
         file: `${plural(failed.length, 'copy', 'copies')} of ${results.length}`,
         problems: failed.map((f) => `${f.file}: ${f.problems[0] ?? ''}`),
+        to,
       };
 }
 

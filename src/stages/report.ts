@@ -43,7 +43,8 @@ export function messageFacts(ctx: Context, to: string | null, name: string | nul
     host: ctx.host,
     newestGood: to === null || name === null ? null : newestOf(to, name, now),
     logLines,
-    retry: ctx.invocation.map(shellWord).join(' '),
+    // Relative paths in it count from there.
+    retry: `cd ${shellWord(ctx.cwd)} && ${ctx.invocation.map(shellWord).join(' ')}`,
     directory: to,
     redact: ctx.output.redact,
   };

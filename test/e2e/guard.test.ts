@@ -609,6 +609,22 @@ describe('the way back', () => {
     expect(run.json.warnings?.map((w) => [w.severity, w.message])).toContainEqual(['critical', 'the command exited with 1']);
   });
 
+  test('that was blocked is a critical problem until somebody has put the database right, whatever the copies are like', async () => {
+    const s = scene({ journal: 'wal' });
+    expect((await s.run(['--name', 'app'])).code).toBe(0);
+    const [good = ''] = dataFiles(s.to);
+    const run = await guard(s, [], ['sh', '-c', `for f in ${s.to}/*.db; do [ $f = ${s.to}/${good} ] || echo x >> $f; done; exit 1`]);
+    expect(run.code, run.stderr).toBe(4);
+    // A later night sees a database that looks well.
+    expect((await s.run(['--name', 'app'])).code).toBe(0);
+    const problems = async (): Promise<string[]> =>
+      (await s.ask('status', ['--json', '--name', 'app'])).json.problems?.map((p) => `${p.severity} ${p.code}`) ?? [];
+    expect(await problems()).toEqual(['critical ROLLBACK_FAILED']);
+    const back = await s.ask('restore', [good, '--into', s.source, '--yes', '--json']);
+    expect(back.code, back.stderr).toBe(0);
+    expect(await problems()).toEqual([]);
+  });
+
   test('from a disk that the command filled', async () => {
     const reason = cannot('root', 'mount');
     if (reason) return;

@@ -18,7 +18,8 @@ import {
 import { dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
-import { damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
+import { mountTmpfs } from '../fault/mounts.js';
+import { cannot, damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, modeOf, plant, type Scene, scene, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -350,5 +351,17 @@ describe('--dry-run', () => {
     writeFileSync(join(s.home, 'there.db'), 'x');
     const dry = await s.ask('restore', ['-o', join(s.home, 'there.db'), '--dry-run', '--json']);
     expect([dry.code, dry.json.error?.code, dry.json.dryRun]).toEqual([1, 'TARGET_EXISTS', true]);
+  });
+
+  test('sums up the space that the restore would need', async (context) => {
+    context.skip(cannot('root', 'mount') !== null, cannot('root', 'mount') ?? '');
+    const { s, file } = await made();
+    const small = mountTmpfs(8_192);
+    const ask = (...more: string[]): ReturnType<Scene['ask']> => s.ask('restore', ['-o', join(small, 'x.db'), '--json', ...more]);
+    const [dry, real] = [await ask('--dry-run'), await ask()];
+    expect([dry.code, dry.json.error?.message]).toEqual([1, real.json.error?.message]);
+    expect(dry.json.error).toMatchObject({ code: 'NO_SPACE', message: expect.stringContaining(`at ${small}: `) });
+    expect(statSync(join(s.to, file)).size).toBeGreaterThan(8_192);
+    expect(readdirSync(small)).toEqual([]);
   });
 });

@@ -288,7 +288,7 @@ describe('words and codes', () => {
     { code: 'IO_ERROR', path: '/p', reason: 'r' },
     { code: 'SETTINGS', problems: [{ setting: 's', message: 'm', origin: 'o' }] },
     { code: 'USAGE', message: 'no command', hint: 'give one' },
-    { code: 'COPY_NOT_FOUND', path: '/p', reason: 'r' },
+    { code: 'COPY_NOT_FOUND', path: '/p', reason: 'r', to: '/p' },
     { code: 'NOTIFY_FAILED', reason: 'r', kept: true },
     BUG,
   ];
