@@ -20,10 +20,12 @@ import { recover } from './recover.js';
 import { redactValue } from './redact.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
+import type { Known } from './stages/prove.js';
 import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
 import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
+import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
 import type { Workspace } from './workspace.js';
 import { makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
@@ -35,6 +37,8 @@ export interface Acting {
   readonly name: string;
   readonly recorder: Recorder;
   readonly pool: WorkerPool;
+  /** For programs of others; their signal aborts as well when the run ends early. */
+  readonly tools: Tools;
   readonly workspace: Workspace;
   /** Aborts at a signal and at the time limit, with the failure as its reason. */
   readonly signal: AbortSignal;
@@ -49,6 +53,10 @@ export interface Acting {
   locked<T>(work: () => T): Promise<T | null>;
   /** Writes down what the record says by now, for the case that this run is killed. Needs `begin`. */
   note(): void;
+  /** Keeps what is known of a sealed copy that this run made: without it, it could not go back to it. */
+  remember(known: Known): void;
+  /** What was kept of a copy. */
+  known(file: string): { readonly known: Known } | undefined;
   /** What --json prints in place of the record. */
   setDocument(make: (record: RunRecord) => object): void;
 }
@@ -67,6 +75,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     Math.min(config.timeoutMs, 0x7fffffff),
   );
   const signal = AbortSignal.any([ctx.signal, limit.signal]);
+  const ended = new AbortController();
+  const made = new Map<string, Known>();
+  const pool = new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker);
   const state = new State(ctx, config, name, recorder, log);
   const acting: Acting = {
     ctx,
@@ -74,12 +85,18 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     name,
     recorder,
     signal,
-    pool: new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker),
+    pool,
+    tools: { env: ctx.childEnv, signal: AbortSignal.any([signal, ended.signal]), watch: (pid) => pool.watch(pid) },
     workspace: workspace(config.to, name, runId),
     prune: pruneLine(config, name),
     begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace, options?.lock ?? true),
     locked: (work) => state.locked(signal, work),
     note: () => state.note(),
+    remember: (known) => void made.set(known.manifest.file, known),
+    known: (file) => {
+      const known = made.get(file);
+      return known && { known };
+    },
     setDocument: (make) => state.setDocument(make),
   };
   log.write('info', `${command} begins`, { tool: ctx.tool, pid: process.pid });
@@ -90,6 +107,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   } catch (error) {
     verdict = judge(ctx, { failure: failureOf(error), stage: recorder.current }, recorder);
   } finally {
+    ended.abort(new Error('the run has ended'));
     await acting.pool.close();
     removeQuietly(acting.workspace.directory);
   }

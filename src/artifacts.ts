@@ -3,6 +3,7 @@
  * compile; stages import these types and never one another.
  */
 import type { Failure } from './outcome.js';
+import type { Packed } from './packing.js';
 import type { Check, Copy, Manifest, Method, SourceFacts, Violations } from './records.js';
 import type { Findings, Properties } from './system/worker-protocol.js';
 
@@ -81,7 +82,19 @@ export interface CheckedSnapshot {
   readonly violations: Violations;
 }
 
-/** A copy at its final name, whole and synced. */
+/** What is published of a snapshot: its own file, or what packing made of it. Sizes in bytes. */
+export interface Artifact {
+  readonly verified: VerifiedSnapshot;
+  /** The private file that takes the copy's name. */
+  readonly path: string;
+  readonly sizeBytes: number;
+  readonly sha256: string;
+  readonly packed: Packed;
+  /** What of the manifest is for the recipients alone; null: not encrypted. */
+  readonly sealed: string | null;
+}
+
+/** A copy at its final name, whole and synced. `manifest`: with what is sealed in the published one. */
 export interface Publication {
   readonly copy: Copy;
   readonly manifest: Manifest;

@@ -1,19 +1,20 @@
 /**
- * The copies in a backup directory, read from the directory itself. A copy is a data file `NAME-STAMP[-N].db` and a
- * manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
+ * The copies in a backup directory, read from the directory itself. A copy is a data file `NAME-STAMP[-N].db`, with `.gz`
+ * or `.zst` and `.age` where it is packed, and a manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, errnoWords } from './outcome.js';
-import type { Check, Copy, CopyStatus, Manifest } from './records.js';
+import { packedAs } from './packing.js';
+import type { Check, Copy, CopyStatus, Manifest, PathProof, Sealed } from './records.js';
 import { NAME } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
 /** Bytes; a larger manifest is not read. */
 export const MANIFEST_MAX = 16_000_000;
-const COPY_FILE = /^(?<name>.+)-(?<stamp>\d{8}T\d{6}Z)(?:-(?<sequence>[1-9]\d{0,5}))?\.(?<extension>db|json)$/u;
+const COPY_FILE = /^(?<name>.+)-(?<stamp>\d{8}T\d{6}Z)(?:-(?<sequence>[1-9]\d{0,5}))?\.(?<extension>json|(?:db|files\.tar)(?:\.gz|\.zst)?(?:\.age)?)$/u;
 
 /** What a file name in the backup directory says. `createdAt`: milliseconds since the epoch. */
 export interface CopyFile {
@@ -23,7 +24,8 @@ export interface CopyFile {
   readonly stamp: string;
   readonly createdAt: number;
   readonly sequence: number;
-  readonly kind: 'data' | 'manifest';
+  /** `files`: the archive of what lies beside the database. */
+  readonly kind: 'data' | 'manifest' | 'files';
 }
 
 /** `20261121T031700Z`. */
@@ -50,10 +52,14 @@ export function parseCopyFile(file: string): CopyFile | null {
   if (name === undefined || stamp === undefined || !NAME.test(name)) return null;
   const createdAt = timeOf(stamp);
   if (Number.isNaN(createdAt)) return null;
-  const kind = g?.['extension'] === 'json' ? 'manifest' : 'data';
-  const base = file.slice(0, file.lastIndexOf('.'));
+  const extension = g?.['extension'] ?? '';
+  const kind = extension === 'json' ? 'manifest' : extension.startsWith('db') ? 'data' : 'files';
+  const base = file.slice(0, -(extension.length + 1));
   return { file, base, name, stamp, createdAt, sequence: Number(g?.['sequence'] ?? 1), kind };
 }
+
+/** The base name of a copy's files, from any of them. */
+export const baseOf = (file: string): string => parseCopyFile(file)?.base ?? file;
 
 /**
  * The base name of a copy made at `at`: `NAME-STAMP`, or with the next number when files of that second are `present`. Always
@@ -98,28 +104,97 @@ function isCheck(v: unknown): boolean {
 
 const isRows = (v: unknown): boolean => typeof v === 'object' && v !== null && !Array.isArray(v) && Object.values(v).every(isCount);
 
+const isSum = (v: unknown): v is string => isText(v) && /^[0-9a-f]{64}$/.test(v);
+
+function isData(v: unknown, base: string): v is string {
+  const parsed = isText(v) ? parseCopyFile(v) : null;
+  return parsed?.kind === 'data' && parsed.base === base;
+}
+
+function isProof(v: unknown): boolean {
+  if (typeof v !== 'object' || v === null) return false;
+  const p: Partial<Record<keyof PathProof, unknown>> = v;
+  return isText(p.salt) && isSum(p.configured) && isSum(p.real);
+}
+
+const proofOf = (salt: string, path: string): string => createHash('sha256').update(`${salt}\0${path}`).digest('hex');
+
+/** A proof of two paths that does not tell them; `salt`: random, hex. Whoever guesses a path can see that it is right. */
+const pathProof = (salt: string, configuredPath: string, realPath: string): PathProof => ({
+  salt,
+  configured: proofOf(salt, configuredPath),
+  real: proofOf(salt, realPath),
+});
+
+/** Whether a copy was made of the database at this path. A symbolic link may be re-pointed, a mount may move: one of the two is enough. */
+export function isCopyOf(m: Manifest, path: string, realPath: string): boolean {
+  if (m.configuredPath === path || m.realPath === realPath) return true;
+  const proof = m.pathProof;
+  return !!proof && (proof.configured === proofOf(proof.salt, path) || proof.real === proofOf(proof.salt, realPath));
+}
+
+/** A manifest as an encrypted copy has it: what tells of the content stands in `sealed` alone. Messages of checks may name tables. */
+export function withoutSecrets(m: Omit<Manifest, 'selfSha256'>, sealed: string, salt: string): Omit<Manifest, 'selfSha256'> {
+  return {
+    ...m,
+    sealed,
+    source: null,
+    configuredPath: null,
+    realPath: null,
+    schemaHash: null,
+    rows: {},
+    plainSha256: null,
+    checks: m.checks.map((c) => ({ ...c, message: c.message === 'ok' ? 'ok' : 'sealed' })),
+    pathProof: pathProof(salt, m.configuredPath ?? '', m.realPath ?? ''),
+  };
+}
+
+/** A manifest with what was sealed. Throws where the text is not what was sealed. */
+export function withSecrets(m: Manifest, opened: string): Manifest {
+  const secret: unknown = JSON.parse(opened);
+  if (typeof secret !== 'object' || secret === null) throw new Error('what is sealed is no part of a manifest');
+  const s: Partial<Record<keyof Sealed, unknown>> = secret;
+  const { source, configuredPath, realPath, schemaHash, rows, plainSha256, checks } = s;
+  const areChecks = (v: unknown): v is Check[] => Array.isArray(v) && v.every(isCheck);
+  const areRows = (v: unknown): v is Record<string, number> => isRows(v);
+  if (
+    !isTextOrNull(source) ||
+    !isText(configuredPath) ||
+    !isText(realPath) ||
+    !isText(schemaHash) ||
+    !isSum(plainSha256) ||
+    !areRows(rows) ||
+    !areChecks(checks)
+  )
+    throw new Error('what is sealed is no part of a manifest');
+  // What verify has added since is in the open part alone.
+  const since = m.checks.filter((c) => !checks.some((inner) => inner.name === c.name));
+  return { ...m, source, configuredPath, realPath, schemaHash, rows, plainSha256, checks: [...checks, ...since] };
+}
+
 function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
   if (typeof v !== 'object' || v === null) return false;
   const m: Partial<Record<keyof Manifest, unknown>> = v;
   return (
     isCount(m.schemaVersion) &&
-    m.file === `${base}.db` &&
+    isData(m.file, base) &&
     m.manifest === `${base}.json` &&
     m.name === name &&
     isText(m.createdAt) &&
     Date.parse(m.createdAt) === createdAt &&
     isCount(m.sizeBytes) &&
-    isText(m.sha256) &&
-    /^[0-9a-f]{64}$/.test(m.sha256) &&
+    isSum(m.sha256) &&
     STATUSES.includes(m.status) &&
     METHODS.includes(m.method) &&
+    packedAs(m.file).encrypted === isText(m.sealed) &&
     isTextOrNull(m.verifiedAt) &&
     isTextOrNull(m.source) &&
     Array.isArray(m.tags) &&
     m.tags.every(isText) &&
     isText(m.runId) &&
-    isText(m.configuredPath) &&
-    isText(m.realPath) &&
+    (isText(m.sealed) ? isProof(m.pathProof) : isText(m.configuredPath) && isText(m.realPath)) &&
+    isTextOrNull(m.configuredPath) &&
+    isTextOrNull(m.realPath) &&
     (m.checks === undefined || (Array.isArray(m.checks) && m.checks.every(isCheck))) &&
     (m.rows === undefined || isRows(m.rows))
   );
@@ -208,7 +283,7 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
   const stats = lstatOrNull(join(directory, data.file));
   if (!stats?.isFile() || (stats.uid !== 0 && stats.uid !== owner)) return null;
   const manifest = readManifest(directory, data.base, owner);
-  if ('unreadable' in manifest) {
+  if ('unreadable' in manifest || manifest.file !== data.file) {
     return {
       file: data.file,
       manifest: null,

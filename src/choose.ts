@@ -134,8 +134,10 @@ function fileOf(config: Config, word: string, cwd: string): CopyFile {
   if (!bare && dirname(resolve(cwd, word)) !== config.to) {
     throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in the backup directory ${config.to}`, to: config.to });
   }
-  const parsed = parseCopyFile(file.replace(/\.json$/, '.db'));
-  if (!parsed) throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name', to: config.to });
+  const named = parseCopyFile(file);
+  // The manifest stands for its copy.
+  const parsed = named?.kind === 'manifest' ? scan(config.to).find((f) => f.kind === 'data' && f.base === named.base) : named;
+  if (parsed?.kind !== 'data') throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name', to: config.to });
   return parsed;
 }
 

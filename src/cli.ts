@@ -90,6 +90,7 @@ const GROUP_TITLES: Record<Group, string> = {
   directory: 'Directory:',
   retention: 'Retention:',
   run: 'Run:',
+  packing: 'Packing:',
   telling: 'Telling:',
   log: 'Log:',
 };

@@ -4,7 +4,10 @@
  * throws `Failed`.
  */
 import type { Acting } from './acting.js';
-import type { Publication, Snapshot, SourceState, VerifiedSnapshot } from './artifacts.js';
+import type { Artifact, Publication, Snapshot, SourceState, VerifiedSnapshot } from './artifacts.js';
+import { bytes } from './format.js';
+import type { Compressed, PackInput } from './stages/pack.js';
+import { compress, pack } from './stages/pack.js';
 import { publish } from './stages/publish.js';
 import { takeSnapshot } from './stages/snapshot.js';
 import { verify } from './stages/verify.js';
@@ -30,10 +33,33 @@ export function verifyStage(acting: Acting, snapshot: Snapshot, note: Note<Verif
   return recorder.stage('verify', () => verify({ ...config, ...input, progress: progressOf(acting, 'verify') }), note);
 }
 
+const packInput = ({ config, workspace, tools, prune }: Acting): PackInput => ({ packing: config.packing, workspace, tools, prune });
+
+/** Begins to compress the snapshot, beside its proof; `packStage` waits for it. */
+export function compressing(acting: Acting, snapshot: Snapshot): Promise<Compressed | null> {
+  const begun = compress(packInput(acting), snapshot);
+  // The proof may fail first: then nobody waits for it any more.
+  begun.catch(() => undefined);
+  return begun;
+}
+
+/** What is published: the proven file itself, or what packing makes of it. */
+export function packStage(acting: Acting, verified: VerifiedSnapshot, compressed: Promise<Compressed | null>): Promise<Artifact> {
+  const { packing } = acting.config;
+  const work = async (): Promise<Artifact> => pack(packInput(acting), verified, await compressed);
+  const how = [...(packing.compress === 'none' ? [] : [packing.compress]), ...(packing.recipients.length === 0 ? [] : ['age'])];
+  return how.length === 0 ? work() : acting.recorder.stage('pack', work, (a) => `${how.join(', ')}: ${bytes(verified.sizeBytes)} to ${bytes(a.sizeBytes)}`);
+}
+
 /** The copy in the directory, whole. */
-export function publishStage(acting: Acting, verified: VerifiedSnapshot, tags: readonly string[], note: Note<Publication>): Promise<Publication> {
+export function publishStage(acting: Acting, artifact: Artifact, tags: readonly string[], note: Note<Publication>): Promise<Publication> {
   const { ctx, config, name, recorder, workspace, signal, prune } = acting;
   signal.throwIfAborted();
-  const input = { verified, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder), prune };
-  return recorder.stage('publish', () => publish({ ...input, now: ctx.clock.now(), durationMs: recorder.elapsedMs() }), note);
+  const input = { artifact, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder), prune };
+  const work = (): Publication => {
+    const publication = publish({ ...input, now: ctx.clock.now(), durationMs: recorder.elapsedMs() });
+    if (artifact.packed.encrypted) acting.remember({ manifest: publication.manifest, plain: artifact.verified.snapshot.path });
+    return publication;
+  };
+  return recorder.stage('publish', work, note);
 }

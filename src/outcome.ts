@@ -7,7 +7,7 @@
 import { bytes } from './format.js';
 import { shellWord } from './system/processes.js';
 
-export type StageName = 'inspect' | 'snapshot' | 'verify' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
+export type StageName = 'inspect' | 'snapshot' | 'verify' | 'pack' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
 export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** A restore that would bring a database back. `to` null: it is not known from here. */
@@ -71,6 +71,10 @@ export type Failure =
   | { code: 'SNAPSHOT_FAILED'; path: string; reason: string }
   /** The copy did not pass although the source did. */
   | { code: 'VERIFY_FAILED'; findings: readonly string[] }
+  /** A copy could not be compressed or sealed. */
+  | { code: 'PACK_FAILED'; reason: string }
+  /** Sealed copies, and no key that opens this one. `identity`: the file that was tried; null: none was given. */
+  | { code: 'IDENTITY_MISSING'; file: string; identity: string | null }
   /** The disk is full, or would be. Bytes; null where they are not known. */
   | { code: 'NO_SPACE'; path: string; neededBytes: number | null; freeBytes: number | null; prune: string }
   /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
@@ -296,6 +300,15 @@ export function describe(f: Failure): { message: string; hint: string } {
         message: `the copy did not pass its check although the source did: ${some(f.findings)}`,
         hint: 'the copy was discarded; suspect the backup disk or memory (dmesg, smartctl), then run again',
       };
+    case 'PACK_FAILED':
+      return { message: `the copy could not be packed: ${f.reason}`, hint: 'try that program by hand; --compress none packs nothing' };
+    case 'IDENTITY_MISSING':
+      return f.identity === null
+        ? { message: `${f.file} is sealed`, hint: 'give the secret key that opens it: --identity-file FILE' }
+        : {
+            message: `no key in ${f.identity} opens ${f.file}`,
+            hint: 'give the identity file of one of the recipients that it was sealed for (encrypt-to at that time)',
+          };
     case 'NO_SPACE':
       return {
         message:
@@ -422,6 +435,8 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SIDECAR_OWNER: 'Opening the database as this user would lock its owner out of `-wal` and `-shm`.',
   SNAPSHOT_FAILED: 'SQLite could not make the snapshot.',
   VERIFY_FAILED: 'The copy did not pass its check although the source did. It was discarded.',
+  PACK_FAILED: 'The copy could not be compressed or sealed. It was discarded.',
+  IDENTITY_MISSING: 'The copy is sealed, and no key was given that opens it.',
   NO_SPACE: 'The disk is full, or a quota is reached. Nothing partial is left.',
   WAL_PRESSURE: "The snapshot was ended so that the growing WAL would not fill the application's disk.",
   TARGET_UNWRITABLE: 'The backup directory cannot be made, is no directory, or is read-only.',

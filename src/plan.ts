@@ -4,10 +4,11 @@
  */
 import type { Facts, SourceState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
-import { freeBase } from './catalog.js';
+import { freeBase, isCopyOf } from './catalog.js';
 import type { Failure, Warning } from './outcome.js';
 import { warning } from './outcome.js';
-import type { Copy } from './records.js';
+import { packedAs, suffixOf } from './packing.js';
+import type { Copy, Manifest } from './records.js';
 import type { Decision } from './retention.js';
 import { decide } from './retention.js';
 import type { Config } from './settings/load.js';
@@ -48,15 +49,15 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   if (!isFailure(source)) {
     const other = facts.newestManifest;
     // Both paths must differ: a symbolic link may be re-pointed, a mount may move (DESIGN, "Files").
-    if (other && !config.acceptMoved && other.configuredPath !== source.path && other.realPath !== source.realPath) {
-      problems.push({ code: 'NAME_TAKEN', name, source: source.path, other: other.configuredPath });
+    if (other && !config.acceptMoved && !isCopyOf(other, source.path, source.realPath)) {
+      problems.push({ code: 'NAME_TAKEN', name, source: source.path, other: other.configuredPath ?? 'another database (its path is sealed)' });
     }
   }
   if (!isFailure(target) && target.network) {
     const message = `the state directory ${config.stateDir} lies on ${target.network}, where locks are unreliable: give a local one`;
     problems.push({ code: 'SETTINGS', problems: [{ setting: 'state-dir', message, origin: '--state-dir' }] });
   }
-  const neededBytes = isFailure(source) ? 0 : source.usedBytes + source.walBytes;
+  const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune: pruneLine(config, name) });
   }
@@ -80,10 +81,20 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
       name,
       now,
       facts.copies.map((c) => c.file),
-    )}.db`,
+    )}.db${suffixOf({ compress: config.packing.compress, encrypted: config.packing.recipients.length > 0 })}`,
     neededBytes,
     warnings,
   };
+}
+
+/** The snapshot, and what packing makes of it in turn, as far as the newest copy tells how small that is. Bytes. */
+function spaceFor({ packing }: Config, plainBytes: number, newest: Manifest | null): number {
+  const encrypted = packing.recipients.length > 0;
+  if (packing.compress === 'none' && !encrypted) return plainBytes;
+  const alike = newest && packing.compress !== 'none' && packedAs(newest.file).compress === packing.compress && newest.plainSizeBytes > 0;
+  const ratio = alike ? Math.min(1, (1.1 * newest.sizeBytes) / newest.plainSizeBytes) : 1;
+  const files = (packing.compress === 'none' ? 0 : 1) + (encrypted ? 1 : 0);
+  return Math.ceil(plainBytes * (1 + files * ratio));
 }
 
 function skipReason(config: Config, newest: Copy | null, now: Date): string | null {

@@ -1,5 +1,6 @@
 /** The shapes of what dbbackup prints with --json and stores: README's JSON reference. Fields are only ever added. */
 import type { ExitCode, StageName, Warning } from './outcome.js';
+import type { Compression } from './packing.js';
 
 export const SCHEMA_VERSION = 1;
 
@@ -44,23 +45,48 @@ export interface Manifest extends Copy {
   readonly runId: string;
   readonly tool: string;
   readonly sqlite: string;
-  readonly configuredPath: string;
-  readonly realPath: string;
+  /** Null where it stands in `sealed`. */
+  readonly configuredPath: string | null;
+  readonly realPath: string | null;
   readonly journalMode: string;
   readonly pageSize: number;
   readonly pageCount: number;
   readonly userVersion: number;
   readonly applicationId: number;
-  readonly schemaHash: string;
+  readonly schemaHash: string | null;
   readonly rows: Readonly<Record<string, number>>;
   readonly plainSizeBytes: number;
-  readonly plainSha256: string;
+  readonly plainSha256: string | null;
+  readonly compress: Compression;
+  readonly encrypted: boolean;
+  /** Of an encrypted copy: what tells of its content (`Sealed`), sealed with age for the same recipients, base64. */
+  readonly sealed: string | null;
+  /** Of an encrypted copy: whether a path is that of its source can be asked, the path cannot be read. */
+  readonly pathProof: PathProof | null;
   readonly checks: readonly Check[];
   readonly violations: Violations;
   /** Milliseconds from the start of the run until this manifest was written. */
   readonly durationMs: number;
   /** SHA-256 of this file's own text, with zeros here. Shows accident, not malice. */
   readonly selfSha256: string;
+}
+
+/** SHA-256 (hex) of the salt, a NUL and the path. */
+export interface PathProof {
+  readonly salt: string;
+  readonly configured: string;
+  readonly real: string;
+}
+
+/** The fields of a manifest that an encrypted copy has in `sealed` alone. */
+export interface Sealed {
+  readonly source: string | null;
+  readonly configuredPath: string | null;
+  readonly realPath: string | null;
+  readonly schemaHash: string | null;
+  readonly rows: Readonly<Record<string, number>>;
+  readonly plainSha256: string | null;
+  readonly checks: readonly Check[];
 }
 
 export interface SourceFacts {

@@ -8,9 +8,10 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { settleAside } from './aside.js';
-import { copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
+import { baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
+import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
@@ -60,12 +61,13 @@ async function finishPublication(
   const manifest = stagedManifest(place, name);
   if (!manifest) return null;
   const data = join(to, manifest.file);
-  const base = manifest.file.slice(0, manifest.file.lastIndexOf('.'));
+  const base = baseOf(manifest.file);
   const json = join(to, `${base}.json`);
   const published = lstatOrNull(data);
   if (!published?.isFile()) return null;
   // The same inode as the staged data: ours beyond doubt. Where rename was used, the staged name is gone.
-  const staged = lstatOrNull(place.data);
+  const packed = packedAs(manifest.file);
+  const staged = lstatOrNull(packed.encrypted ? place.sealed : packed.compress === 'none' ? place.data : place.packed);
   if (staged && (staged.ino !== published.ino || staged.dev !== published.dev)) return null;
   if (lstatOrNull(json)) {
     const there = readManifest(to, base);

@@ -3,7 +3,7 @@ import { lstatSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
-import { readManifest } from './catalog.js';
+import { baseOf, isCopyOf, readManifest } from './catalog.js';
 import type { Chosen } from './choose.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
@@ -26,15 +26,20 @@ export interface Restoring {
 export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): { copy: Copy; manifest: Manifest } {
   const [copy] = input.chosen.copies;
   if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such copy', to: config.to });
-  const manifest = readManifest(config.to, copy.file.replace(/\.db$/, ''));
+  const manifest = readManifest(config.to, baseOf(copy.file));
   if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: config.to });
   if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest), to: config.to });
   refuseInside(config, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
     lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
-    if (!input.force && manifest.configuredPath !== input.target && manifest.realPath !== input.target) {
-      throw new Failed({ code: 'OTHER_SOURCE', file: copy.file, source: manifest.configuredPath, target: input.target });
+    if (!input.force && !isCopyOf(manifest, input.target, input.target)) {
+      throw new Failed({
+        code: 'OTHER_SOURCE',
+        file: copy.file,
+        source: manifest.configuredPath ?? 'another database (its path is sealed)',
+        target: input.target,
+      });
     }
   }
   return { copy, manifest };
@@ -170,7 +175,7 @@ const look = async (acting: Acting, way: 'output' | 'into', input: Restoring): P
   await acting.recorder.stage(
     'inspect',
     () => inspectRestore(acting.ctx, acting.config, way, input),
-    ({ copy }) => `${copy.file}, made ${copy.createdAt} of ${copy.source ?? 'an unknown database'}`,
+    ({ copy }) => `${copy.file}, made ${copy.createdAt} of ${copy.source ?? 'a database that only the sealed part of the manifest names'}`,
   );
 
 /** Null where the database turns out to be damaged: then its files are set aside as they are. */

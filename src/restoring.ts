@@ -110,14 +110,26 @@ export const provenFile = (acting: Acting): string => join(acting.workspace.dire
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
 export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<FileId> {
   const { ctx, config, pool, signal, prune, recorder } = acting;
-  const base = manifest.file.replace(/\.db$/, '');
   return await recorder.stage(
     'verify',
     async () => {
       const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
-      const proof = await prove({ to: config.to, base, target: file, pool, signal, prune, progress });
+      const { tools, known } = { tools: acting.tools, known: acting.known(manifest.file) };
+      const proof = await prove({
+        to: config.to,
+        file: manifest.file,
+        target: file,
+        pool,
+        tools,
+        identity: config.identity,
+        signal,
+        prune,
+        progress,
+        ...known,
+      });
       if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy', to: config.to });
       if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: config.to });
+      if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
       return proof.proven;
     },
     () => `${manifest.file} proven: ${bytes(manifest.sizeBytes)}`,

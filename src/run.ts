@@ -4,7 +4,7 @@ import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
-import { publishStage, snapshotStage, verifyStage } from './copying.js';
+import { compressing, packStage, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
@@ -52,8 +52,10 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     for (const w of plan.warnings) warn(w);
 
     const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
+    const compressed = compressing(acting, snapshot);
     const verified = await verifyStage(acting, snapshot, verifiedNote);
-    const { copy } = await publishStage(acting, verified, [], (p) => p.copy.file);
+    const artifact = await packStage(acting, verified, compressed);
+    const { copy } = await publishStage(acting, artifact, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',

@@ -12,7 +12,11 @@ const RUN_ID = /^(.+)-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 
 export interface Workspace {
   readonly directory: string;
+  /** The snapshot, plain. */
   readonly data: string;
+  /** What packing makes of it: compressed, then sealed. */
+  readonly packed: string;
+  readonly sealed: string;
   readonly manifest: string;
 }
 
@@ -25,7 +29,13 @@ export const tempRoot = (to: string): string => join(stateDirOf(to), 'tmp');
 /** The workspace of a run. */
 export function workspace(to: string, name: string, runId: string): Workspace {
   const directory = join(tempRoot(to), `${name}-${runId}`);
-  return { directory, data: join(directory, 'data.db'), manifest: join(directory, 'manifest.json') };
+  return {
+    directory,
+    data: join(directory, 'data.db'),
+    packed: join(directory, 'data.packed'),
+    sealed: join(directory, 'data.age'),
+    manifest: join(directory, 'manifest.json'),
+  };
 }
 
 /** Whose workspace a directory below `tmp/` is; null for what is not ours. */

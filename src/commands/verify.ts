@@ -4,14 +4,15 @@ import { join } from 'node:path';
 import type { Acting } from '../acting.js';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
-import { readManifestText, renderManifest } from '../catalog.js';
+import { baseOf, readManifestText, renderManifest } from '../catalog.js';
 import { chooseAll, chooseCopies } from '../choose.js';
 import type { VerifyFlags } from '../cli.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural, table } from '../format.js';
 import { RunLog } from '../log.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { Failed, targetFailure, warning } from '../outcome.js';
+import { describe, Failed, targetFailure, warning } from '../outcome.js';
+import { isPlain, packedAs } from '../packing.js';
 import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
 import type { Config } from '../settings/load.js';
@@ -65,22 +66,32 @@ const leastRecentlyVerified = (a: Copy, b: Copy): number =>
 
 /** Null: it was pruned meanwhile. */
 async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) => void): Promise<VerifyResult | null> {
-  const { ctx, config, workspace, pool, signal, prune, recorder } = acting;
-  const base = copy.file.replace(/\.db$/, '');
+  const { ctx, config, workspace, pool, tools, signal, prune, recorder } = acting;
+  const base = baseOf(copy.file);
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
   // Not what a manifest says: one rotten digit there would end it all.
-  const neededBytes = sizeOf(join(config.to, copy.file));
+  const neededBytes = isPlain(packedAs(copy.file)) ? sizeOf(join(config.to, copy.file)) : plainSize(config, base);
   if (freeBytes !== null && freeBytes < neededBytes) {
     throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune });
   }
-  const proof = await prove({ to: config.to, base, target: workspace.data, pool, signal, prune, progress });
+  const proof = await prove({ to: config.to, file: copy.file, target: workspace.data, pool, tools, identity: config.identity, signal, prune, progress });
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
   if (proof.gone) return null;
   const status = statusFrom(proof);
   for (const problem of proof.problems) ctx.output.detail(`${copy.file}: ${problem}`);
   if (proof.manifest) await mark(acting, proof, base, status);
   else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
-  return { file: copy.file, status, proved: 'full', problems: proof.problems };
+  if (proof.proved === 'bytes' && proof.problems.length === 0) {
+    const { message, hint } = describe({ code: 'IDENTITY_MISSING', file: copy.file, identity: config.identity?.path ?? null });
+    recorder.warn(warning('IDENTITY_MISSING', `${message}: proven are its bytes alone; ${hint}`));
+  }
+  return { file: copy.file, status, proved: proof.proved, problems: proof.problems };
+}
+
+/** What unpacking will need, as far as the manifest is the one that was written. */
+function plainSize(config: Config, base: string): number {
+  const read = readManifestText(config.to, base);
+  return 'unreadable' in read || !read.whole() || (read.manifest.encrypted && !config.identity) ? 0 : read.manifest.plainSizeBytes;
 }
 
 /** A copy of a damaged source stays suspect, however well it proves out. */
@@ -115,7 +126,8 @@ async function mark(acting: Acting, proof: Proof, base: string, status: CopyStat
 
 const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['checks'] => [
   ...(Array.isArray(manifest.checks) ? manifest.checks : []).filter((c) => c.name !== 'verify'),
-  { name: 'verify', ok: problems.length === 0, message: problems.length === 0 ? 'ok' : problems.slice(0, 10).join('; ') },
+  // What is wrong inside a sealed copy may name its tables.
+  { name: 'verify', ok: problems.length === 0, message: problems.length === 0 ? 'ok' : manifest.encrypted ? 'sealed' : problems.slice(0, 10).join('; ') },
 ];
 
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';

@@ -6,6 +6,7 @@ import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { SettingsProblem } from '../outcome.js';
 import { errnoWords } from '../outcome.js';
+import type { Compression, Identity } from '../packing.js';
 import type { CommandName } from '../records.js';
 import { readSmall } from '../system/files.js';
 import { stateDirOf } from '../workspace.js';
@@ -50,6 +51,9 @@ export interface Config {
   readonly timeoutMs: number;
   readonly maxAgeMs: number;
   readonly ifOlderThanMs: number | null;
+  readonly packing: { readonly compress: Compression; readonly recipients: readonly string[] };
+  /** What opens sealed copies; null: not given. */
+  readonly identity: Identity | null;
   readonly mail: MailSettings | null;
   readonly logDir: string;
   readonly logKeepMs: number;
@@ -130,7 +134,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       const values = raw.map((r) => s.parse(r, base));
       Object.assign(parsed, { [option]: s.list ? values : values.at(-1) });
     } catch (error) {
-      const shown = s.secret ? '' : ` "${raw.join(',')}"`;
+      const shown = s.secret || raw.some((r) => /AGE-SECRET-KEY/i.test(r)) ? '' : ` "${raw.join(',')}"`;
       problem(option, `${option}${shown} ${error instanceof Error ? error.message : String(error)}`, origin);
     }
   }
@@ -149,9 +153,17 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     delete parsed['smtp-url'];
   }
 
+  // Somebody's slip must not make it known.
+  for (const raw of input.flags.get('encrypt-to') ?? given.get('encrypt-to')?.raw ?? []) if (/AGE-SECRET-KEY/i.test(raw)) secrets.push(raw);
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
+  const keys = await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)));
+  secrets.push(...(keys.identity?.keys ?? []));
+  if (parsed.compress === 'zstd' && spec('compress').commands.includes(input.command)) {
+    const missing = (await import('../packing.js')).zstdMissing(input.env);
+    if (missing !== null) problem('compress', missing, originOf('compress'));
+  }
   const failed = (option: OptionName): boolean => problems.some((p) => p.setting === option);
-  const config = toConfig(input, parsed, problem, originOf, failed);
+  const config = toConfig(input, parsed, keys, problem, originOf, failed);
   return {
     config: problems.length === 0 ? config : null,
     problems,
@@ -175,7 +187,42 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
 
 type Problem = (setting: string, message: string, origin: string) => void;
 
-function toConfig(input: RawSettings, p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): Config {
+interface Keys {
+  readonly recipients: readonly string[];
+  readonly identity: Identity | null;
+}
+
+/** Read where a command uses them alone: the library that knows a key takes its time to load. */
+async function readKeys(input: RawSettings, p: Parsed, fail: (option: OptionName, error: unknown) => void): Promise<Keys> {
+  const sources = p['encrypt-to'] ?? [];
+  const path = p['identity-file'];
+  const wanted = (option: OptionName): boolean => spec(option).commands.includes(input.command);
+  const withRecipients = sources.length > 0 && wanted('encrypt-to');
+  const withIdentity = path !== undefined && wanted('identity-file');
+  if (!withRecipients && !withIdentity) return { recipients: [], identity: null };
+  const { readIdentity, readRecipients } = await import('./keys.js');
+  const orFail = async <T>(option: OptionName, instead: T, read: () => Promise<T>): Promise<T> => {
+    try {
+      return await read();
+    } catch (error) {
+      fail(option, error);
+      return instead;
+    }
+  };
+  return {
+    recipients: withRecipients ? await orFail('encrypt-to', [], () => readRecipients(sources, input.uid)) : [],
+    identity: withIdentity ? await orFail('identity-file', null, () => readIdentity(path, input.uid)) : null,
+  };
+}
+
+function toConfig(
+  input: RawSettings,
+  p: Parsed,
+  keys: Keys,
+  problem: Problem,
+  originOf: (option: OptionName) => string,
+  failed: (option: OptionName) => boolean,
+): Config {
   const to = p.to ?? '';
   if (to === '' && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
   const database = p.database ?? null;
@@ -209,6 +256,8 @@ function toConfig(input: RawSettings, p: Parsed, problem: Problem, originOf: (op
     timeoutMs: sure(p.timeout, 0),
     maxAgeMs: sure(p['max-age'], 0),
     ifOlderThanMs: p['if-older-than'] ?? null,
+    packing: { compress: sure(p.compress, 'none'), recipients: keys.recipients },
+    identity: keys.identity,
     mail: toMail(p, problem, originOf, failed),
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
     logKeepMs: sure(p['log-keep'], 0),

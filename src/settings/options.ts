@@ -3,9 +3,9 @@
  * validation come from it. A flag `--keep-last` is always `DBBACKUP_KEEP_LAST`.
  */
 import type { CommandName } from '../records.js';
-import { address, boolean, choice, count, duration, mailRoute, name, path, positiveDuration } from './values.js';
+import { address, boolean, choice, count, duration, mailRoute, name, path, positiveDuration, recipient } from './values.js';
 
-export type Group = 'source' | 'directory' | 'retention' | 'run' | 'telling' | 'log';
+export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'telling' | 'log';
 
 export interface OptionSpec {
   readonly group: Group;
@@ -25,6 +25,7 @@ export interface OptionSpec {
 }
 
 const ALL: readonly CommandName[] = ['run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune'];
+const MAKING: readonly CommandName[] = ['run', 'restore', 'guard', 'check'];
 const KEEPING: readonly CommandName[] = ['run', 'check', 'prune'];
 const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'prune'];
 const TELLING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'status', 'check', 'prune'];
@@ -148,6 +149,29 @@ export const OPTIONS = {
     commands: ['run'],
     summary: 'Do nothing when the newest good copy is younger.',
     parse: positiveDuration,
+  },
+  compress: {
+    group: 'packing',
+    value: 'none|gzip|zstd',
+    fallback: 'none',
+    commands: MAKING,
+    summary: 'How copies are compressed; zstd needs the program of that name, or Node 22.15.',
+    parse: choice('none', 'gzip', 'zstd'),
+  },
+  'encrypt-to': {
+    group: 'packing',
+    value: 'age1...|FILE',
+    list: true,
+    commands: MAKING,
+    summary: 'Whose age public keys copies are sealed for: the machine that makes them cannot read them again.',
+    parse: recipient,
+  },
+  'identity-file': {
+    group: 'packing',
+    value: 'FILE',
+    commands: ['run', 'verify', 'restore', 'guard', 'check'],
+    summary: 'The age secret keys that open sealed copies: for `verify` and `restore`.',
+    parse: path,
   },
   'mail-to': {
     group: 'telling',

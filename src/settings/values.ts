@@ -108,6 +108,15 @@ export function address(raw: string): string {
   return raw;
 }
 
+/** Whom copies are sealed for: a public key of age, or the absolute path of a file of them. */
+export type RecipientSource = { readonly key: string } | { readonly file: string };
+
+/** Parses one value of `encrypt-to`. That the key is one is looked at by the library, in load.ts. */
+export function recipient(raw: string, base: string): RecipientSource {
+  if (/^AGE-SECRET-KEY-/i.test(raw)) throw new Error('is a secret key, which does not belong here: give its public key, age1...');
+  return /^age1[^/.]*$/i.test(raw) ? { key: raw } : { file: path(raw, base) };
+}
+
 /** How mail leaves. The URL of an SMTP server may hold a password: it is a secret as a whole. */
 export type MailRoute =
   | { readonly kind: 'smtp'; readonly host: string; readonly port: number; readonly tls: boolean; readonly user: string; readonly password: string }

@@ -4,82 +4,179 @@
  * must be is what its manifest says.
  */
 import { join } from 'node:path';
-import { readManifestText } from '../catalog.js';
+import { baseOf, readManifestText, withSecrets } from '../catalog.js';
 import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
+import type { Identity } from '../packing.js';
+import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from '../packing.js';
 import type { Manifest } from '../records.js';
 import type { FileId } from '../system/files.js';
-import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
+import { copyHashed, hashFile, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
+import type { Tools } from '../system/programs.js';
 import type { WorkerPool } from '../system/workers.js';
-import { ChildDied, RequestFailed } from '../system/workers.js';
+import { ChildDied, MissingProgram, RequestFailed } from '../system/workers.js';
 
 export interface ProveInput {
   readonly to: string;
-  /** The base name of the copy's two files. */
-  readonly base: string;
+  /** The name of the copy's data file. */
+  readonly file: string;
   /** The private file to make; it is left there, whatever comes out. */
   readonly target: string;
   readonly pool: WorkerPool;
+  readonly tools: Tools;
+  /** What opens a sealed copy; without it only its bytes can be proven. */
+  readonly identity: Identity | null;
   readonly signal: AbortSignal;
   readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
+  /** What the run that made the copy still knows of it: then its own plain file is proven, and no key is needed. */
+  readonly known?: Known;
 }
 
-/** `manifest` null: it could not be read. No problems: the copy is proven, and `target` holds its bytes, not synced yet. */
+export interface Known {
+  readonly manifest: Manifest;
+  /** The plain file. */
+  readonly plain: string;
+}
+
+/** `manifest` null: it could not be read. No problems: the copy is proven, and `target` holds its plain bytes, not synced yet. */
 export interface Proof {
   readonly manifest: Manifest | null;
   /** The text of the manifest is the one that was written. */
   readonly manifestWhole: boolean;
   readonly problems: readonly string[];
+  /** `bytes`: sealed, and no key opens it; then `target` was not made. */
+  readonly proved: 'full' | 'bytes';
   /** The private file that holds the proven bytes. */
   readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
 }
 
+const NONE: FileId = { dev: 0, ino: 0 };
+const NOTHING = { manifest: null, manifestWhole: false, problems: [] as readonly string[], proved: 'full', proven: NONE, gone: false } as const satisfies Proof;
+
 /** Proves one copy. Throws `Failed` for what is no fault of the copy: a full disk, a signal, a child that cannot be started. */
 export async function prove(input: ProveInput): Promise<Proof> {
-  const read = readManifestText(input.to, input.base);
-  const data = join(input.to, `${input.base}.db`);
-  if (!lstatOrNull(data)) return { manifest: null, manifestWhole: false, problems: ['the data file is not there'], gone: true, proven: NONE };
-  if ('unreadable' in read) return { manifest: null, manifestWhole: false, problems: [read.unreadable], gone: false, proven: NONE };
-  const { manifest } = read;
+  const { to, file, known } = input;
+  if (known) {
+    const { problems, made } = await provePlain(input, known.plain, known.manifest);
+    if (problems.length === 0) problems.push(...(await proveContent(input, known.manifest)));
+    return { ...NOTHING, manifest: known.manifest, manifestWhole: true, problems, proven: made };
+  }
+  const data = join(to, file);
+  if (!lstatOrNull(data)) return { ...NOTHING, problems: ['the data file is not there'], gone: true };
+  const read = readManifestText(to, baseOf(file));
+  if ('unreadable' in read) return { ...NOTHING, problems: [read.unreadable] };
+  if (read.manifest.file !== file) return { ...NOTHING, problems: [`its manifest is one of ${read.manifest.file}`] };
   const manifestWhole = read.whole();
   const problems = manifestWhole ? [] : ['the manifest is not as it was written: its own SHA-256 differs'];
   for (const suffix of ['-wal', '-journal']) {
-    if (lstatOrNull(data + suffix))
-      problems.push(`${manifest.file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
+    if (lstatOrNull(data + suffix)) problems.push(`${file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
   }
-  const copied = await proveBytes(input, data, manifest);
+  const unsealed = await unseal(read.manifest, input.identity);
+  if ('problem' in unsealed) problems.push(unsealed.problem);
+  const manifest = 'problem' in unsealed ? read.manifest : unsealed.manifest;
+  const locked = 'locked' in unsealed;
+  const copied = locked
+    ? await proveSealed(input, data, manifest)
+    : isPlain(packedAs(file))
+      ? await provePlain(input, data, manifest)
+      : await provePacked(input, data, manifest);
   problems.push(...copied.problems);
-  if (problems.length === 0) problems.push(...(await proveContent(input, manifest)));
-  return { manifest, manifestWhole, problems, gone: false, proven: copied.made };
+  if (problems.length === 0 && !locked) problems.push(...(await proveContent(input, manifest)));
+  return { manifest: read.manifest, manifestWhole, problems, proved: locked ? 'bytes' : 'full', gone: false, proven: copied.made };
 }
 
-const NONE: FileId = { dev: 0, ino: 0 };
-
-async function proveBytes(input: ProveInput, data: string, manifest: Manifest): Promise<{ problems: string[]; made: FileId }> {
-  removeTree(input.target);
-  const there = lstatOrNull(data);
-  if (there?.isFile() && there.size !== manifest.sizeBytes) return { problems: [`it has ${there.size} bytes, not ${manifest.sizeBytes}`], made: NONE };
+/** The manifest with what is sealed in it; `locked`: no key opens it. */
+async function unseal(
+  manifest: Manifest,
+  identity: Identity | null,
+): Promise<{ manifest: Manifest } | { manifest: Manifest; locked: true } | { problem: string }> {
+  if (manifest.sealed === null || manifest.sealed === undefined) return { manifest };
+  if (!identity) return { manifest, locked: true };
   try {
-    const { sha256, sizeBytes, made } = await copyHashed(data, input.target, input.signal, (done) => input.progress(done, manifest.sizeBytes));
-    const problems = [
-      ...(sizeBytes === manifest.sizeBytes ? [] : [`it has ${sizeBytes} bytes, not ${manifest.sizeBytes}`]),
-      ...(sha256 === manifest.sha256 ? [] : [`its SHA-256 is ${sha256}, not ${manifest.sha256}`]),
-    ];
-    return { problems, made };
+    return { manifest: withSecrets(manifest, await openText(manifest.sealed, identity)) };
   } catch (error) {
-    // Too many open files, a stale handle and the like say nothing of the copy.
-    if (error instanceof ReadFailed && !['EIO', 'ENOENT', 'ELOOP', 'EINVAL'].includes(errnoOf(error))) {
-      throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });
-    }
-    if (error instanceof ReadFailed) {
-      return { problems: [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`], made: NONE };
-    }
-    throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
+    if (error instanceof WrongIdentity) return { manifest, locked: true };
+    return { problem: `the sealed part of its manifest cannot be opened: ${error instanceof Error ? error.message : String(error)}` };
   }
+}
+
+interface Copied {
+  readonly problems: string[];
+  readonly made: FileId;
+}
+
+const sizeProblems = (is: number, recorded: number): string[] => (is === recorded ? [] : [`it has ${is} bytes, not ${recorded}`]);
+const sumProblems = (is: string, recorded: string | null): string[] => (is === recorded ? [] : [`its SHA-256 is ${is}, not ${String(recorded)}`]);
+
+/** A file of another size is not read: it may be sparse and endless. */
+const sizeBefore = (data: string, manifest: Manifest): string[] => {
+  const there = lstatOrNull(data);
+  return there?.isFile() ? sizeProblems(there.size, manifest.sizeBytes) : [];
+};
+
+async function provePlain(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
+  removeTree(input.target);
+  const plain = { sizeBytes: manifest.plainSizeBytes, sha256: manifest.plainSha256 };
+  // In an unpacked copy both are the same, and `contradictions` sees to that.
+  const recorded = input.known ? plain : manifest;
+  const before = input.known ? [] : sizeBefore(data, manifest);
+  if (before.length > 0) return { problems: before, made: NONE };
+  try {
+    const { sha256, sizeBytes, made } = await copyHashed(data, input.target, input.signal, (done) => input.progress(done, recorded.sizeBytes));
+    return { problems: [...sizeProblems(sizeBytes, recorded.sizeBytes), ...sumProblems(sha256, recorded.sha256)], made };
+  } catch (error) {
+    return unreadable(input, data, error);
+  }
+}
+
+/** Unpacked into the private file, hashed on both sides. */
+async function provePacked(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
+  removeTree(input.target);
+  const before = sizeBefore(data, manifest);
+  if (before.length > 0) return { problems: before, made: NONE };
+  const { identity, tools, target } = input;
+  const progress = (done: number): void => input.progress(done, manifest.sizeBytes);
+  try {
+    const u = await unpack({ from: data, packed: packedAs(input.file), identity, to: target, limit: manifest.plainSizeBytes, tools, progress });
+    const plain = [
+      ...(u.plainSizeBytes === manifest.plainSizeBytes ? [] : [`it unpacks to ${u.plainSizeBytes} bytes, not ${manifest.plainSizeBytes}`]),
+      ...(u.plainSha256 === manifest.plainSha256 ? [] : [`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(manifest.plainSha256)}`]),
+    ];
+    return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256), ...plain], made: u.made ?? NONE };
+  } catch (error) {
+    if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, target, input.prune), { cause: error });
+    if (error instanceof MissingProgram || error instanceof Failed || input.signal.aborted) throw error;
+    if (error instanceof ReadFailed) return unreadable(input, data, error);
+    return { problems: [`it cannot be unpacked: ${error instanceof Error ? error.message : String(error)}`], made: NONE };
+  }
+}
+
+/** Sealed, and no key: what can be said is whether these are the bytes that were written. */
+async function proveSealed(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
+  const before = sizeBefore(data, manifest);
+  if (before.length > 0) return { problems: before, made: NONE };
+  try {
+    const sha256 = await hashFile(data, input.signal, (done) => input.progress(done, manifest.sizeBytes));
+    return { problems: sumProblems(sha256, manifest.sha256), made: NONE };
+  } catch (error) {
+    if (input.signal.aborted) throw error;
+    return unreadable(input, data, Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) }));
+  }
+}
+
+function unreadable(input: ProveInput, data: string, error: unknown): Copied {
+  // Too many open files, a stale handle and the like say nothing of the copy.
+  if (error instanceof ReadFailed && !['EIO', 'ENOENT', 'ELOOP', 'EINVAL'].includes(errnoOf(error))) {
+    throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });
+  }
+  if (error instanceof ReadFailed) {
+    return { problems: [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`], made: NONE };
+  }
+  throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
 }
 
 async function proveContent(input: ProveInput, manifest: Manifest): Promise<string[]> {
@@ -106,14 +203,18 @@ function contradictions(manifest: Manifest, { described }: CheckedFile): string[
   const rows = rowsOf(described);
   const said = manifest.rows ?? {};
   const differing = Object.keys({ ...said, ...rows }).filter((table) => said[table] !== rows[table]);
-  const facts: [string, unknown, unknown][] = [
+  const facts: (readonly [string, unknown, unknown])[] = [
     ['page size', properties.pageSize, manifest.pageSize],
     ['number of pages', described.pageCount, manifest.pageCount],
     ['user_version', properties.userVersion, manifest.userVersion],
     ['application_id', properties.applicationId, manifest.applicationId],
     ['schema', described.schemaHash, manifest.schemaHash],
-    ['plain size', manifest.sizeBytes, manifest.plainSizeBytes],
-    ['plain SHA-256', manifest.sha256, manifest.plainSha256],
+    ...(isPlain(packedAs(manifest.file))
+      ? ([
+          ['plain size', manifest.sizeBytes, manifest.plainSizeBytes],
+          ['plain SHA-256', manifest.sha256, manifest.plainSha256],
+        ] as const)
+      : []),
   ];
   return [
     ...facts.filter(([, is, recorded]) => is !== recorded).map(([what, is, recorded]) => `its ${what} is ${String(is)}, not ${String(recorded)}`),

@@ -1,10 +1,10 @@
 /**
- * Stage 5: remove what retention no longer asks for. All data first, then the manifests, each synced: whatever is killed
+ * Stage 6: remove what retention no longer asks for. All data first, then the manifests, each synced: whatever is killed
  * in between leaves manifests without data, which the next run knows to be an unfinished prune (traps, 35).
  */
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { readCopies } from '../catalog.js';
+import { baseOf, readCopies } from '../catalog.js';
 import type { Failure, Warning } from '../outcome.js';
 import { critical, failureOf, targetFailure, warning } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
@@ -50,7 +50,7 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
     }
     if (pruned.length > 0) {
       syncDirectory(to, unsupported);
-      for (const copy of pruned) remove(join(to, copy.file.replace(/\.db$/, '.json')));
+      for (const copy of pruned) remove(join(to, `${baseOf(copy.file)}.json`));
       syncDirectory(to, unsupported);
     }
     return { kept, pruned, failure: input.signal.aborted ? failureOf(input.signal.reason) : null };

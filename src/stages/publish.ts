@@ -1,22 +1,24 @@
 /**
- * Stage 4: the copy appears, whole, at its final name. The manifest is staged and synced before the data is linked, so
+ * Stage 5: the copy appears, whole, at its final name. The manifest is staged and synced before the data is linked, so
  * that whatever is killed in between can be completed or withdrawn by the next run (see recover.ts); the manifest is
  * linked last, so that a data file with a manifest is always a whole copy. All of this is synchronous on purpose: no
  * signal or timeout comes between the links.
  */
+import { randomBytes } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Publication, VerifiedSnapshot } from '../artifacts.js';
-import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339 } from '../catalog.js';
+import type { Artifact, Publication } from '../artifacts.js';
+import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339, withoutSecrets } from '../catalog.js';
 import type { Warning } from '../outcome.js';
 import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
+import { suffixOf } from '../packing.js';
 import type { Manifest } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { publish as giveName, remove, syncDirectory, writeNew } from '../system/files.js';
 import type { Workspace } from '../workspace.js';
 
 export interface PublishInput {
-  readonly verified: VerifiedSnapshot;
+  readonly artifact: Artifact;
   readonly to: string;
   readonly name: string;
   readonly workspace: Workspace;
@@ -46,8 +48,8 @@ export function publish(input: PublishInput): Publication {
 /** Null: somebody took the name since it was chosen, so choose again. */
 function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
-  const base = freeBase(input.name, input.verified.snapshot.takenAt, readdirSync(to));
-  const { manifest, json: rendered } = renderChecked(input, base);
+  const base = freeBase(input.name, input.artifact.verified.snapshot.takenAt, readdirSync(to));
+  const { manifest, open, json: rendered } = renderChecked(input, base);
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 
   remove(workspace.manifest);
@@ -56,10 +58,10 @@ function tryPublish(input: PublishInput): Publication | null {
 
   const data = join(to, manifest.file);
   const json = join(to, `${base}.json`);
-  const inode = lstatSync(workspace.data).ino;
+  const inode = lstatSync(input.artifact.path).ino;
   const linked: string[] = [];
   try {
-    giveName(workspace.data, data);
+    giveName(input.artifact.path, data);
     linked.push(data);
     giveName(workspace.manifest, json);
     linked.push(json);
@@ -72,7 +74,7 @@ function tryPublish(input: PublishInput): Publication | null {
     if (errnoOf(error) === 'EEXIST') return null;
     throw error;
   }
-  return { copy: copyOf(manifest, manifest.status), manifest };
+  return { copy: copyOf(open, open.status), manifest };
 }
 
 /** Withdraws a name; what keeps that from being done must not hide why it is done. */
@@ -85,29 +87,32 @@ function withdraw(path: string): void {
 }
 
 /** What cannot be read back must not be published: the copy would be there, and nobody would see it. */
-function renderChecked(input: PublishInput, base: string): { manifest: Manifest; json: string } {
-  const whole = manifestOf(input, base);
+function renderChecked(input: PublishInput, base: string): { manifest: Manifest; open: Manifest; json: string } {
+  const full = manifestOf(input, base);
+  const { sealed } = input.artifact;
+  const whole = sealed === null ? full : withoutSecrets(full, sealed, randomBytes(16).toString('hex'));
   const fits = (json: string): boolean => Buffer.byteLength(json) <= MANIFEST_MAX;
   let json = renderManifest(whole);
   // Table names are the schema's, and may be huge: rather no row counts than no manifest.
   if (!fits(json)) json = renderManifest({ ...whole, rows: {}, checks: whole.checks.map((c) => ({ ...c, message: c.message.slice(0, 1000) })) });
-  const manifest = fits(json) ? parseManifest(Buffer.from(json), base) : null;
-  if (!manifest) throw new Error(`the manifest of ${base} could not be read back`);
-  return { manifest, json };
+  const open = fits(json) ? parseManifest(Buffer.from(json), base) : null;
+  if (!open) throw new Error(`the manifest of ${base} could not be read back`);
+  return { manifest: { ...full, selfSha256: open.selfSha256 }, open, json };
 }
 
 function manifestOf(input: PublishInput, base: string): Omit<Manifest, 'selfSha256'> {
-  const { verified, now } = input;
+  const { artifact, now } = input;
+  const { verified } = artifact;
   const { snapshot, properties } = verified;
   const { source } = snapshot;
   return {
     schemaVersion: SCHEMA_VERSION,
-    file: `${base}.db`,
+    file: `${base}.db${suffixOf(artifact.packed)}`,
     manifest: `${base}.json`,
     name: input.name,
     createdAt: rfc3339(snapshot.takenAt.getTime()),
-    sizeBytes: verified.sizeBytes,
-    sha256: verified.sha256,
+    sizeBytes: artifact.sizeBytes,
+    sha256: artifact.sha256,
     status: verified.verdict,
     verifiedAt: now.toISOString(),
     method: snapshot.method,
@@ -127,6 +132,10 @@ function manifestOf(input: PublishInput, base: string): Omit<Manifest, 'selfSha2
     rows: verified.rows,
     plainSizeBytes: verified.sizeBytes,
     plainSha256: verified.sha256,
+    compress: artifact.packed.compress,
+    encrypted: artifact.packed.encrypted,
+    sealed: artifact.sealed,
+    pathProof: null,
     checks: verified.checks,
     violations: verified.violations,
     durationMs: input.durationMs,

@@ -311,7 +311,8 @@ export async function copyHashed(
   }
 }
 
-function openToCopy(path: string): number {
+/** A regular file, opened for reading without following links or waiting. Throws `ReadFailed`. */
+export function openToCopy(path: string): number {
   let fd: number;
   try {
     fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -333,6 +334,7 @@ async function readOrFail(fd: number, buffer: Buffer, position: number): Promise
 
 const writeAt = promisify(writeCallback);
 
-async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {
+/** Writes all of it at a position. */
+export async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; ) done += (await writeAt(fd, bytes, done, bytes.length - done, position + done)).bytesWritten;
 }

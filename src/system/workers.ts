@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import { anonBytesOf } from './memory.js';
+import { anonBytesOf, cpuMsOf } from './memory.js';
 import type { Answers, Reply, Request, WorkerError } from './worker-protocol.js';
 
 const WORKER = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './sqlite-worker.js', import.meta.url));
@@ -144,6 +144,8 @@ export class WorkerPool {
   readonly #live = new Set<Worker>();
   readonly #numbered = new Map<0 | 1, Worker>();
   readonly #sampler: NodeJS.Timeout;
+  /** Programs of others: CPU milliseconds by process, as last seen. */
+  readonly #watched = new Map<number, number>();
   #goneCpuMs = 0;
   #peakAnonBytes = 0;
 
@@ -189,16 +191,26 @@ export class WorkerPool {
     await this.killAll();
   }
 
+  /** Counts a process that is not one of these children. */
+  watch(pid: number): void {
+    this.#watched.set(pid, 0);
+  }
+
   /** CPU of parent and children so far, and the peak of anonymous memory. */
   resources(): { cpuMs: number; peakAnonBytes: number } {
     this.#sample();
     const { user, system } = process.cpuUsage();
-    const children = [...this.#live].reduce((sum, w) => sum + w.cpuMs, this.#goneCpuMs);
+    const programs = [...this.#watched.values()].reduce((sum, ms) => sum + ms, 0);
+    const children = [...this.#live].reduce((sum, w) => sum + w.cpuMs, this.#goneCpuMs) + programs;
     return { cpuMs: Math.round((user + system) / 1000) + children, peakAnonBytes: this.#peakAnonBytes };
   }
 
   #sample(): void {
-    const sum = [...this.#live].reduce((total, w) => total + w.anonBytes(), anonBytesOf('self'));
+    let sum = [...this.#live].reduce((total, w) => total + w.anonBytes(), anonBytesOf('self'));
+    for (const [pid, seen] of this.#watched) {
+      sum += anonBytesOf(pid);
+      this.#watched.set(pid, Math.max(seen, cpuMsOf(pid)));
+    }
     this.#peakAnonBytes = Math.max(this.#peakAnonBytes, sum);
   }
 }

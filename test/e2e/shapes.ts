@@ -178,7 +178,7 @@ export const failureDocument = exactly(
   // `check` shows the settings all the same.
   { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })) },
 );
-export const manifest = exactly({
+const manifestFields = {
   ...copyFields,
   manifest: bareName,
   sha256: hash,
@@ -201,10 +201,29 @@ export const manifest = exactly({
   rows: tableOf(count),
   plainSizeBytes: count,
   plainSha256: hash,
+  compress: oneOf('none', 'gzip', 'zstd'),
+  encrypted: oneOf(false),
+  sealed: oneOf(null),
+  pathProof: oneOf(null),
   checks: list(exactly({ name: text, ok: yesOrNo, message: text })),
   violations: exactly({ check: count, notNull: count, foreignKey: count }),
   durationMs: count,
   selfSha256: hash,
+};
+export const manifest = exactly(manifestFields);
+/** Of an encrypted copy: what tells of its content is for the recipients alone. */
+export const sealedManifest = exactly({
+  ...manifestFields,
+  source: oneOf(null),
+  configuredPath: oneOf(null),
+  realPath: oneOf(null),
+  schemaHash: oneOf(null),
+  rows: exactly({}),
+  plainSha256: oneOf(null),
+  encrypted: oneOf(true),
+  sealed: is('base64', (v) => typeof v === 'string' && /^[A-Za-z0-9+/]{100,}={0,2}$/.test(v)),
+  pathProof: exactly({ salt: is('hex', (v) => typeof v === 'string' && /^[0-9a-f]{32}$/.test(v)), configured: hash, real: hash }),
+  checks: list(exactly({ name: text, ok: yesOrNo, message: oneOf('ok', 'sealed') })),
 });
 
 /** Everything in a document that is not as the contract says; empty when all is. */

@@ -13,6 +13,7 @@ const GROUPS: Record<Group, string> = {
   directory: 'Directory',
   retention: 'Retention',
   run: 'Run',
+  packing: 'Packing',
   telling: 'Telling',
   log: 'Log',
 };

@@ -188,7 +188,8 @@ describe('a listing', () => {
   test('leaves out what is not ours', () => {
     const to = directory(BASE);
     mkdirSync(join(to, '.dbbackup'));
-    for (const file of ['app.db', 'README', `${BASE}.db-wal`, `${BASE}.db.gz`, 'app-20261320T031700Z.db']) writeFileSync(join(to, file), 'x');
+    for (const file of ['app.db', 'README', `${BASE}.db-wal`, `${BASE}.db.gz.gz`, `${BASE}.db.age.zst`, `${BASE}.db.bz2`, 'app-20261320T031700Z.db'])
+      writeFileSync(join(to, file), 'x');
     expect(readCopies(to, null)).toHaveLength(1);
     expect(namesIn(to)).toEqual(['app']);
   });

@@ -1,0 +1,110 @@
+/**
+ * Programs of others that bytes are piped through: zstd, age. Found in PATH and started without a shell, at nice 10, in a
+ * group of their own; like the SQLite children they end with us, also at kill -9 (traps, 41).
+ */
+import type { ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { accessSync, constants, statSync } from 'node:fs';
+import { setPriority } from 'node:os';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { PassThrough, pipeline } from 'node:stream';
+import { findSetpriv, MissingProgram } from './workers.js';
+
+/** What a program is started with. */
+export interface Tools {
+  /** Without our secrets. */
+  readonly env: NodeJS.ProcessEnv;
+  /** When it aborts, the program is killed. */
+  readonly signal: AbortSignal;
+  /** Counts the resources of a process. */
+  readonly watch: (pid: number) => void;
+}
+
+/** A program ended with an error, or was killed. */
+export class ProgramFailed extends Error {
+  constructor(program: string, how: string, stderr: string) {
+    super(`${program} ${how}${stderr.trim() === '' ? '' : `: ${stderr.trim().split('\n').slice(-3).join('; ').slice(-500)}`}`);
+    this.name = 'ProgramFailed';
+  }
+}
+
+/** The absolute path of a program in PATH, or null. Relative directories in PATH are passed over. */
+export function findProgram(name: string, env: Readonly<Record<string, string | undefined>>): string | null {
+  for (const directory of (env['PATH'] ?? '').split(':')) {
+    const path = join(directory, name);
+    if (!path.startsWith('/')) continue;
+    try {
+      accessSync(path, constants.X_OK);
+      if (statSync(path).isFile()) return path;
+    } catch {
+      // Not there.
+    }
+  }
+  return null;
+}
+
+function start(program: string, args: readonly string[], stdio: [number | 'pipe', number | 'pipe', 'pipe'], tools: Tools): ChildProcess {
+  tools.signal.throwIfAborted();
+  const setpriv = findSetpriv();
+  if (setpriv === null) throw new MissingProgram('setpriv (package util-linux) is not installed; without it a program could outlive a killed run');
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', program, ...args], { env: tools.env, stdio, detached: true, cwd: '/' });
+  const kill = (): void => void child.kill('SIGKILL');
+  tools.signal.addEventListener('abort', kill, { once: true });
+  child.once('close', () => tools.signal.removeEventListener('abort', kill));
+  if (child.pid !== undefined) {
+    tools.watch(child.pid);
+    try {
+      setPriority(child.pid, 10);
+    } catch {
+      // It is gone already: its end says why.
+    }
+  }
+  return child;
+}
+
+/** Waits for the end of a program. Rejects with `ProgramFailed`, or with the signal's reason. */
+function endOf(child: ChildProcess, program: string, tools: Tools): Promise<void> {
+  let stderr = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    stderr = (stderr + text).slice(-4000);
+  });
+  return new Promise((done, fail) => {
+    child.once('error', fail);
+    child.once('close', (code, signal) => {
+      if (code === 0) done();
+      else if (tools.signal.aborted) fail(tools.signal.reason);
+      else fail(new ProgramFailed(program, signal ? `was ended by ${signal}` : `ended with ${code}`, stderr));
+    });
+  });
+}
+
+/** Runs a program from one open file into another. The descriptors stay the caller's. */
+export async function runFiltering(program: string, args: readonly string[], from: number, to: number, tools: Tools): Promise<void> {
+  await endOf(start(program, args, [from, to, 'pipe'], tools), program, tools);
+}
+
+/**
+ * What a program makes of a stream. The result fails with the error of the input where that failed, since the program sees
+ * such an end as a plain one, and with `ProgramFailed` where the program did. Destroying it ends the program.
+ */
+export function filtered(input: Readable, program: string, args: readonly string[], tools: Tools): Readable {
+  const child = start(program, args, ['pipe', 'pipe', 'pipe'], tools);
+  const output = new PassThrough({ highWaterMark: 1 << 20 });
+  const { stdin, stdout } = child;
+  if (!stdin || !stdout) throw new Error('no pipes to the program');
+  let failed: Error | null = null;
+  pipeline(input, stdin, (error) => {
+    // A program that stops reading says by its own end why.
+    if (!error || input.errored === null) return;
+    failed = input.errored;
+    child.kill('SIGKILL');
+  });
+  stdout.pipe(output, { end: false });
+  output.once('close', () => child.kill('SIGKILL'));
+  endOf(child, program, tools).then(
+    () => (failed ? output.destroy(failed) : output.end()),
+    (error: Error) => output.destroy(failed ?? error),
+  );
+  return output;
+}
