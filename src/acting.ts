@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
+import type { Ledger } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
@@ -57,6 +58,10 @@ export interface Acting {
   remember(known: Known): void;
   /** What was kept of a copy. */
   known(file: string): { readonly known: Known } | undefined;
+  /** What arrived where; null: the history cannot be written. Needs `begin`. */
+  ledger(): Ledger | null;
+  /** From here on `timeout` does not end the run: what follows has a limit of its own. */
+  stopClock(): void;
   /** What --json prints in place of the record. */
   setDocument(make: (record: RunRecord) => object): void;
 }
@@ -97,6 +102,8 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
       const known = made.get(file);
       return known && { known };
     },
+    ledger: () => state.ledger(),
+    stopClock: () => clearTimeout(timer),
     setDocument: (make) => state.setDocument(make),
   };
   log.write('info', `${command} begins`, { tool: ctx.tool, pid: process.pid });
@@ -178,6 +185,10 @@ class State {
 
   note(): void {
     this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
+  }
+
+  ledger(): Ledger | null {
+    return this.#history;
   }
 
   setDocument(make: (record: RunRecord) => object): void {

@@ -4,7 +4,7 @@
  */
 import type { Failure } from './outcome.js';
 import type { Packed } from './packing.js';
-import type { Check, Copy, Manifest, Method, SourceFacts, Violations } from './records.js';
+import type { Check, Copy, FilesArtifact, Manifest, Method, SourceFacts, Violations } from './records.js';
 import type { Findings, Properties } from './system/worker-protocol.js';
 
 /** How long to wait for other holders of the source (DESIGN, "Exit codes"). */
@@ -92,6 +92,24 @@ export interface Artifact {
   readonly packed: Packed;
   /** What of the manifest is for the recipients alone; null: not encrypted. */
   readonly sealed: string | null;
+  /** The archive of included files; null: none are. */
+  readonly files: FilesPart | null;
+  /** INCLUDE_FAILED, where included paths could not be read: told once the copy is there. */
+  readonly unread: Failure | null;
+}
+
+/** The archive of included files, as it is published. */
+export interface FilesPart {
+  readonly path: string;
+  readonly facts: Omit<FilesArtifact, 'file'>;
+}
+
+/** Remembers which copies arrived where. */
+export interface Ledger {
+  /** Since when a name has this destination; from `now` on, if it is new. */
+  destinationSince(destination: string, name: string, now: Date): Date;
+  hasUploaded(destination: string, file: string): boolean;
+  noteUploaded(destination: string, file: string, at: Date): void;
 }
 
 /** A copy at its final name, whole and synced. `manifest`: with what is sealed in the published one. */

@@ -8,7 +8,7 @@ import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, errnoWords } from './outcome.js';
 import { packedAs } from './packing.js';
-import type { Check, Copy, CopyStatus, Manifest, PathProof, Sealed } from './records.js';
+import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
 import { NAME } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
@@ -111,6 +111,19 @@ function isData(v: unknown, base: string): v is string {
   return parsed?.kind === 'data' && parsed.base === base;
 }
 
+function isFiles(v: unknown, base: string): boolean {
+  if (typeof v !== 'object' || v === null) return false;
+  const f: Partial<Record<keyof FilesArtifact, unknown>> = v;
+  const parsed = isText(f.file) ? parseCopyFile(f.file) : null;
+  return (
+    parsed?.kind === 'files' &&
+    parsed.base === base &&
+    [f.sizeBytes, f.plainSizeBytes, f.count, f.fileBytes, f.changed, f.vanished, f.unreadable, f.skipped].every(isCount) &&
+    isSum(f.sha256) &&
+    (f.plainSha256 === null || isSum(f.plainSha256))
+  );
+}
+
 function isProof(v: unknown): boolean {
   if (typeof v !== 'object' || v === null) return false;
   const p: Partial<Record<keyof PathProof, unknown>> = v;
@@ -144,6 +157,7 @@ export function withoutSecrets(m: Omit<Manifest, 'selfSha256'>, sealed: string, 
     schemaHash: null,
     rows: {},
     plainSha256: null,
+    files: m.files && { ...m.files, plainSha256: null },
     checks: m.checks.map((c) => ({ ...c, message: c.message === 'ok' ? 'ok' : 'sealed' })),
     pathProof: pathProof(salt, m.configuredPath ?? '', m.realPath ?? ''),
   };
@@ -154,7 +168,8 @@ export function withSecrets(m: Manifest, opened: string): Manifest {
   const secret: unknown = JSON.parse(opened);
   if (typeof secret !== 'object' || secret === null) throw new Error('what is sealed is no part of a manifest');
   const s: Partial<Record<keyof Sealed, unknown>> = secret;
-  const { source, configuredPath, realPath, schemaHash, rows, plainSha256, checks } = s;
+  const { source, configuredPath, realPath, schemaHash, rows, plainSha256, filesPlainSha256, checks } = s;
+  const files = m.files && isSum(filesPlainSha256) ? { ...m.files, plainSha256: filesPlainSha256 } : m.files;
   const areChecks = (v: unknown): v is Check[] => Array.isArray(v) && v.every(isCheck);
   const areRows = (v: unknown): v is Record<string, number> => isRows(v);
   if (
@@ -169,11 +184,16 @@ export function withSecrets(m: Manifest, opened: string): Manifest {
     throw new Error('what is sealed is no part of a manifest');
   // What verify has added since is in the open part alone.
   const since = m.checks.filter((c) => !checks.some((inner) => inner.name === c.name));
-  return { ...m, source, configuredPath, realPath, schemaHash, rows, plainSha256, checks: [...checks, ...since] };
+  return { ...m, source, configuredPath, realPath, schemaHash, rows, plainSha256, files, checks: [...checks, ...since] };
 }
 
+/** No manifest of ours comes near it. One without end could be read, but not be written back: JSON.stringify calls itself. */
+const DEEPEST = 16;
+const isShallow = (v: unknown, levels = DEEPEST): boolean =>
+  typeof v !== 'object' || v === null || (levels > 0 && Object.values(v).every((inner) => isShallow(inner, levels - 1)));
+
 function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
-  if (typeof v !== 'object' || v === null) return false;
+  if (typeof v !== 'object' || v === null || !isShallow(v)) return false;
   const m: Partial<Record<keyof Manifest, unknown>> = v;
   return (
     isCount(m.schemaVersion) &&
@@ -196,7 +216,8 @@ function isManifest(v: unknown, base: string, name: string, createdAt: number): 
     isTextOrNull(m.configuredPath) &&
     isTextOrNull(m.realPath) &&
     (m.checks === undefined || (Array.isArray(m.checks) && m.checks.every(isCheck))) &&
-    (m.rows === undefined || isRows(m.rows))
+    (m.rows === undefined || isRows(m.rows)) &&
+    (m.files === undefined || m.files === null || isFiles(m.files, base))
   );
 }
 
@@ -298,8 +319,14 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
       tags: [],
     };
   }
-  return copyOf(manifest, stats.size === manifest.sizeBytes ? manifest.status : 'bad');
+  const whole = stats.size === manifest.sizeBytes && (!manifest.files || sizeThere(join(directory, manifest.files.file)) === manifest.files.sizeBytes);
+  return copyOf(manifest, whole ? manifest.status : 'bad');
 }
+
+const sizeThere = (path: string): number | null => {
+  const stats = lstatOrNull(path);
+  return stats?.isFile() ? stats.size : null;
+};
 
 /** All copies, newest first; of one name, or of all. */
 export function readCopies(directory: string, name: string | null): Copy[] {
@@ -312,6 +339,13 @@ export function readCopies(directory: string, name: string | null): Copy[] {
     if (copy) copies.push(copy);
   }
   return copies;
+}
+
+/** The archives of included files, by the base name of their copy. */
+export function archivesIn(directory: string, name: string): ReadonlyMap<string, readonly string[]> {
+  const found = new Map<string, string[]>();
+  for (const { file, base } of scan(directory).filter((f) => f.kind === 'files' && f.name === name)) found.set(base, [...(found.get(base) ?? []), file]);
+  return found;
 }
 
 /** The names that have copies in a directory, in alphabetical order. */

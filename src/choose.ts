@@ -4,6 +4,7 @@ import type { CopyFile } from './catalog.js';
 import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
 import { resolveName } from './names.js';
 import { errnoWords, Failed } from './outcome.js';
+import { copiesIn, placeOf } from './place.js';
 import type { Copy } from './records.js';
 import type { Config } from './settings/load.js';
 import { lstatOrNull } from './system/files.js';
@@ -20,28 +21,33 @@ export interface Chosen {
  * @param now milliseconds since the epoch
  */
 export function chooseCopies(config: Config, command: 'verify' | 'restore', words: readonly string[], cwd: string, now: number): Chosen {
-  requireDirectory(config.to);
+  requireDirectory(copiesIn(config));
   const files = words.filter((word) => word !== 'latest').map((word) => fileOf(config, word, cwd));
   const names = [...new Set(files.map((f) => f.name))];
   const given = config.nameGiven ? config.name : null;
   const other = names.find((n) => given !== null && n !== given);
   if (other !== undefined)
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `${other} is not ${given}, which --name or the profile says`, to: config.to });
+    throw new Failed({
+      code: 'COPY_NOT_FOUND',
+      path: placeOf(config),
+      reason: `${other} is not ${given}, which --name or the profile says`,
+      to: placeOf(config),
+    });
   if (names.length > 1)
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
   const name = names[0] ?? requireName(config, command);
-  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config.to, name, now)];
-  return { name, copies: [...latest, ...files.map((f) => copyAt(config.to, f))] };
+  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(copiesIn(config), name, now)];
+  return { name, copies: [...latest, ...files.map((f) => copyAt(copiesIn(config), f))] };
 }
 
 /** All copies of the name. */
 export function chooseAll(config: Config, command: 'verify'): Chosen {
-  requireDirectory(config.to);
+  requireDirectory(copiesIn(config));
   const name = requireName(config, command);
   try {
-    return { name, copies: [...readCopies(config.to, name), ...notFiles(config.to, name)] };
+    return { name, copies: [...readCopies(copiesIn(config), name), ...notFiles(copiesIn(config), name)] };
   } catch (error) {
-    throw new Failed({ code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, { cause: error });
+    throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
   }
 }
 
@@ -68,19 +74,19 @@ const unverified = (f: CopyFile): Copy => ({
 
 /** The newest good copy made at or before a time. */
 export function chooseByTime(config: Config, timestamp: string, now: number): Chosen {
-  requireDirectory(config.to);
+  requireDirectory(copiesIn(config));
   const name = requireName(config, 'restore');
   const at = parseTime(timestamp);
-  for (const file of scan(config.to)) {
+  for (const file of scan(copiesIn(config))) {
     if (file.kind !== 'data' || file.name !== name || file.createdAt > at) continue;
-    const copy = readCopy(config.to, file);
+    const copy = readCopy(copiesIn(config), file);
     if (copy && isPlainGood(copy) && !isAhead(copy, now)) return { name, copies: [copy] };
   }
   throw new Failed({
     code: 'COPY_NOT_FOUND',
-    path: config.to,
+    path: placeOf(config),
     reason: `there is no good copy of ${name} made at or before ${new Date(at).toISOString()}`,
-    to: config.to,
+    to: placeOf(config),
   });
 }
 
@@ -112,7 +118,7 @@ function requireDirectory(to: string): void {
 
 function requireName(config: Config, command: 'verify' | 'restore'): string {
   const name = resolveName(config, command);
-  if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it holds no copies', to: config.to });
+  if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'it holds no copies', to: placeOf(config) });
   return name;
 }
 
@@ -131,13 +137,13 @@ function latestOf(to: string, name: string, now: number): Copy {
 function fileOf(config: Config, word: string, cwd: string): CopyFile {
   const file = basename(word);
   const bare = file === word;
-  if (!bare && dirname(resolve(cwd, word)) !== config.to) {
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in the backup directory ${config.to}`, to: config.to });
+  if (!bare && dirname(resolve(cwd, word)) !== copiesIn(config)) {
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: `it is not in ${placeOf(config)}`, to: placeOf(config) });
   }
   const named = parseCopyFile(file);
   // The manifest stands for its copy.
-  const parsed = named?.kind === 'manifest' ? scan(config.to).find((f) => f.kind === 'data' && f.base === named.base) : named;
-  if (parsed?.kind !== 'data') throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name', to: config.to });
+  const parsed = named?.kind === 'manifest' ? scan(copiesIn(config)).find((f) => f.kind === 'data' && f.base === named.base) : named;
+  if (parsed?.kind !== 'data') throw new Failed({ code: 'COPY_NOT_FOUND', path: word, reason: 'no copy has such a name', to: placeOf(config) });
   return parsed;
 }
 

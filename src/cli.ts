@@ -23,6 +23,8 @@ export interface Invocation {
   readonly sendTest: boolean;
   readonly limit: number | null;
   readonly verify: VerifyFlags;
+  /** A destination instead of the backup directory. */
+  readonly from: string | null;
   readonly restore: RestoreFlags;
   readonly guard: GuardFlags;
 }
@@ -41,6 +43,8 @@ export interface RestoreFlags {
   readonly output: string | null;
   readonly into: string | null;
   readonly timestamp: string | null;
+  /** Where included files go. */
+  readonly filesTo: string | null;
   readonly force: boolean;
   readonly yes: boolean;
 }
@@ -91,6 +95,7 @@ const GROUP_TITLES: Record<Group, string> = {
   retention: 'Retention:',
   run: 'Run:',
   packing: 'Packing:',
+  'off-site': 'Off-site:',
   telling: 'Telling:',
   log: 'Log:',
 };
@@ -176,16 +181,22 @@ const parsedBy =
   };
 const again = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value];
 
+const from = (): Option => new Option('--from <url>', 'read the copies of this destination (see upload) instead of those in the backup directory');
+
 /** Flags of one command that are no settings: they belong to one call, not to a profile. */
 export const FLAGS: Partial<Record<CommandName, readonly (() => Option)[]>> = {
+  list: [from],
   verify: [
+    from,
     () => new Option('--all', 'all copies of the name, least recently verified first'),
     () => new Option('--max-time <duration>', 'begin no further copy after this time').argParser(parsedBy(positiveDuration)),
   ],
   restore: [
+    from,
     () => new Option('-o, --output <file>', 'into a new file'),
     () => new Option('--into <database>', 'into this database: live, or offline where it is missing, damaged or of another page size'),
     () => new Option('--timestamp <time>', 'the newest good copy made at or before this time, like 2026-11-21T03:17:00Z or 2026-11-20'),
+    () => new Option('--files-to <dir>', 'unpack the files that were included, into this new or empty directory'),
     () => new Option('--force', 'replace a file that is there; accept a copy of another database'),
     () => new Option('-y, --yes', 'do not ask'),
   ],
@@ -259,12 +270,14 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
     notify: values['notify'] === true,
     sendTest: values['sendTest'] === true,
     limit: number('limit'),
+    from: text('from'),
     verify: { copies: words, all: values['all'] === true, maxTimeMs: number('maxTime') },
     restore: {
       copy: words[0] ?? null,
       output: text('output'),
       into: text('into'),
       timestamp: text('timestamp'),
+      filesTo: text('filesTo'),
       force: values['force'] === true,
       yes: values['yes'] === true,
     },

@@ -5,9 +5,9 @@
  */
 import type { Acting } from './acting.js';
 import type { Artifact, Publication, Snapshot, SourceState, VerifiedSnapshot } from './artifacts.js';
-import { bytes } from './format.js';
-import type { Compressed, PackInput } from './stages/pack.js';
-import { compress, pack } from './stages/pack.js';
+import { bytes, plural } from './format.js';
+import type { PackInput, Prepared } from './stages/pack.js';
+import { pack, prepare } from './stages/pack.js';
 import { publish } from './stages/publish.js';
 import { takeSnapshot } from './stages/snapshot.js';
 import { verify } from './stages/verify.js';
@@ -33,22 +33,37 @@ export function verifyStage(acting: Acting, snapshot: Snapshot, note: Note<Verif
   return recorder.stage('verify', () => verify({ ...config, ...input, progress: progressOf(acting, 'verify') }), note);
 }
 
-const packInput = ({ config, workspace, tools, prune }: Acting): PackInput => ({ packing: config.packing, workspace, tools, prune });
+const packInput = ({ config, workspace, tools, recorder, prune }: Acting, include: readonly string[]): PackInput => ({
+  packing: config.packing,
+  include,
+  workspace,
+  tools,
+  warn: recorder.warn.bind(recorder),
+  prune,
+});
 
-/** Begins to compress the snapshot, beside its proof; `packStage` waits for it. */
-export function compressing(acting: Acting, snapshot: Snapshot): Promise<Compressed | null> {
-  const begun = compress(packInput(acting), snapshot);
+/** Begins to compress the snapshot and to archive files, beside the proof; `packStage` waits for it. */
+export function preparing(acting: Acting, snapshot: Snapshot, include: readonly string[]): Promise<Prepared> {
+  const begun = prepare(packInput(acting, include), snapshot);
   // The proof may fail first: then nobody waits for it any more.
   begun.catch(() => undefined);
   return begun;
 }
 
 /** What is published: the proven file itself, or what packing makes of it. */
-export function packStage(acting: Acting, verified: VerifiedSnapshot, compressed: Promise<Compressed | null>): Promise<Artifact> {
+export function packStage(acting: Acting, verified: VerifiedSnapshot, prepared: Promise<Prepared>): Promise<Artifact> {
   const { packing } = acting.config;
-  const work = async (): Promise<Artifact> => pack(packInput(acting), verified, await compressed);
-  const how = [...(packing.compress === 'none' ? [] : [packing.compress]), ...(packing.recipients.length === 0 ? [] : ['age'])];
-  return how.length === 0 ? work() : acting.recorder.stage('pack', work, (a) => `${how.join(', ')}: ${bytes(verified.sizeBytes)} to ${bytes(a.sizeBytes)}`);
+  const work = async (): Promise<Artifact> => pack(packInput(acting, []), verified, await prepared);
+  const how = [...(packing.compress === 'none' ? [] : [packing.compress]), ...(packing.recipients.length === 0 ? [] : ['age'])].join(', ');
+  const { include } = acting.config;
+  return how === '' && include.length === 0
+    ? work()
+    : acting.recorder.stage('pack', work, (a) =>
+        [
+          ...(how === '' ? [] : [`${how}: ${bytes(verified.sizeBytes)} to ${bytes(a.sizeBytes)}`]),
+          ...(a.files ? [`${plural(a.files.facts.count, 'file')}, ${bytes(a.files.facts.fileBytes)}`] : []),
+        ].join('; '),
+      );
 }
 
 /** The copy in the directory, whole. */

@@ -11,7 +11,7 @@ import { plural } from './format.js';
 import type { Failure } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { Check, Manifest, TableRows } from './records.js';
-import { lookAtTarget, putBack } from './restoring.js';
+import { lookAtTarget, plainBytesOf, putBack } from './restoring.js';
 import { inspectSource } from './stages/inspect.js';
 import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
@@ -139,7 +139,7 @@ export async function putOriginalBack(
   const aside = join(asideRoot(acting.config.stateDir), `${acting.name}-${stampOf(acting.ctx.clock.now())}-${acting.recorder.runId}-failed`);
   if (moveOddities(acting, target, aside)) tell(aside);
   // Offline it moves the old files aside itself.
-  else if (!damaged && lookAtTarget(acting, target, manifest.pageSize).how === 'live' && (await copyAside(acting, target, aside, manifest.sizeBytes)))
+  else if (!damaged && lookAtTarget(acting, target, manifest.pageSize).how === 'live' && (await copyAside(acting, target, aside, plainBytesOf(manifest))))
     tell(aside);
   const put = await putBack(acting, { manifest, target, damaged });
   const [kept] = put.setAside;

@@ -45,13 +45,16 @@ export class History {
     const db = new Database(path, { timeout: BUSY_MS });
     try {
       db.pragma('trusted_schema = OFF');
-      if (db.pragma('user_version', { simple: true }) !== 1) {
+      const isNew = db.pragma('user_version', { simple: true }) !== 1;
+      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'uploads'").get() === undefined) {
         db.exec(`BEGIN IMMEDIATE;
           CREATE TABLE IF NOT EXISTS runs(
             seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
             dry_run INTEGER NOT NULL, process TEXT NOT NULL, record TEXT NOT NULL);
           CREATE INDEX IF NOT EXISTS runs_by_name ON runs(name, seq);
           CREATE TABLE IF NOT EXISTS told(key TEXT PRIMARY KEY, at TEXT NOT NULL);
+          CREATE TABLE IF NOT EXISTS destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name));
+          CREATE TABLE IF NOT EXISTS uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
           PRAGMA user_version = 1;
           COMMIT`);
       }
@@ -176,6 +179,22 @@ export class History {
       .map((row) => ({ record: parse<RunRecord>(row.record), process: row.process }))
       .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || isGone(parse<ProcessId>(process)))
       .map(({ record }) => record);
+  }
+
+  /** Since when a name has this destination; from `now` on, if it is new. */
+  destinationSince(destination: string, name: string, now: Date): Date {
+    this.#db.prepare('INSERT OR IGNORE INTO destinations(destination, name, since) VALUES (?, ?, ?)').run(destination, name, now.toISOString());
+    const since = this.#db.prepare<unknown[], string>('SELECT since FROM destinations WHERE destination = ? AND name = ?').pluck().get(destination, name);
+    return new Date(since ?? now);
+  }
+
+  /** Whether a copy was proven to have arrived. */
+  hasUploaded(destination: string, file: string): boolean {
+    return this.#db.prepare('SELECT 1 FROM uploads WHERE destination = ? AND file = ?').get(destination, file) !== undefined;
+  }
+
+  noteUploaded(destination: string, file: string, at: Date): void {
+    this.#db.prepare('INSERT OR REPLACE INTO uploads(destination, file, at) VALUES (?, ?, ?)').run(destination, file, at.toISOString());
   }
 
   /** Whether people were told of this already. */

@@ -129,6 +129,10 @@ async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): P
     const { reportSettings } = await import('./commands/settings-failure.js');
     return await reportSettings(ctx, command, loaded, dryRun);
   }
+  if (invocation.from !== null && !config.from) {
+    const { withRemote } = await import('./remote.js');
+    return await withRemote(ctx, config, invocation, (there) => dispatch(ctx, invocation, { ...loaded, config: there, announcement: null }));
+  }
   switch (command) {
     case 'run':
       return await (await import('./commands/run.js')).run(ctx, config, { dryRun });

@@ -1,17 +1,18 @@
 /** Which name a command without `--name`, profile or database means: the only one in the directory, or a usage error that lists them. */
 import { namesIn } from './catalog.js';
 import { errnoWords, Failed } from './outcome.js';
+import { copiesIn, placeOf } from './place.js';
 import type { CommandName } from './records.js';
 import type { Config } from './settings/load.js';
 
 /** Null: the directory holds no copies at all. */
 export function resolveName(config: Config, command: CommandName): string | null {
   if (config.name !== null) return config.name;
-  const names = list(config.to);
+  const names = list(copiesIn(config));
   if (names.length > 1) {
     throw new Failed({
       code: 'USAGE',
-      message: `${config.to} holds copies of several names: ${names.join(', ')}`,
+      message: `${placeOf(config)} holds copies of several names: ${names.join(', ')}`,
       hint: `say which: dbbackup ${command} --name ${names[0] ?? 'NAME'}`,
     });
   }

@@ -7,7 +7,7 @@
 import { bytes } from './format.js';
 import { shellWord } from './system/processes.js';
 
-export type StageName = 'inspect' | 'snapshot' | 'verify' | 'pack' | 'publish' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
+export type StageName = 'inspect' | 'snapshot' | 'verify' | 'pack' | 'publish' | 'upload' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
 export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** A restore that would bring a database back. `to` null: it is not known from here. */
@@ -73,6 +73,12 @@ export type Failure =
   | { code: 'VERIFY_FAILED'; findings: readonly string[] }
   /** A copy could not be compressed or sealed. */
   | { code: 'PACK_FAILED'; reason: string }
+  /** Included files could not all be archived. `what`: the first of them, with reasons. */
+  | { code: 'INCLUDE_FAILED'; what: readonly string[]; total: number }
+  /** Destinations that did not get what they should have. `failed`: `destination: reason`. */
+  | { code: 'UPLOAD_FAILED'; failed: readonly string[] }
+  /** A destination could not be read. `shown`: without credentials. */
+  | { code: 'REMOTE_FAILED'; shown: string; reason: string }
   /** Sealed copies, and no key that opens this one. `identity`: the file that was tried; null: none was given. */
   | { code: 'IDENTITY_MISSING'; file: string; identity: string | null }
   /** The disk is full, or would be. Bytes; null where they are not known. */
@@ -140,6 +146,8 @@ export type WarningCode =
   | 'TARGET_NETWORK_FS'
   | 'NOTIFY_FAILED'
   | 'NOBODY_HEARS'
+  | 'FILES_CHANGED'
+  | 'UPLOAD_PRUNE'
   | 'MEMORY_HIGH'
   | 'NOT_SEEN'
   | 'SIDECAR_OWNER'
@@ -176,7 +184,7 @@ export class Failed extends Error {
 export const EXIT_CODES = [
   [0, 'done, all promises hold'],
   [1, 'failed: no new good copy (`status`, `verify`, `check`: not healthy; `guard`: rolled back)'],
-  [3, 'incomplete: a good new copy exists, a later step (prune, notification, history) failed'],
+  [3, 'incomplete: a good new copy exists, a later step (prune, upload, notification, history) failed'],
   [4, '`guard`, `restore`: the roll-back itself failed, a person is needed now'],
   [64, 'usage error'],
   [70, 'a bug of ours; says where to report it'],
@@ -221,6 +229,9 @@ function hintForKilled({ command, target, back: way }: Killed): string {
 }
 
 const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
+
+/** `to`: a directory, or a destination. */
+const listLine = (to: string): string => `dbbackup list ${to.startsWith('/') ? '--to' : '--from'} ${shellWord(to)}`;
 
 /** What the database is after a guarded command that failed. */
 function afterCommand(f: { rolledBack: boolean; untouched?: boolean }): string {
@@ -302,6 +313,18 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'PACK_FAILED':
       return { message: `the copy could not be packed: ${f.reason}`, hint: 'try that program by hand; --compress none packs nothing' };
+    case 'INCLUDE_FAILED':
+      return {
+        message: `${f.total} included ${f.total === 1 ? 'path' : 'paths'} could not be archived: ${some(f.what)}`,
+        hint: 'the database is backed up all the same; let this user read them, or correct --include',
+      };
+    case 'UPLOAD_FAILED':
+      return {
+        message: `not everything is off-site: ${some(f.failed)}`,
+        hint: 'the copies here are good; the next run uploads what is missing, newest first',
+      };
+    case 'REMOTE_FAILED':
+      return { message: `${f.shown}: ${f.reason}`, hint: 'look at its address, the credentials and the network; then run again' };
     case 'IDENTITY_MISSING':
       return f.identity === null
         ? { message: `${f.file} is sealed`, hint: 'give the secret key that opens it: --identity-file FILE' }
@@ -362,11 +385,11 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'USAGE':
       return { message: f.message, hint: f.hint };
     case 'COPY_NOT_FOUND':
-      return { message: `${f.path}: ${f.reason}`, hint: `the copies there are: dbbackup list --to ${shellWord(f.to)}` };
+      return { message: `${f.path}: ${f.reason}`, hint: `the copies there are: ${listLine(f.to)}` };
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
-        hint: `take an older one (dbbackup list --to ${shellWord(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad`,
+        hint: `take an older one (${listLine(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad`,
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };
@@ -436,6 +459,9 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SNAPSHOT_FAILED: 'SQLite could not make the snapshot.',
   VERIFY_FAILED: 'The copy did not pass its check although the source did. It was discarded.',
   PACK_FAILED: 'The copy could not be compressed or sealed. It was discarded.',
+  INCLUDE_FAILED: 'Included files could not all be read. The database itself is backed up.',
+  UPLOAD_FAILED: 'A destination did not get a copy. The copies in the directory are good.',
+  REMOTE_FAILED: 'A destination could not be read.',
   IDENTITY_MISSING: 'The copy is sealed, and no key was given that opens it.',
   NO_SPACE: 'The disk is full, or a quota is reached. Nothing partial is left.',
   WAL_PRESSURE: "The snapshot was ended so that the growing WAL would not fill the application's disk.",
@@ -471,6 +497,8 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run had left was completed or cleared away.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
+  FILES_CHANGED: 'Included files changed or vanished while they were read, or are of no kind that is kept.',
+  UPLOAD_PRUNE: 'Old copies at a destination could not be removed.',
   MEMORY_HIGH: 'A guarded command uses 80 % of its `--memory-limit`.',
   NOBODY_HEARS: 'No notification is set: a failure is only seen by who looks.',
   NOT_SEEN: 'Something that can only be known by acting.',

@@ -5,9 +5,9 @@
  *   plain ── compress ──▶ .gz | .zst ── seal ──▶ .age          sealing is for public keys: who seals cannot open again
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, createReadStream, createWriteStream, fstatSync, openSync } from 'node:fs';
+import { closeSync, constants, createReadStream, createWriteStream, fstatSync, openSync, readSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import type { Transform } from 'node:stream';
+import type { Transform, Writable } from 'node:stream';
 import { pipeline as pipelineCallback, Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { ReadableStream as WebStream } from 'node:stream/web';
@@ -17,6 +17,7 @@ import type { FileId } from './system/files.js';
 import { openToCopy, ReadFailed, writeAll } from './system/files.js';
 import type { Tools } from './system/programs.js';
 import { filtered, findProgram, runFiltering } from './system/programs.js';
+import { MissingProgram } from './system/workers.js';
 
 export type Compression = 'none' | 'gzip' | 'zstd';
 
@@ -70,21 +71,26 @@ const native: {
 export const zstdMissing = (env: NodeJS.ProcessEnv): string | null =>
   native.createZstdCompress || findProgram('zstd', env) ? null : 'compress zstd needs the program zstd (apt install zstd), or Node 22.15 or newer; or say gzip';
 
+function zstdProgram({ env }: Tools): string {
+  const program = findProgram('zstd', env);
+  if (program === null) throw new MissingProgram('zstd needs the program zstd (apt install zstd), or Node 22.15 or newer');
+  return program;
+}
+
 /** Plain recipients, which the program age knows in all its versions; others are sealed for by the library. */
 const X25519 = /^age1[02-9ac-hj-np-z]{58}$/;
 
 /** One file compressed into a new one. Not synced. */
 export async function compressFile(from: string, to: string, compress: Exclude<Compression, 'none'>, tools: Tools): Promise<void> {
-  const workers = Math.min(4, availableParallelism());
   if (compress === 'zstd' && !native.createZstdCompress) {
-    const program = findProgram('zstd', tools.env);
-    if (program === null) throw new Error(zstdMissing(tools.env) ?? '');
+    const program = zstdProgram(tools);
+    const workers = Math.min(4, availableParallelism());
     await betweenFiles(from, to, (input, output) => runFiltering(program, ['-q', '-c', `-${ZSTD_LEVEL}`, `-T${workers}`], input, output, tools));
     return;
   }
-  const { ZSTD_c_compressionLevel: level = 100, ZSTD_c_nbWorkers: threads = 400 } = native.constants;
-  const transform =
-    compress === 'gzip' ? zlib.createGzip({ chunkSize: CHUNK }) : native.createZstdCompress?.({ params: { [level]: ZSTD_LEVEL, [threads]: workers } });
+  const { ZSTD_c_compressionLevel: level = 100 } = native.constants;
+  // One thread: with ZSTD_c_nbWorkers, Node ends its stream before the workers have (nodejs/node#59899).
+  const transform = compress === 'gzip' ? zlib.createGzip({ chunkSize: CHUNK }) : native.createZstdCompress?.({ params: { [level]: ZSTD_LEVEL } });
   if (!transform) throw new Error('no zstd');
   await pipeline(createReadStream(from, { highWaterMark: CHUNK }), transform, createWriteStream(to, { flags: 'wx', mode: 0o600 }), { signal: tools.signal });
 }
@@ -130,6 +136,47 @@ async function betweenFiles(from: string, to: string, work: (input: number, outp
     }
   } finally {
     closeSync(input);
+  }
+}
+
+/** zstd's magic number (RFC 8878, 3.1.1) and gzip's (RFC 1952, 2.3.1). */
+const MAGIC: Record<Exclude<Compression, 'none'>, Buffer> = { gzip: Buffer.from('1f8b08', 'hex'), zstd: Buffer.from('28b52ffd', 'hex') };
+
+/** Whether a file begins as the format demands: a program that only seems to be zstd would undo its own work. */
+export const isFormat = (path: string, compress: Exclude<Compression, 'none'>): boolean => beginningOf(path, MAGIC[compress].length).equals(MAGIC[compress]);
+
+const AGE_VERSION = 'age-encryption.org/v1\n';
+/** Bytes; the longest stanza, a hybrid one, has 1.6 kB. */
+const STANZA_MAX = 4096;
+const AGE_CHUNK = 65_536;
+const TAG = 16;
+const NONCE = 16;
+
+/**
+ * What can be seen of a sealed file without a key (age-encryption.org/v1): a header with a stanza for each of so many
+ * recipients, and behind it as many bytes as sealing so many plain ones takes. Why it is not that, or null.
+ */
+export function sealedProblem(path: string, sizeBytes: number, plainSizeBytes: number, recipients: number): string | null {
+  const text = beginningOf(path, STANZA_MAX * (recipients + 1)).toString('latin1');
+  const end = /^--- [A-Za-z0-9+/]{43}\n/m.exec(text);
+  if (!text.startsWith(AGE_VERSION) || !end) return 'it has no header of age';
+  const header = text.slice(0, end.index);
+  const stanzas = header.match(/^-> /gm)?.length ?? 0;
+  if (stanzas < recipients) return `it is sealed for ${stanzas} of ${recipients} recipients`;
+  const expected = header.length + end[0].length + NONCE + plainSizeBytes + TAG * Math.max(1, Math.ceil(plainSizeBytes / AGE_CHUNK));
+  return sizeBytes === expected ? null : `it has ${sizeBytes} bytes, and ${expected} are needed for what was sealed`;
+}
+
+/** The first bytes of a file, at most so many. */
+function beginningOf(path: string, maxBytes: number): Buffer {
+  const fd = openToCopy(path);
+  try {
+    const bytes = Buffer.alloc(maxBytes);
+    let filled = 0;
+    for (let n = -1; n !== 0 && filled < maxBytes; filled += n) n = readSync(fd, bytes, filled, maxBytes - filled, filled);
+    return bytes.subarray(0, filled);
+  } finally {
+    closeSync(fd);
   }
 }
 
@@ -198,14 +245,18 @@ function decompressed(input: Readable, compress: Compression, tools: Tools): Rea
   if (compress === 'none') return input;
   const transform = compress === 'gzip' ? zlib.createGunzip({ chunkSize: CHUNK }) : native.createZstdDecompress?.({ chunkSize: CHUNK });
   if (!transform) {
-    const program = findProgram('zstd', tools.env);
-    if (program === null) throw new Error(zstdMissing(tools.env) ?? '');
-    return filtered(input, program, ['-q', '-d', '-c'], tools);
+    return filtered(input, zstdProgram(tools), ['-q', '-d', '-c'], tools);
   }
   // The error comes out of the last stream.
   pipelineCallback(input, transform, () => undefined);
   return transform;
 }
+
+const drained = (stream: Writable): Promise<void> =>
+  new Promise((done) => {
+    stream.once('drain', done);
+    stream.once('close', done);
+  });
 
 function writeFailed(error: unknown): never {
   throw Object.assign(new WriteFailed(String(error), { cause: error }), { code: errnoOf(error) });
@@ -237,6 +288,8 @@ export interface UnpackInput {
   readonly identity: Identity | null;
   /** The new file to make (0600), not synced; null: the plain bytes are only hashed. */
   readonly to: string | null;
+  /** Gets the plain bytes as well; what it makes of them does not matter here. */
+  readonly also?: Writable;
   /** Plain bytes; more than that ends it with `TooLong`. */
   readonly limit: number;
   readonly tools: Tools;
@@ -246,7 +299,8 @@ export interface UnpackInput {
 
 /**
  * Unpacks, hashing both ends: SHA-256, hex. Throws `ReadFailed` where the packed bytes cannot be read, `WrongIdentity`,
- * `WriteFailed` where `to` cannot be written, and anything else, `TooLong` among it, for bytes that cannot be unpacked.
+ * `WriteFailed` where `to` cannot be written, `MissingProgram`, a `ProgramFailed` that says whether it is the program's fault,
+ * and anything else, `TooLong` among it, for bytes that cannot be unpacked.
  */
 export async function unpack(input: UnpackInput): Promise<Unpacked> {
   const { packed, identity, tools } = input;
@@ -281,15 +335,19 @@ export async function unpack(input: UnpackInput): Promise<Unpacked> {
       tools.signal.throwIfAborted();
       inner.update(chunk);
       if (plainSizeBytes + chunk.length > input.limit) throw new TooLong(`it holds more than ${input.limit} bytes`);
+      if (input.also && !input.also.destroyed && !input.also.write(chunk)) await drained(input.also);
       if (output !== null) await writeAll(output, chunk, plainSizeBytes).catch(writeFailed);
       plainSizeBytes += chunk.length;
     }
+    input.also?.end();
     const made = output === null ? null : fstatSync(output);
     return { sizeBytes, sha256: outer.digest('hex'), plainSizeBytes, plainSha256: inner.digest('hex'), made };
   } catch (error) {
     throw tools.signal.aborted ? tools.signal.reason : asWrongIdentity(error);
   } finally {
     source.destroy();
+    // Cut short: whoever reads it must not take this for the end.
+    if (!input.also?.writableEnded) input.also?.destroy(new Error('cut short'));
     if (output !== null) closeSync(output);
   }
 }

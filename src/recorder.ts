@@ -4,7 +4,7 @@ import type { Context } from './context.js';
 import type { RunLog } from './log.js';
 import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
 import { describe, failureOf } from './outcome.js';
-import type { CommandName, Copy, Kept, Pruned, RunRecord, RunStatus, SourceFacts, StageRecord } from './records.js';
+import type { CommandName, Copy, Kept, Pruned, Restored, RunRecord, RunStatus, SourceFacts, StageRecord, UploadResult } from './records.js';
 import { SCHEMA_VERSION } from './records.js';
 
 export interface Verdict {
@@ -128,13 +128,24 @@ export class Recorder {
     if (result.failure) this.#markFailed('prune');
   }
 
+  setUploads(uploads: readonly UploadResult[], failure: Failure | null): void {
+    this.add({ uploads });
+    if (failure) this.#markFailed('upload');
+  }
+
   setPlan(plan: NonNullable<RunRecord['plan']>): void {
     this.#plan = plan;
   }
 
   /** What only some commands have to say. Later values replace earlier ones. */
-  add(more: Pick<RunRecord, 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>): void {
+  add(more: Pick<RunRecord, 'uploads' | 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>): void {
     this.#more = { ...this.#more, ...more };
+  }
+
+  /** Adds to what was restored. */
+  addRestored(more: Partial<Restored>): void {
+    const nothing: Restored = { file: '', target: '', safetyCopy: null, setAside: [] };
+    this.add({ restored: { ...nothing, ...this.#more.restored, ...more } });
   }
 
   /** The record as it stands; with a verdict it is finished. */

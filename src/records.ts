@@ -63,12 +63,44 @@ export interface Manifest extends Copy {
   readonly sealed: string | null;
   /** Of an encrypted copy: whether a path is that of its source can be asked, the path cannot be read. */
   readonly pathProof: PathProof | null;
+  /** Null: nothing was included. */
+  readonly files: FilesArtifact | null;
   readonly checks: readonly Check[];
   readonly violations: Violations;
   /** Milliseconds from the start of the run until this manifest was written. */
   readonly durationMs: number;
   /** SHA-256 of this file's own text, with zeros here. Shows accident, not malice. */
   readonly selfSha256: string;
+}
+
+/** The archive of what lies beside the database: one more file of the same copy. Sizes in bytes. */
+export interface FilesArtifact {
+  readonly file: string;
+  readonly sizeBytes: number;
+  readonly sha256: string;
+  readonly plainSizeBytes: number;
+  /** Null where it stands in `sealed`. */
+  readonly plainSha256: string | null;
+  /** Regular files, and the bytes in them. */
+  readonly count: number;
+  readonly fileBytes: number;
+  /** How many of them were cut, padded or written to while they were read, were gone by then, could not be read, are of no kind that is kept. */
+  readonly changed: number;
+  readonly vanished: number;
+  readonly unreadable: number;
+  readonly skipped: number;
+}
+
+/** What became of one destination. `shown`: without credentials. */
+export interface UploadResult {
+  readonly destination: string;
+  readonly status: 'ok' | 'failed';
+  /** What arrived, and how that was proven. */
+  readonly uploaded: readonly { readonly file: string; readonly proved: 'server-checksum' | 'read-back' }[];
+  /** Copies that it still lacks. */
+  readonly missing: readonly string[];
+  readonly pruned: readonly Pruned[];
+  readonly error: { readonly code: string; readonly message: string } | null;
 }
 
 /** SHA-256 (hex) of the salt, a NUL and the path. */
@@ -86,6 +118,7 @@ export interface Sealed {
   readonly schemaHash: string | null;
   readonly rows: Readonly<Record<string, number>>;
   readonly plainSha256: string | null;
+  readonly filesPlainSha256: string | null;
   readonly checks: readonly Check[];
 }
 
@@ -144,6 +177,8 @@ export interface RunRecord {
   readonly resources: { readonly cpuMs: number; readonly peakAnonBytes: number };
   /** Dry runs only: what a run would do. */
   readonly plan?: { readonly file: string; readonly neededBytes: number; readonly freeBytes: number | null };
+  /** Runs with destinations only. */
+  readonly uploads?: readonly UploadResult[];
   /** `verify` only. */
   readonly results?: readonly VerifyResult[];
   /** `restore` only: what was put where; in a dry run, what would be. */
@@ -172,6 +207,8 @@ export interface Restored {
   readonly target: string;
   readonly safetyCopy: string | null;
   readonly setAside: readonly string[];
+  /** `--files-to`: where the included files went, and how many. */
+  readonly files?: { readonly directory: string; readonly count: number };
 }
 
 /** How a guarded command ended. */

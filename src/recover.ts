@@ -8,14 +8,14 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { settleAside } from './aside.js';
-import { baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
+import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
-import { isAlive, parseWorkspace, tempRoot, workspace } from './workspace.js';
+import { finishedPath, isAlive, parseWorkspace, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
   /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
@@ -64,23 +64,36 @@ async function finishPublication(
   const base = baseOf(manifest.file);
   const json = join(to, `${base}.json`);
   const published = lstatOrNull(data);
-  if (!published?.isFile()) return null;
+  const archive = manifest.files && join(to, manifest.files.file);
+  if (!published?.isFile()) {
+    // The archive had its name already, the data not.
+    if (archive && isSame(archive, finishedPath(place.files, packedAs(manifest.file)))) remove(archive);
+    return null;
+  }
   // The same inode as the staged data: ours beyond doubt. Where rename was used, the staged name is gone.
   const packed = packedAs(manifest.file);
-  const staged = lstatOrNull(packed.encrypted ? place.sealed : packed.compress === 'none' ? place.data : place.packed);
+  const staged = lstatOrNull(finishedPath(place.data, packed));
   if (staged && (staged.ino !== published.ino || staged.dev !== published.dev)) return null;
   if (lstatOrNull(json)) {
     const there = readManifest(to, base);
     return 'unreadable' in there || there.runId !== manifest.runId ? null : { copy: copyOf(there, there.status), healed: false };
   }
-  if (published.size === manifest.sizeBytes && (await hashOrNull(data, signal)) === manifest.sha256) {
+  const filesWhole = !manifest.files || (archive !== null && (await hashOrNull(archive, signal)) === manifest.files.sha256);
+  if (filesWhole && published.size === manifest.sizeBytes && (await hashOrNull(data, signal)) === manifest.sha256) {
     publish(place.manifest, json);
     syncDirectory(to, unsupported);
     return { copy: copyOf(manifest, manifest.status), healed: true };
   }
   remove(data);
+  if (archive) remove(archive);
   syncDirectory(to, unsupported);
   return null;
+}
+
+/** Two names of one file. */
+function isSame(a: string, b: string): boolean {
+  const [first, second] = [lstatOrNull(a), lstatOrNull(b)];
+  return first !== null && second !== null && first.ino === second.ino && first.dev === second.dev;
 }
 
 /** Null when it cannot be read to the end: then it is withdrawn, rather than stand in the way of every later run. */
@@ -109,7 +122,11 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
   const files = scan(to).filter((f) => f.name === name);
   const data = new Set(files.filter((f) => f.kind === 'data').map((f) => f.base));
   const orphans = files.filter((f) => f.kind === 'manifest' && !data.has(f.base) && !('unreadable' in readManifest(to, f.base)));
-  for (const orphan of orphans) remove(join(to, orphan.file));
+  const archives = archivesIn(to, name);
+  for (const orphan of orphans) {
+    for (const file of archives.get(orphan.base) ?? []) remove(join(to, file));
+    remove(join(to, orphan.file));
+  }
   if (orphans.length === 0) return;
   syncDirectory(to, unsupported);
   warn(warning('HEALED', `finished an interrupted prune: removed ${orphans.length} manifest${orphans.length === 1 ? '' : 's'} whose data was already gone`));

@@ -1,5 +1,5 @@
 /** The two ways of a restore, each on one screen: into a new file, and into a database. */
-import { lstatSync, realpathSync, renameSync } from 'node:fs';
+import { lstatSync, readdirSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
@@ -7,8 +7,10 @@ import { baseOf, isCopyOf, readManifest } from './catalog.js';
 import type { Chosen } from './choose.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
+import { withFiles } from './included.js';
 import type { ExitCode, Failure, Warning } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import { copiesIn, placeOf } from './place.js';
 import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, makeStaging, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
@@ -20,16 +22,19 @@ export interface Restoring {
   /** The file or database, an absolute path. */
   readonly target: string;
   readonly force: boolean;
+  /** Where included files go, a new or empty directory, absolute; null: they stay in the copy. */
+  readonly filesTo: string | null;
 }
 
 /** Everything that can be refused beforehand, without touching anything. Throws `Failed`. */
 export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): { copy: Copy; manifest: Manifest } {
   const [copy] = input.chosen.copies;
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such copy', to: config.to });
-  const manifest = readManifest(config.to, baseOf(copy.file));
-  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: config.to });
-  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest), to: config.to });
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such copy', to: placeOf(config) });
+  const manifest = readManifest(copiesIn(config), baseOf(copy.file));
+  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config) });
+  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest), to: placeOf(config) });
   refuseInside(config, input.target);
+  if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
     lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
@@ -63,6 +68,17 @@ function refuseInside(config: Config, target: string): void {
       state: 'nothing was changed; name a place elsewhere',
     });
   }
+}
+
+/** The files go where there is nothing yet. Their unpacking itself looks again, and closer. */
+function inspectFiles(config: Config, directory: string, copy: Copy, manifest: Manifest): void {
+  const refuse = (reason: string): Failed => new Failed({ code: 'RESTORE_FAILED', path: directory, reason, state: 'nothing was changed' });
+  if (!manifest.files) throw refuse(`${copy.file} has no included files (--files-to)`);
+  refuseInside(config, directory);
+  const there = lstatOrNull(directory);
+  if (there && !there.isDirectory()) throw refuse('it is no directory');
+  if (there && readdirSync(directory).length > 0) throw refuse('it is not empty: name a new or an empty directory');
+  if (!there && !lstatOrNull(dirname(directory))?.isDirectory()) throw refuse(`there is no directory ${dirname(directory)}`);
 }
 
 function badBecause(manifest: Manifest): string[] {
@@ -109,16 +125,19 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
     try {
       const file = join(staging.directory, 'restore.db');
       await proveInto(acting, manifest, file);
-      await recorder.stage(
-        'restore',
-        async () => {
-          await syncFile(file);
-          signal.throwIfAborted();
-          giveName(file, input);
-          syncParent(acting, input.target);
-        },
-        () => `${copy.file} to ${input.target}`,
-      );
+      await withFiles(acting, manifest, input.filesTo, async (putFiles) => {
+        await recorder.stage(
+          'restore',
+          async () => {
+            await syncFile(file);
+            signal.throwIfAborted();
+            giveName(file, input);
+            syncParent(acting, input.target);
+          },
+          () => `${copy.file} to ${input.target}`,
+        );
+        await putFiles();
+      });
     } finally {
       staging.remove();
     }
@@ -158,17 +177,20 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     if (target.state) recorder.setSource(target.state);
     // Before anything is made: a copy that does not prove out leaves no trace.
     if (target.how === 'live') await proveInto(acting, manifest, provenFile(acting));
-    const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
-    recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
-    acting.note();
-    try {
-      // No good copy of a live database can be had: then it is damaged.
-      const damaged = target.how === 'live' && safety?.status !== 'good';
-      const { setAside } = await putBack(acting, { manifest, target: input.target, damaged, proven: target.how === 'live' });
-      return done(acting, copy, input.target, safety, setAside);
-    } catch (error) {
-      return await undo(acting, input.target, safety, error);
-    }
+    return await withFiles(acting, manifest, input.filesTo, async (putFiles) => {
+      const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
+      recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
+      acting.note();
+      try {
+        // No good copy of a live database can be had: then it is damaged.
+        const damaged = target.how === 'live' && safety?.status !== 'good';
+        const { setAside } = await putBack(acting, { manifest, target: input.target, damaged, proven: target.how === 'live' });
+        await putFiles();
+        return done(acting, copy, input.target, safety, setAside);
+      } catch (error) {
+        return await undo(acting, input.target, safety, error);
+      }
+    });
   });
 
 const look = async (acting: Acting, way: 'output' | 'into', input: Restoring): Promise<{ copy: Copy; manifest: Manifest }> =>
@@ -212,7 +234,7 @@ function done(acting: Acting, copy: Copy, target: string, safety: Manifest | nul
   const { recorder, ctx } = acting;
   if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));
   recorder.setCopy(copy);
-  recorder.add({ restored: { file: copy.file, target, safetyCopy: safety?.file ?? null, setAside } });
+  recorder.addRestored({ file: copy.file, target, safetyCopy: safety?.file ?? null, setAside });
   if (safety) ctx.output.info(`the state before is kept as ${safety.file}, for 30 days`);
   if (setAside.length > 0) ctx.output.info(`the old files are kept in ${dirname(setAside[0] ?? '')}`);
   ctx.output.result(`${target} (${bytes(lstatSync(target).size)})`);

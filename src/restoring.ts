@@ -13,6 +13,8 @@ import { Aside, isLeftByUs } from './aside.js';
 import { bytes } from './format.js';
 import type { Failure, WayBack } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
+import { isPlain, packedAs } from './packing.js';
+import { placeOf } from './place.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
@@ -114,21 +116,19 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
     'verify',
     async () => {
       const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
-      const { tools, known } = { tools: acting.tools, known: acting.known(manifest.file) };
-      const proof = await prove({
-        to: config.to,
+      // What this run made itself lies here, wherever the others are.
+      const from = manifest.runId === recorder.runId ? null : config.from;
+      const where = {
+        to: from?.directory ?? config.to,
+        open: from?.open ?? null,
         file: manifest.file,
-        target: file,
-        pool,
-        tools,
-        identity: config.identity,
-        signal,
-        prune,
-        progress,
-        ...known,
-      });
-      if (proof.gone) throw new Failed({ code: 'COPY_NOT_FOUND', path: join(config.to, manifest.file), reason: 'there is no such copy', to: config.to });
-      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: config.to });
+        files: 'pass over',
+        ...acting.known(manifest.file),
+      } as const;
+      const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, prune, progress });
+      if (proof.gone)
+        throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
+      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config) });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
       return proof.proven;
     },
@@ -150,7 +150,7 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
     await rollHotJournalBack(acting, state);
     acting.signal.throwIfAborted();
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
-    throw new Failed(putFailure(error, target), { cause: error });
+    throw new Failed(putFailure(error, target, busyMs), { cause: error });
   }
   await checkPut(acting, input, state, busyMs);
   return { how: 'live', setAside: [] };
@@ -166,7 +166,7 @@ async function checkPut(acting: Acting, input: PutBackInput, state: SourceState,
     const reason = after.findings.structural[0] ?? lostWal;
     if (reason !== null) throw new Failed({ code: 'ROLLBACK_FAILED', path: target, reason, back: wayBack(acting, input), setAside: null });
     await syncLive(acting, state.realPath);
-    if (after.schemaHash !== manifest.schemaHash) {
+    if (manifest.schemaHash !== null && after.schemaHash !== manifest.schemaHash) {
       acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
     }
   } catch (error) {
@@ -213,12 +213,12 @@ async function syncLive(acting: Acting, path: string): Promise<void> {
 
 const wayBack = ({ config, name }: Acting, { manifest, target }: PutBackInput): WayBack => ({ copy: manifest.file, target, to: config.to, name });
 
-function putFailure(error: unknown, target: string): Failure {
+function putFailure(error: unknown, target: string, waitedMs: number): Failure {
   const state = 'the database is as it was: the change was one transaction, and it was not committed';
   if (error instanceof RequestFailed) {
     const { code, message } = error.detail;
     if (code === 'REPLACED') return { code: 'SOURCE_REPLACED', path: target };
-    if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path: target, waitedMs: SOURCE_BUSY_MS };
+    if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path: target, waitedMs };
     return { code: 'RESTORE_FAILED', path: target, reason: `${message} (${code})`, state };
   }
   if (errnoOf(error) === '') return { code: 'RESTORE_FAILED', path: target, reason: error instanceof Error ? error.message : String(error), state };
@@ -314,7 +314,7 @@ async function settle(acting: Acting, state: SourceState): Promise<void> {
       throw new Failed({ code: 'IN_USE', path: state.path, holders: ['a process that cannot be seen from here'] }, { cause: error });
     }
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return;
-    throw new Failed(putFailure(error, state.path), { cause: error });
+    throw new Failed(putFailure(error, state.path, 0), { cause: error });
   }
 }
 
@@ -355,6 +355,9 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
   }
 }
 
+/** What a copy unpacks to; of a plain one the size that its file has, too. */
+export const plainBytesOf = (m: Manifest): number => (isPlain(packedAs(m.file)) ? m.sizeBytes : m.plainSizeBytes);
+
 /** Free space for a restore, before anything is done: a failure, or null. */
 export function spaceProblem(acting: Pick<Acting, 'config' | 'prune'>, manifest: Manifest, target: string, live: SourceState | null): Failure | null {
   const { config, prune } = acting;
@@ -362,8 +365,8 @@ export function spaceProblem(acting: Pick<Acting, 'config' | 'prune'>, manifest:
   const here = fileSystem(config.to);
   const sameDisk = lstatSync(dirname(target)).dev === lstatSync(config.to).dev;
   // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
-  const besideBytes = manifest.sizeBytes;
-  const hereBytes = live ? manifest.sizeBytes + live.usedBytes + live.walBytes : 0;
+  const besideBytes = plainBytesOf(manifest);
+  const hereBytes = live ? besideBytes + live.usedBytes + live.walBytes : 0;
   const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({
     code: 'NO_SPACE',
     path,

@@ -4,7 +4,7 @@ import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
-import { compressing, packStage, publishStage, snapshotStage, verifyStage } from './copying.js';
+import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
@@ -13,6 +13,7 @@ import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
+import { uploadStage } from './uploading.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
@@ -52,9 +53,9 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     for (const w of plan.warnings) warn(w);
 
     const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
-    const compressed = compressing(acting, snapshot);
+    const prepared = preparing(acting, snapshot, config.include);
     const verified = await verifyStage(acting, snapshot, verifiedNote);
-    const artifact = await packStage(acting, verified, compressed);
+    const artifact = await packStage(acting, verified, prepared);
     const { copy } = await publishStage(acting, artifact, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
@@ -67,14 +68,25 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     for (const k of pruned.kept) ctx.output.detail(`kept ${k.file}: ${k.reasons.join('; ')}`);
     for (const p of pruned.pruned) ctx.output.detail(`removed ${p.file}: ${p.reason}`);
     ctx.output.result(`${config.to}/${copy.file}`);
+    const uploads = await uploadStage(acting, copy.file);
+    const all = [
+      { failure: artifact.unread, stage: 'pack' },
+      { failure: pruned.failure, stage: 'prune' },
+      { failure: uploads, stage: 'upload' },
+    ] as const;
+    const [first, ...others] = all.filter((f) => f.failure !== null);
+    const told = (failures: readonly (typeof all)[number][]): void => {
+      for (const { failure } of failures) if (failure) warn(critical(failure.code, describe(failure).message));
+    };
     if (copy.status === 'suspect') {
-      if (pruned.failure) warn(critical(pruned.failure.code, describe(pruned.failure).message));
+      told(first ? [first, ...others] : []);
       return {
         failure: { code: 'SOURCE_CORRUPT', path: plan.source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file },
         stage: 'snapshot',
       };
     }
-    return { failure: pruned.failure, stage: 'prune' };
+    told(others);
+    return first ?? { failure: null, stage: null };
   });
 
 const snapshotNote = (s: Snapshot): string =>

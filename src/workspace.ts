@@ -4,6 +4,7 @@
  */
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Packed } from './packing.js';
 import { lstatOrNull, makePrivateDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
@@ -14,9 +15,8 @@ export interface Workspace {
   readonly directory: string;
   /** The snapshot, plain. */
   readonly data: string;
-  /** What packing makes of it: compressed, then sealed. */
-  readonly packed: string;
-  readonly sealed: string;
+  /** The archive of included files, plain. */
+  readonly files: string;
   readonly manifest: string;
 }
 
@@ -32,11 +32,18 @@ export function workspace(to: string, name: string, runId: string): Workspace {
   return {
     directory,
     data: join(directory, 'data.db'),
-    packed: join(directory, 'data.packed'),
-    sealed: join(directory, 'data.age'),
+    files: join(directory, 'files.tar'),
     manifest: join(directory, 'manifest.json'),
   };
 }
+
+/** What packing makes of a private file: compressed, then sealed. */
+export const packedPath = (plain: string): string => `${plain}.packed`;
+export const sealedPath = (plain: string): string => `${plain}.age`;
+
+/** Where the file lies that is published of a private one. */
+export const finishedPath = (plain: string, { compress, encrypted }: Packed): string =>
+  encrypted ? sealedPath(plain) : compress === 'none' ? plain : packedPath(plain);
 
 /** Whose workspace a directory below `tmp/` is; null for what is not ours. */
 export function parseWorkspace(entry: string): { name: string; runId: string } | null {

@@ -1,16 +1,18 @@
 /** `dbbackup check`: everything a run needs, looked at as a dry run does, and what could not be seen. */
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
-import { bytes, table } from '../format.js';
+import { bytes, plural, table } from '../format.js';
 import { verifyMailServer } from '../notifiers/mail.js';
 import { composeTest } from '../notifiers/message.js';
 import type { ExitCode, Warning } from '../outcome.js';
-import { critical, describe, Failed, failureOf, warning } from '../outcome.js';
+import { critical, describe, errnoWords, Failed, failureOf, warning } from '../outcome.js';
+import { withoutName } from '../place.js';
 import { hasProblems, isSkip, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
 import { messageFacts, sendNow } from '../stages/report.js';
+import { lstatOrNull } from '../system/files.js';
 import { findSetpriv } from '../system/workers.js';
 
 /** Looks, prints the settings and every problem. Exit 1 when one of them is critical. */
@@ -28,6 +30,8 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
     }
   } else if (!isSkip(plan)) problems.push(...plan.warnings);
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
+  for (const path of config.include) if (!lstatOrNull(path)) problems.push(critical('INCLUDE_FAILED', `${path} is not there (include)`));
+  const destinations = await checkDestinations(ctx, config, problems);
   await checkMail(ctx, config, name, options.sendTest, problems);
   problems.push(
     warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'),
@@ -48,10 +52,36 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
       `directory: ${config.to}${facts.target.exists ? '' : ' (will be made)'}${facts.target.freeBytes === null ? '' : `, ${bytes(facts.target.freeBytes)} free`}`,
     );
   }
+  output.data(...destinations);
   for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
   output.data(ok ? 'ok: a run can begin' : 'NOT OK');
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'check', ok, settings: shown, problems });
   return ok ? 0 : 1;
+}
+
+/** Longer than this nobody waits at a terminal. */
+const DESTINATION_MS = 30_000;
+
+/** Lists each destination, as the upload will have to. That it may be written to is only seen by writing. */
+async function checkDestinations(ctx: Context, config: Config, problems: Warning[]): Promise<string[]> {
+  const lines: string[] = [];
+  if (config.upload.to.length === 0) return lines;
+  const { openDestination } = await import('../destinations/open.js');
+  for (const url of config.upload.to) {
+    const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env });
+    const limit = AbortSignal.timeout(DESTINATION_MS);
+    try {
+      const objects = await there.list(AbortSignal.any([ctx.signal, limit]));
+      lines.push(`destination: ${there.shown}, ${plural(objects.filter((o) => o.name.endsWith('.json')).length, 'copy', 'copies')}`);
+    } catch (error) {
+      ctx.signal.throwIfAborted();
+      const reason = limit.aborted ? `no answer within ${DESTINATION_MS / 1000} s` : withoutName(errnoWords(error), there.shown);
+      problems.push(critical('UPLOAD_FAILED', `${there.shown}: ${reason}`));
+    } finally {
+      await there.close();
+    }
+  }
+  return lines;
 }
 
 async function checkMail(ctx: Context, config: Config, name: string, sendTest: boolean, problems: Warning[]): Promise<void> {

@@ -4,6 +4,7 @@ import type { Context } from '../context.js';
 import { bytes, duration, table } from '../format.js';
 import type { ExitCode } from '../outcome.js';
 import { errnoWords, Failed } from '../outcome.js';
+import { copiesIn, placeOf } from '../place.js';
 import type { Copy } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
@@ -12,15 +13,16 @@ import { lstatOrNull } from '../system/files.js';
 /** Prints the copies of one name or all. Exit 0 also when there are none. */
 export function list(ctx: Context, config: Config): ExitCode {
   const { output } = ctx;
-  if (!lstatOrNull(config.to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'there is no such directory', to: config.to });
+  if (!lstatOrNull(copiesIn(config)))
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config) });
   let copies: Copy[];
   try {
-    copies = readCopies(config.to, config.nameGiven ? config.name : null);
+    copies = readCopies(copiesIn(config), config.nameGiven ? config.name : null);
   } catch (error) {
-    throw new Failed({ code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, { cause: error });
+    throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
   }
   const now = ctx.clock.now().getTime();
-  if (copies.length === 0) output.info(`no copies in ${config.to}`);
+  if (copies.length === 0) output.info(`no copies in ${placeOf(config)}`);
   else {
     const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
     output.data(...table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));

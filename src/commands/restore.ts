@@ -6,7 +6,7 @@ import { asideRoot } from '../aside.js';
 import { chooseByTime, chooseCopies } from '../choose.js';
 import type { RestoreFlags } from '../cli.js';
 import type { Context } from '../context.js';
-import { bytes } from '../format.js';
+import { bytes, plural } from '../format.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { exitCodeOf, Failed, failureOf } from '../outcome.js';
@@ -35,7 +35,8 @@ export async function restore(ctx: Context, config: Config, flags: RestoreFlags,
     flags.timestamp === null
       ? chooseCopies(config, 'restore', flags.copy === null ? [] : [flags.copy], ctx.cwd, now)
       : chooseByTime(config, flags.timestamp, now);
-  const input: Restoring = { chosen, target, force: flags.force };
+  const filesTo = flags.filesTo === null ? null : pathOf(ctx, '--files-to', flags.filesTo);
+  const input: Restoring = { chosen, target, force: flags.force, filesTo };
   if (options.dryRun) return dryRun(ctx, config, way, input);
   if (way === 'output') return await restoreToFile(ctx, config, input);
   if (!flags.yes) await ask(ctx, config, input);
@@ -109,6 +110,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
           : `would put it at ${input.target} offline: ${target.why}`,
       );
     }
+    if (input.filesTo !== null && manifest.files) ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} into ${input.filesTo}`);
     const problem = spaceProblem({ config, prune: pruneLine(config, input.chosen.name) }, manifest, input.target, live);
     if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });

@@ -14,6 +14,7 @@ import type { Copy } from '../records.js';
 import { inspect, runBackup } from '../run.js';
 import type { Config } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
+import { lstatOrNull } from '../system/files.js';
 import { printDecision, saveDryRun } from './dry-run.js';
 
 /** Makes a copy, or with `dryRun` prints what it would do. */
@@ -58,6 +59,11 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   const freeBytes = isFailure(target) ? null : target.freeBytes;
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   output.result(`would make ${config.to}/${plan.file} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
+  for (const path of config.include) {
+    if (lstatOrNull(path)) output.result(`would archive ${path} with it`);
+    else recorder.warn(critical('INCLUDE_FAILED', `${path} is not there: it would be missing in the copy`));
+  }
+  for (const url of config.upload.to) output.result(`would upload it to ${url.shown}`);
   printDecision(output, decision);
   const verdict: Verdict = { status: 'ok', exitCode: 0, failure: null, failedStage: null };
   return saveDryRun(ctx, config, recorder, verdict);

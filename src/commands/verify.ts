@@ -11,8 +11,9 @@ import type { Context } from '../context.js';
 import { bytes, duration, plural, table } from '../format.js';
 import { RunLog } from '../log.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { describe, Failed, targetFailure, warning } from '../outcome.js';
+import { describe, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
+import { copiesIn, placeOf } from '../place.js';
 import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
 import type { Config } from '../settings/load.js';
@@ -36,6 +37,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     acting.setDocument((record) => documentOf(record, results));
     await acting.begin({ lock: false });
     const began = ctx.clock.monotonic();
+    let unmarked: Failure | null = null;
     const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
     let left: readonly Copy[] = copies;
     await acting.recorder.stage(
@@ -43,11 +45,13 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
       async () => {
         let done = 0;
         for (const copy of copies) {
-          if (flags.maxTimeMs !== null && ctx.clock.monotonic() - began >= flags.maxTimeMs) break;
-          const result = await verifyOne(acting, copy, (now) => ctx.output.progress('verify', done + now, total));
+          // The first one always: a machine under load must not be one on which nothing is ever proven.
+          if (left.length < copies.length && flags.maxTimeMs !== null && ctx.clock.monotonic() - began >= flags.maxTimeMs) break;
+          const verified = await verifyOne(acting, copy, (now) => ctx.output.progress('verify', done + now, total));
           left = left.slice(1);
           done += copy.sizeBytes;
-          if (result) results.push(result);
+          if (verified) results.push(verified.result);
+          unmarked ??= verified?.unmarked ?? null;
           acting.recorder.add({ results: [...results] });
         }
       },
@@ -56,7 +60,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     print(ctx, results);
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
-    return { failure: failureFrom(results, config.to), stage: 'verify' };
+    return { failure: failureFrom(results, placeOf(config)) ?? unmarked, stage: 'verify' };
   });
 }
 
@@ -64,34 +68,58 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
 const leastRecentlyVerified = (a: Copy, b: Copy): number =>
   (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
 
-/** Null: it was pruned meanwhile. */
-async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) => void): Promise<VerifyResult | null> {
+/** Null: it was pruned meanwhile. `unmarked`: why the verdict could not be written down. */
+async function verifyOne(
+  acting: Acting,
+  copy: Copy,
+  progress: (done: number) => void,
+): Promise<{ readonly result: VerifyResult; readonly unmarked: Failure | null } | null> {
   const { ctx, config, workspace, pool, tools, signal, prune, recorder } = acting;
   const base = baseOf(copy.file);
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
-  // Not what a manifest says: one rotten digit there would end it all.
-  const neededBytes = isPlain(packedAs(copy.file)) ? sizeOf(join(config.to, copy.file)) : plainSize(config, base);
+  const neededBytes = spaceFor(config, copy, base);
   if (freeBytes !== null && freeBytes < neededBytes) {
     throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune });
   }
-  const proof = await prove({ to: config.to, file: copy.file, target: workspace.data, pool, tools, identity: config.identity, signal, prune, progress });
+  const proof = await prove({
+    to: copiesIn(config),
+    open: config.from?.open ?? null,
+    files: 'prove',
+    file: copy.file,
+    target: workspace.data,
+    pool,
+    tools,
+    identity: config.identity,
+    signal,
+    prune,
+    progress,
+  });
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
   if (proof.gone) return null;
   const status = statusFrom(proof);
   for (const problem of proof.problems) ctx.output.detail(`${copy.file}: ${problem}`);
-  if (proof.manifest) await mark(acting, proof, base, status);
-  else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
   if (proof.proved === 'bytes' && proof.problems.length === 0) {
     const { message, hint } = describe({ code: 'IDENTITY_MISSING', file: copy.file, identity: config.identity?.path ?? null });
     recorder.warn(warning('IDENTITY_MISSING', `${message}: proven are its bytes alone; ${hint}`));
   }
-  return { file: copy.file, status, proved: proof.proved, problems: proof.problems };
+  const result = { file: copy.file, status, proved: proof.proved, problems: proof.problems };
+  // What lies at a destination is not ours to change: the verdict is only told.
+  if (config.from) return { result, unmarked: null };
+  let unmarked: Failure | null = null;
+  if (proof.manifest) unmarked = await mark(acting, proof, base, status);
+  else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
+  return { result, unmarked };
 }
 
-/** What unpacking will need, as far as the manifest is the one that was written. */
-function plainSize(config: Config, base: string): number {
-  const read = readManifestText(config.to, base);
-  return 'unreadable' in read || !read.whole() || (read.manifest.encrypted && !config.identity) ? 0 : read.manifest.plainSizeBytes;
+/**
+ * The smaller one of what is there and what the manifest says: where the two differ nothing is copied, and neither one rotten
+ * digit in a manifest nor a sparse file may end it all. What unpacking makes is known as far as the manifest is the one that was written.
+ */
+function spaceFor(config: Config, copy: Copy, base: string): number {
+  if (copy.manifest === null) return 0;
+  if (isPlain(packedAs(copy.file))) return Math.min(copy.sizeBytes, sizeOf(join(copiesIn(config), copy.file)));
+  const read = readManifestText(copiesIn(config), base);
+  return 'unreadable' in read || !read.whole() || (packedAs(read.manifest.file).encrypted && !config.identity) ? 0 : read.manifest.plainSizeBytes;
 }
 
 /** A copy of a damaged source stays suspect, however well it proves out. */
@@ -101,8 +129,11 @@ function statusFrom(proof: Proof): CopyStatus {
   return (proof.manifest.checks ?? []).some((c) => c.name.startsWith('source ') && !c.ok) ? 'suspect' : 'good';
 }
 
-/** Writes the verdict back, under the lock of the name, into the manifest that was proven and no other. */
-async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<void> {
+/**
+ * Writes the verdict back, under the lock of the name, into the manifest that was proven and no other. Where that cannot be
+ * written it says so and returns why: the copies after it have a right to their verdicts.
+ */
+async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<Failure | null> {
   const { ctx, config, recorder, workspace, prune } = acting;
   const path = join(config.to, `${base}.json`);
   const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
@@ -119,15 +150,23 @@ async function mark(acting: Acting, proof: Proof, base: string, status: CopyStat
     if ((await acting.locked(write)) === null) {
       recorder.warn(warning('LOCKED', `the verdict of ${base} could not be written into its manifest: another run holds the lock of ${acting.name}`));
     }
+    return null;
   } catch (error) {
-    throw new Failed(targetFailure(error, path, prune), { cause: error });
+    const failure = targetFailure(error, path, prune);
+    if (!['TARGET_UNWRITABLE', 'NO_SPACE', 'IO_ERROR'].includes(failure.code)) throw new Failed(failure, { cause: error });
+    recorder.warn(warning(failure.code, `the verdict of ${base} could not be written into its manifest: ${errnoWords(error)}`));
+    return failure;
   }
 }
 
 const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['checks'] => [
   ...(Array.isArray(manifest.checks) ? manifest.checks : []).filter((c) => c.name !== 'verify'),
   // What is wrong inside a sealed copy may name its tables.
-  { name: 'verify', ok: problems.length === 0, message: problems.length === 0 ? 'ok' : manifest.encrypted ? 'sealed' : problems.slice(0, 10).join('; ') },
+  {
+    name: 'verify',
+    ok: problems.length === 0,
+    message: problems.length === 0 ? 'ok' : packedAs(manifest.file).encrypted ? 'sealed' : problems.slice(0, 10).join('; '),
+  },
 ];
 
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';

@@ -4,9 +4,11 @@
  */
 import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import type { DestinationUrl } from '../destinations/url.js';
 import type { SettingsProblem } from '../outcome.js';
 import { errnoWords } from '../outcome.js';
 import type { Compression, Identity } from '../packing.js';
+import type { RemoteCopies } from '../place.js';
 import type { CommandName } from '../records.js';
 import { readSmall } from '../system/files.js';
 import { stateDirOf } from '../workspace.js';
@@ -34,6 +36,14 @@ export interface MailSettings {
   readonly on: ReadonlySet<NotifyEvent>;
 }
 
+export interface UploadSettings {
+  readonly to: readonly DestinationUrl[];
+  readonly prune: boolean;
+  readonly timeoutMs: number;
+  /** AWS_* and RCLONE_*, of the environment and of the env file: for destinations alone. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
 /** Settings that parsed. Paths absolute, durations milliseconds. */
 export interface Config {
   readonly profile: string | null;
@@ -52,6 +62,11 @@ export interface Config {
   readonly maxAgeMs: number;
   readonly ifOlderThanMs: number | null;
   readonly packing: { readonly compress: Compression; readonly recipients: readonly string[] };
+  /** What is archived with each copy, absolute paths. */
+  readonly include: readonly string[];
+  readonly upload: UploadSettings;
+  /** --from: the copies are read there; null: from `to`. */
+  readonly from: RemoteCopies | null;
   /** What opens sealed copies; null: not given. */
   readonly identity: Identity | null;
   readonly mail: MailSettings | null;
@@ -74,6 +89,8 @@ export interface RawSettings {
   readonly cwd: string;
   readonly uid: number;
   readonly profile: string | null;
+  /** --from: then the backup directory is not needed. */
+  readonly from: string | null;
   readonly envFile: string | null;
 }
 
@@ -90,6 +107,7 @@ export interface Loaded {
   readonly announcement: string | null;
 }
 
+const SECRET_KEY = /AGE-SECRET-KEY-[^\s,/]+/gi;
 const ENV_FILE_MAX = 1 << 20;
 const SECRET_MAX = 1 << 16;
 
@@ -134,7 +152,9 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       const values = raw.map((r) => s.parse(r, base));
       Object.assign(parsed, { [option]: s.list ? values : values.at(-1) });
     } catch (error) {
-      const shown = s.secret || raw.some((r) => /AGE-SECRET-KEY/i.test(r)) ? '' : ` "${raw.join(',')}"`;
+      // An address that does not parse may hold a password: neither here nor in the command line of a mail.
+      if (option === 'upload') secrets.push(...raw.filter((r) => r.includes('@') || r.includes('?')));
+      const shown = s.secret || option === 'upload' || raw.some((r) => r.match(SECRET_KEY)) ? '' : ` "${raw.join(',')}"`;
       problem(option, `${option}${shown} ${error instanceof Error ? error.message : String(error)}`, origin);
     }
   }
@@ -145,6 +165,8 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     Object.assign(parsed, { [option]: list ? values : values[0] });
   }
 
+  if (parsed['upload-prune'] && (parsed.upload ?? []).length === 0)
+    problem('upload-prune', 'upload-prune needs upload: there is nowhere to remove anything', given.get('upload-prune')?.origin ?? '');
   const route = parsed['smtp-url'];
   if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
   if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.from === file && route.program !== '/usr/sbin/sendmail') {
@@ -153,11 +175,12 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     delete parsed['smtp-url'];
   }
 
-  // Somebody's slip must not make it known.
-  for (const raw of input.flags.get('encrypt-to') ?? given.get('encrypt-to')?.raw ?? []) if (/AGE-SECRET-KEY/i.test(raw)) secrets.push(raw);
+  // Somebody's slip, in whatever setting, must not make it known.
+  for (const { raw } of given.values()) for (const text of raw) secrets.push(...(text.match(SECRET_KEY) ?? []));
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
-  const keys = await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)));
-  secrets.push(...(keys.identity?.keys ?? []));
+  const uploadEnv = { ...uploadEnvOf(file?.values ?? {}), ...uploadEnvOf(input.env) };
+  const keys = { uploadEnv, ...(await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)))) };
+  secrets.push(...(keys.identity?.keys ?? []), ...uploadSecrets(uploadEnv));
   if (parsed.compress === 'zstd' && spec('compress').commands.includes(input.command)) {
     const missing = (await import('../packing.js')).zstdMissing(input.env);
     if (missing !== null) problem('compress', missing, originOf('compress'));
@@ -187,13 +210,27 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
 
 type Problem = (setting: string, message: string, origin: string) => void;
 
+const distinct = (urls: readonly DestinationUrl[]): DestinationUrl[] => urls.filter((url, n) => urls.findIndex((u) => u.shown === url.shown) === n);
+
+const FOR_UPLOAD = /^(AWS|RCLONE)_/;
+const UPLOAD_SECRET = /SECRET|TOKEN|PASS|KEY/;
+
+/** What is for the programs and libraries of destinations, and for nobody else. */
+const uploadEnvOf = (values: Readonly<Record<string, string | undefined>>): Record<string, string> =>
+  Object.fromEntries(Object.entries(values).flatMap(([k, v]) => (FOR_UPLOAD.test(k) && v !== undefined ? [[k, v]] : [])));
+
+/** Their secrets, wherever they are from: texts that must not be printed. Not what is as short as a word. */
+const uploadSecrets = (values: Readonly<Record<string, string | undefined>>): string[] =>
+  Object.entries(values).flatMap(([k, v]) => (FOR_UPLOAD.test(k) && UPLOAD_SECRET.test(k) && v && v.length >= 8 ? [v] : []));
+
 interface Keys {
+  readonly uploadEnv: Readonly<Record<string, string>>;
   readonly recipients: readonly string[];
   readonly identity: Identity | null;
 }
 
 /** Read where a command uses them alone: the library that knows a key takes its time to load. */
-async function readKeys(input: RawSettings, p: Parsed, fail: (option: OptionName, error: unknown) => void): Promise<Keys> {
+async function readKeys(input: RawSettings, p: Parsed, fail: (option: OptionName, error: unknown) => void): Promise<Omit<Keys, 'uploadEnv'>> {
   const sources = p['encrypt-to'] ?? [];
   const path = p['identity-file'];
   const wanted = (option: OptionName): boolean => spec(option).commands.includes(input.command);
@@ -224,7 +261,7 @@ function toConfig(
   failed: (option: OptionName) => boolean,
 ): Config {
   const to = p.to ?? '';
-  if (to === '' && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
+  if (to === '' && input.from === null && !failed('to')) problem('to', 'to is required: the backup directory', '--to DIR, or DBBACKUP_TO');
   const database = p.database ?? null;
   if (['run', 'check', 'guard'].includes(input.command) && database === null && !failed('database')) {
     problem(
@@ -257,6 +294,9 @@ function toConfig(
     maxAgeMs: sure(p['max-age'], 0),
     ifOlderThanMs: p['if-older-than'] ?? null,
     packing: { compress: sure(p.compress, 'none'), recipients: keys.recipients },
+    include: p.include ?? [],
+    upload: { to: distinct(p.upload ?? []), prune: p['upload-prune'] ?? false, timeoutMs: sure(p['upload-timeout'], 0), env: keys.uploadEnv },
+    from: null,
     identity: keys.identity,
     mail: toMail(p, problem, originOf, failed),
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
@@ -421,9 +461,11 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     problem('env-file', `${path} can be written by others: chmod o-w ${path}`, path);
     return null;
   }
-  const secret = OPTION_NAMES.filter((o) => spec(o).secret)
-    .map(variableOf)
-    .some((v) => values[v]);
+  const secret =
+    uploadSecrets(values).length > 0 ||
+    OPTION_NAMES.filter((o) => spec(o).secret)
+      .map(variableOf)
+      .some((v) => values[v]);
   if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod 600 ${path}`, path);
   return { path, values, found };
 }

@@ -2,10 +2,11 @@
  * The table of settings: each is stated once, here. Flags, environment variables, --help, README's reference and
  * validation come from it. A flag `--keep-last` is always `DBBACKUP_KEEP_LAST`.
  */
+import { destination } from '../destinations/url.js';
 import type { CommandName } from '../records.js';
-import { address, boolean, choice, count, duration, mailRoute, name, path, positiveDuration, recipient } from './values.js';
+import { address, boolean, choice, count, duration, identityFile, mailRoute, name, path, positiveDuration, recipient } from './values.js';
 
-export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'telling' | 'log';
+export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'off-site' | 'telling' | 'log';
 
 export interface OptionSpec {
   readonly group: Group;
@@ -171,7 +172,38 @@ export const OPTIONS = {
     value: 'FILE',
     commands: ['run', 'verify', 'restore', 'guard', 'check'],
     summary: 'The age secret keys that open sealed copies: for `verify` and `restore`.',
+    parse: identityFile,
+  },
+  include: {
+    group: 'packing',
+    value: 'PATH',
+    list: true,
+    commands: ['run', 'check'],
+    summary: 'Files or directories that belong to the database, archived with every copy.',
     parse: path,
+  },
+  upload: {
+    group: 'off-site',
+    value: 'URL',
+    list: true,
+    commands: ['run', 'check'],
+    summary: 'Where copies go besides: s3://BUCKET/PREFIX?endpoint=URL&region=R&storage-class=C, rclone:REMOTE:PATH, file:///DIRECTORY.',
+    parse: destination,
+  },
+  'upload-prune': {
+    group: 'off-site',
+    value: '',
+    commands: ['run', 'check'],
+    summary: 'Remove old copies of this name at the destinations too, by the same rules.',
+    parse: boolean,
+  },
+  'upload-timeout': {
+    group: 'off-site',
+    value: 'DURATION',
+    fallback: '6h',
+    commands: ['run', 'check'],
+    summary: 'How long uploading may take; what is missing then is uploaded by the next run.',
+    parse: positiveDuration,
   },
   'mail-to': {
     group: 'telling',

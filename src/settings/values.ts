@@ -117,6 +117,13 @@ export function recipient(raw: string, base: string): RecipientSource {
   return /^age1[^/.]*$/i.test(raw) ? { key: raw } : { file: path(raw, base) };
 }
 
+/** Parses `identity-file`: a path, and not what is in the file. */
+export function identityFile(raw: string, base: string): string {
+  if (/AGE-SECRET-KEY-/i.test(raw))
+    throw new Error('is a secret key itself, which everybody can see in a command line: write it to a file (0600) and name that');
+  return path(raw, base);
+}
+
 /** How mail leaves. The URL of an SMTP server may hold a password: it is a secret as a whole. */
 export type MailRoute =
   | { readonly kind: 'smtp'; readonly host: string; readonly port: number; readonly tls: boolean; readonly user: string; readonly password: string }

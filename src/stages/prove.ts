@@ -4,16 +4,22 @@
  * must be is what its manifest says.
  */
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { PassThrough } from 'node:stream';
 import { baseOf, readManifestText, withSecrets } from '../catalog.js';
 import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
+import { DestinationError } from '../destinations/destination.js';
+import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
 import type { Identity } from '../packing.js';
 import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from '../packing.js';
-import type { Manifest } from '../records.js';
+import type { RemoteCopies } from '../place.js';
+import type { FilesArtifact, Manifest } from '../records.js';
 import type { FileId } from '../system/files.js';
-import { copyHashed, hashFile, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
+import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
 import type { Tools } from '../system/programs.js';
+import { ProgramFailed } from '../system/programs.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, MissingProgram, RequestFailed } from '../system/workers.js';
 
@@ -30,6 +36,10 @@ export interface ProveInput {
   readonly signal: AbortSignal;
   readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
+  /** A destination's bytes, where the copy is not in the directory. */
+  readonly open: RemoteCopies['open'] | null;
+  /** `prove` the archive of included files as well, or pass it over. */
+  readonly files: 'prove' | 'pass over';
   /** What the run that made the copy still knows of it: then its own plain file is proven, and no key is needed. */
   readonly known?: Known;
 }
@@ -81,16 +91,18 @@ export async function prove(input: ProveInput): Promise<Proof> {
   const locked = 'locked' in unsealed;
   const copied = locked
     ? await proveSealed(input, data, manifest)
-    : isPlain(packedAs(file))
+    : isPlain(packedAs(file)) && !input.open
       ? await provePlain(input, data, manifest)
       : await provePacked(input, data, manifest);
   problems.push(...copied.problems);
   if (problems.length === 0 && !locked) problems.push(...(await proveContent(input, manifest)));
+  if (manifest.files && input.files === 'prove')
+    problems.push(...(await proveArchive(input, manifest.files, locked)).map((p) => `${manifest.files?.file}: ${p}`));
   return { manifest: read.manifest, manifestWhole, problems, proved: locked ? 'bytes' : 'full', gone: false, proven: copied.made };
 }
 
 /** The manifest with what is sealed in it; `locked`: no key opens it. */
-async function unseal(
+export async function unseal(
   manifest: Manifest,
   identity: Identity | null,
 ): Promise<{ manifest: Manifest } | { manifest: Manifest; locked: true } | { problem: string }> {
@@ -141,34 +153,104 @@ async function provePacked(input: ProveInput, data: string, manifest: Manifest):
   const { identity, tools, target } = input;
   const progress = (done: number): void => input.progress(done, manifest.sizeBytes);
   try {
-    const u = await unpack({ from: data, packed: packedAs(input.file), identity, to: target, limit: manifest.plainSizeBytes, tools, progress });
+    const u = await unpack({
+      from: await bytesOf(input, input.file),
+      packed: packedAs(input.file),
+      identity,
+      to: target,
+      limit: manifest.plainSizeBytes,
+      tools,
+      progress,
+    });
     const plain = [
       ...(u.plainSizeBytes === manifest.plainSizeBytes ? [] : [`it unpacks to ${u.plainSizeBytes} bytes, not ${manifest.plainSizeBytes}`]),
       ...(u.plainSha256 === manifest.plainSha256 ? [] : [`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(manifest.plainSha256)}`]),
     ];
     return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256), ...plain], made: u.made ?? NONE };
   } catch (error) {
-    if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, target, input.prune), { cause: error });
-    if (error instanceof MissingProgram || error instanceof Failed || input.signal.aborted) throw error;
-    if (error instanceof ReadFailed) return unreadable(input, data, error);
-    return { problems: [`it cannot be unpacked: ${error instanceof Error ? error.message : String(error)}`], made: NONE };
+    return { problems: faultsOf(input, data, error), made: NONE };
   }
 }
+
+/** Why bytes could not be unpacked, where that is the fault of the copy. Throws `Failed` where it is not. */
+function faultsOf(input: ProveInput, path: string, error: unknown): string[] {
+  if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, input.target, input.prune), { cause: error });
+  if (error instanceof Failed || input.signal.aborted) throw error;
+  // What this machine lacks is no fault of the copy: it must not be marked as bad for that.
+  if (error instanceof MissingProgram) throw new Failed(unreadableHere(input.file, error.message), { cause: error });
+  if (error instanceof ProgramFailed && error.innocent) throw new Failed({ code: 'IO_ERROR', path, reason: error.message }, { cause: error });
+  if (error instanceof ReadFailed) return unreadable(input, path, error).problems;
+  return [`it cannot be unpacked: ${error instanceof Error ? error.message : String(error)}`];
+}
+
+const unreadableHere = (file: string, reason: string): Failure => ({
+  code: 'SETTINGS',
+  problems: [{ setting: 'compress', message: `${file} cannot be unpacked here: ${reason}`, origin: 'PATH' }],
+});
 
 /** Sealed, and no key: what can be said is whether these are the bytes that were written. */
 async function proveSealed(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
   const before = sizeBefore(data, manifest);
   if (before.length > 0) return { problems: before, made: NONE };
   try {
-    const sha256 = await hashFile(data, input.signal, (done) => input.progress(done, manifest.sizeBytes));
-    return { problems: sumProblems(sha256, manifest.sha256), made: NONE };
+    const u = await unpack({
+      ...AS_IT_IS,
+      from: await bytesOf(input, input.file),
+      tools: input.tools,
+      progress: (done) => input.progress(done, manifest.sizeBytes),
+    });
+    return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256)], made: NONE };
   } catch (error) {
-    if (input.signal.aborted) throw error;
-    return unreadable(input, data, Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) }));
+    if (input.signal.aborted || error instanceof Failed) throw error;
+    return unreadable(input, data, error);
+  }
+}
+
+const AS_IT_IS = { packed: { compress: 'none', encrypted: false }, identity: null, to: null, limit: Number.POSITIVE_INFINITY } as const;
+
+/** The path of a file of the copy, or its bytes from elsewhere. */
+async function bytesOf({ to, open, signal }: ProveInput, file: string): Promise<string | Readable> {
+  return open ? await open(file, signal) : join(to, file);
+}
+
+/** The archive beside the data: its bytes, and where they can be unpacked, that it is one, with as many files in it. */
+async function proveArchive(input: ProveInput, files: FilesArtifact, locked: boolean): Promise<string[]> {
+  const path = join(input.to, files.file);
+  const there = lstatOrNull(path);
+  if (!there?.isFile()) return ['it is not there'];
+  if (there.size !== files.sizeBytes) return sizeProblems(there.size, files.sizeBytes);
+  const { tools, identity } = input;
+  const progress = (): void => undefined;
+  try {
+    const from = await bytesOf(input, files.file);
+    if (locked) {
+      const { sha256, sizeBytes } = await unpack({ ...AS_IT_IS, from, tools, progress });
+      return [...sizeProblems(sizeBytes, files.sizeBytes), ...sumProblems(sha256, files.sha256)];
+    }
+    const also = new PassThrough({ highWaterMark: 1 << 20 });
+    const { inspectArchive } = await import('../archive/unpack.js');
+    const counting = inspectArchive(also, input.signal).catch((error: unknown) => {
+      also.destroy();
+      return error instanceof Error ? error.message : String(error);
+    });
+    const u = await unpack({ from, packed: packedAs(files.file), identity, to: null, also, limit: files.plainSizeBytes, tools, progress });
+    const counted = await counting;
+    return [
+      ...sizeProblems(u.sizeBytes, files.sizeBytes),
+      ...sumProblems(u.sha256, files.sha256),
+      ...(u.plainSha256 === files.plainSha256 ? [] : [`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(files.plainSha256)}`]),
+      ...(typeof counted === 'string' ? [counted] : counted.count === files.count ? [] : [`it holds ${counted.count} files, not ${files.count}`]),
+    ];
+  } catch (error) {
+    return faultsOf(input, path, error);
   }
 }
 
 function unreadable(input: ProveInput, data: string, error: unknown): Copied {
+  // A connection that went says nothing of the copy.
+  if (error instanceof ReadFailed && error.cause instanceof DestinationError) {
+    throw new Failed({ code: 'REMOTE_FAILED', shown: data.slice(input.to.length + 1), reason: error.cause.message }, { cause: error });
+  }
   // Too many open files, a stale handle and the like say nothing of the copy.
   if (error instanceof ReadFailed && !['EIO', 'ENOENT', 'ELOOP', 'EINVAL'].includes(errnoOf(error))) {
     throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });

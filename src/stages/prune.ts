@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import { baseOf, readCopies } from '../catalog.js';
+import { archivesIn, baseOf, readCopies } from '../catalog.js';
 import type { Failure, Warning } from '../outcome.js';
 import { critical, failureOf, targetFailure, warning } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
@@ -40,12 +40,14 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
     const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made);
     kept = decision.keep;
     holdWarning(decision.hold, warn);
+    const archives = archivesIn(to, input.name);
     const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
     for (const copy of decision.remove) {
       // Signals and the time limit are heard between two files; what was begun is finished below.
       await setImmediate();
       if (input.signal.aborted) break;
       remove(join(to, copy.file));
+      for (const file of archives.get(baseOf(copy.file)) ?? []) remove(join(to, file));
       pruned.push(copy);
     }
     if (pruned.length > 0) {

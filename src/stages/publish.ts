@@ -58,9 +58,15 @@ function tryPublish(input: PublishInput): Publication | null {
 
   const data = join(to, manifest.file);
   const json = join(to, `${base}.json`);
+  const { files } = input.artifact;
   const inode = lstatSync(input.artifact.path).ino;
   const linked: string[] = [];
   try {
+    // The data last of the two: until it is there, nothing looks like a copy.
+    if (files && manifest.files) {
+      giveName(files.path, join(to, manifest.files.file));
+      linked.push(join(to, manifest.files.file));
+    }
     giveName(input.artifact.path, data);
     linked.push(data);
     giveName(workspace.manifest, json);
@@ -136,6 +142,7 @@ function manifestOf(input: PublishInput, base: string): Omit<Manifest, 'selfSha2
     encrypted: artifact.packed.encrypted,
     sealed: artifact.sealed,
     pathProof: null,
+    files: artifact.files && { file: `${base}.files.tar${suffixOf(artifact.packed)}`, ...artifact.files.facts },
     checks: verified.checks,
     violations: verified.violations,
     durationMs: input.durationMs,

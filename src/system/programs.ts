@@ -8,7 +8,7 @@ import { accessSync, constants, statSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { PassThrough, pipeline } from 'node:stream';
+import { PassThrough } from 'node:stream';
 import { findSetpriv, MissingProgram } from './workers.js';
 
 /** What a program is started with. */
@@ -23,9 +23,12 @@ export interface Tools {
 
 /** A program ended with an error, or was killed. */
 export class ProgramFailed extends Error {
-  constructor(program: string, how: string, stderr: string) {
+  /** It was killed or could not be started: that says nothing of the bytes it was given. */
+  readonly innocent: boolean;
+  constructor(program: string, how: string, stderr: string, innocent: boolean) {
     super(`${program} ${how}${stderr.trim() === '' ? '' : `: ${stderr.trim().split('\n').slice(-3).join('; ').slice(-500)}`}`);
     this.name = 'ProgramFailed';
+    this.innocent = innocent;
   }
 }
 
@@ -49,9 +52,9 @@ function start(program: string, args: readonly string[], stdio: [number | 'pipe'
   const setpriv = findSetpriv();
   if (setpriv === null) throw new MissingProgram('setpriv (package util-linux) is not installed; without it a program could outlive a killed run');
   const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', program, ...args], { env: tools.env, stdio, detached: true, cwd: '/' });
-  const kill = (): void => void child.kill('SIGKILL');
-  tools.signal.addEventListener('abort', kill, { once: true });
-  child.once('close', () => tools.signal.removeEventListener('abort', kill));
+  const abort = (): void => kill(child);
+  tools.signal.addEventListener('abort', abort, { once: true });
+  child.once('close', () => tools.signal.removeEventListener('abort', abort));
   if (child.pid !== undefined) {
     tools.watch(child.pid);
     try {
@@ -62,6 +65,20 @@ function start(program: string, args: readonly string[], stdio: [number | 'pipe'
   }
   return child;
 }
+
+/** With its whole group: what is found in PATH may be a script, whose own children would keep the pipes open. */
+function kill(child: ChildProcess): void {
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+  try {
+    process.kill(-child.pid, 'SIGKILL');
+  } catch {
+    // It has not come as far as a group of its own, or is gone.
+    child.kill('SIGKILL');
+  }
+}
+
+/** setpriv's own, when it cannot start the program. */
+const NOT_STARTED = [126, 127];
 
 /** Waits for the end of a program. Rejects with `ProgramFailed`, or with the signal's reason. */
 function endOf(child: ChildProcess, program: string, tools: Tools): Promise<void> {
@@ -74,7 +91,7 @@ function endOf(child: ChildProcess, program: string, tools: Tools): Promise<void
     child.once('close', (code, signal) => {
       if (code === 0) done();
       else if (tools.signal.aborted) fail(tools.signal.reason);
-      else fail(new ProgramFailed(program, signal ? `was ended by ${signal}` : `ended with ${code}`, stderr));
+      else fail(new ProgramFailed(program, signal ? `was ended by ${signal}` : `ended with ${code}`, stderr, code === null || NOT_STARTED.includes(code)));
     });
   });
 }
@@ -94,14 +111,16 @@ export function filtered(input: Readable, program: string, args: readonly string
   const { stdin, stdout } = child;
   if (!stdin || !stdout) throw new Error('no pipes to the program');
   let failed: Error | null = null;
-  pipeline(input, stdin, (error) => {
-    // A program that stops reading says by its own end why.
-    if (!error || input.errored === null) return;
-    failed = input.errored;
-    child.kill('SIGKILL');
+  input.on('error', (error) => {
+    failed = error;
+    kill(child);
   });
+  // A program that stops reading says by its own end why: the input has not failed.
+  stdin.on('error', () => input.destroy());
+  stdin.on('close', () => input.destroy());
+  input.pipe(stdin);
   stdout.pipe(output, { end: false });
-  output.once('close', () => child.kill('SIGKILL'));
+  output.once('close', () => kill(child));
   endOf(child, program, tools).then(
     () => (failed ? output.destroy(failed) : output.end()),
     (error: Error) => output.destroy(failed ?? error),

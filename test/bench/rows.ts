@@ -1,13 +1,13 @@
 /** The rows of the table: what each measures, against which bar and goal. */
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import Database from 'better-sqlite3';
 import { rfc3339, stampOf } from '../../src/catalog.js';
-import { type Manifest, SCHEMA_VERSION } from '../../src/records.js';
 import { startApp } from '../support/app.js';
+import { plantCopy } from '../support/manifest.js';
 import { alternate, type Command, median, quantile, time } from './measure.js';
 
 /** TEST_EXECUTABLE measures an installed tarball, or another version, instead of this tree's build. */
@@ -48,6 +48,7 @@ interface Row {
 
 export const ROWS: readonly Row[] = [
   { id: 'run', needsSqlite3: true, measure: (b) => besideRecipe(b, b.size, b.size >= 5e9 ? { bar: 0.8, goal: 0.65 } : { bar: 0.5, goal: 0.42 }) },
+  { id: 'zstd', needsSqlite3: true, measure: besideGzip },
   { id: 'run-10mb', needsSqlite3: true, measure: (b) => besideRecipe(b, SMALL, { bar: null, goal: null }) },
   { id: 'start', measure: besideNode },
   { id: 'memory', measure: memory },
@@ -59,18 +60,18 @@ export const ROWS: readonly Row[] = [
 ];
 
 /** A run as cron starts it; each leaves the directory as it found it, history and log apart. */
-const backup = (source: string, to: string): Command => [BIN, 'run', source, '--to', to, '--quiet'];
+const backup = (source: string, to: string, more: readonly string[] = []): Command => [BIN, 'run', source, '--to', to, '--quiet', ...more];
 
 /** Takes the copy of the last run away, and complains when there is not exactly one: a run that did nothing is fast. */
 function removeCopy(to: string): void {
-  const files = readdirSync(to).filter((file) => /\.(db|json)$/.test(file));
+  const files = readdirSync(to).filter((file) => /\.(db(\.zst)?(\.age)?|json)$/.test(file));
   if (files.length !== 2) throw new Error(`a run left ${files.join(', ') || 'nothing'} in ${to}`);
   for (const file of files) rmSync(join(to, file));
 }
 
-async function oneRun(bench: Bench, source: string, to: string): Promise<number> {
+async function oneRun(bench: Bench, source: string, to: string, more: readonly string[] = []): Promise<number> {
   await settle(bench);
-  const { ms } = await time(backup(source, to), bench.directory);
+  const { ms } = await time(backup(source, to, more), bench.directory);
   removeCopy(to);
   return ms;
 }
@@ -91,6 +92,42 @@ async function besideRecipe(bench: Bench, size: number, limits: Pick<Figure, 'ba
     },
   );
   return [{ what: `run, ${words(size)}, beside the recipe`, ...ratio(ours, theirs, 'recipe'), ...limits }];
+}
+
+/** A packed copy beside the recipe and gzip; sealed as well; and how small it is beside what the program zstd makes of the same bytes. */
+async function besideGzip(bench: Bench): Promise<Figure[]> {
+  const source = bench.source(bench.size);
+  const to = join(bench.directory, `to-${bench.size}`);
+  const recipe = `${SQLITE3} '${source}' "VACUUM INTO 'o.db'" && ${SQLITE3} o.db "PRAGMA integrity_check" && sync o.db && gzip o.db`;
+  const recipient = await identityToRecipient(await generateX25519Identity());
+  const packed = ['--compress', 'zstd'];
+  readThrough(source);
+  const sealed: number[] = [];
+  const [ours, theirs] = await alternate(
+    bench.rounds,
+    async () => {
+      sealed.push(await oneRun(bench, source, to, [...packed, '--encrypt-to', recipient]));
+      return await oneRun(bench, source, to, packed);
+    },
+    async () => {
+      await settle(bench);
+      const { ms } = await time(['/bin/sh', '-c', recipe], bench.directory);
+      rmSync(join(bench.directory, 'o.db.gz'));
+      return ms;
+    },
+  );
+  await time(backup(source, to, packed), bench.directory);
+  const [copy = ''] = readdirSync(to).filter((file) => file.endsWith('.zst'));
+  const size = statSync(join(to, copy)).size;
+  const beside = Number(execFileSync('/bin/sh', ['-c', `zstd -d -q -c '${join(to, copy)}' | zstd -3 -q -c | wc -c`], { encoding: 'utf8' }));
+  removeCopy(to);
+  const what = `run, ${words(bench.size)}, compress zstd`;
+  const mb = (n: number): string => `${(n / 1e6).toFixed(1)} MB`;
+  return [
+    { what: `${what}, beside the recipe and gzip`, ...ratio(ours, theirs, 'recipe + gzip'), bar: 0.2, goal: 0.12 },
+    { what: `${what} and age, beside without age`, ...ratio(sealed, ours, 'without'), bar: 1.5, goal: null },
+    { what: `${what}, size beside zstd -3`, ours: mb(size), beside: mb(beside), value: size / beside, unit: 'ratio', bar: 1.05, goal: null, samples: {} },
+  ];
 }
 
 async function besideNode(bench: Bench): Promise<Figure[]> {
@@ -297,48 +334,14 @@ function fillDirectory(to: string): void {
   db.close();
   const data = readFileSync(one);
   rmSync(one);
-  const sha256 = createHash('sha256').update(data).digest('hex');
   const newest = Math.floor(Date.now() / 1000) * 1000 - 60_000;
   for (let i = 0; i < LISTED_COPIES; i++) {
     const at = newest - i * 3_600_000;
     const base = `app-${stampOf(new Date(at))}`;
-    const manifest: Manifest = {
-      schemaVersion: SCHEMA_VERSION,
-      file: `${base}.db`,
-      manifest: `${base}.json`,
-      name: 'app',
-      createdAt: rfc3339(at),
-      sizeBytes: data.length,
-      sha256,
-      status: 'good',
+    plantCopy(to, base, data, {
       verifiedAt: rfc3339(at + 2_000),
-      method: 'vacuum-into',
-      source: '/srv/app/app.db',
-      tags: [],
-      runId: `bench-${i}`,
-      tool: 'dbbackup bench',
-      sqlite: '3.0.0',
-      configuredPath: '/srv/app/app.db',
-      realPath: '/srv/app/app.db',
-      journalMode: 'wal',
-      pageSize: 4096,
-      pageCount: data.length / 4096,
-      userVersion: 0,
-      applicationId: 0,
-      schemaHash: sha256,
       rows: Object.fromEntries(tables.map((table, n) => [table, n * 1_000])),
-      plainSizeBytes: data.length,
-      plainSha256: sha256,
-      compress: 'none',
-      encrypted: false,
-      sealed: null,
-      pathProof: null,
       checks: ['source quick_check', 'schema', 'integrity_check', 'foreign_key_check'].map((name) => ({ name, ok: true, message: 'ok' })),
-      violations: { check: 0, notNull: 0, foreignKey: 0 },
-      durationMs: 2_000,
-      selfSha256: '0'.repeat(64),
-    };
-    writeFileSync(join(to, `${base}.db`), data, { mode: 0o600 });
-    writeFileSync(join(to, `${base}.json`), `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600 });
+    });
   }
 }

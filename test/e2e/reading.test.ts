@@ -2,6 +2,7 @@
 import { mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { OPTION_NAMES } from '../../src/settings/options.js';
 import { dbbackup, holdExclusively, killGroup, makeDatabase, start, until, useDatabase } from '../support/cli.js';
 import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene } from './scene.js';
 import * as shapes from './shapes.js';
@@ -317,7 +318,7 @@ describe('check', () => {
     expect(of('max-age')).toEqual(['3h', 'DBBACKUP_MAX_AGE']);
     expect(of('timeout')).toEqual(['2h', 'default']);
     expect(of('smtp-url')).toEqual(['', 'not set']);
-    expect(settings).toHaveLength(22);
+    expect(settings).toHaveLength(OPTION_NAMES.length);
     expect(problems?.map((p) => `${p.severity} ${p.code}`)).toEqual(['warning NOBODY_HEARS', 'warning NOT_SEEN']);
 
     const text = await dbbackup(['check', s.source, '--to', s.to], { env });

@@ -1,10 +1,11 @@
 /** What the end-to-end tests share: a place of its own for each, copies made beforehand, and everything that lies in a directory. */
 import { createHash } from 'node:crypto';
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { stampOf } from '../../src/catalog.js';
 import type { Manifest } from '../../src/records.js';
 import { dbbackup, EXECUTABLE, makeDatabase, type Options, type Result, type Shape, tempDirectory } from '../support/cli.js';
+import { manifestFileOf, plantCopy } from '../support/manifest.js';
 
 export const HOUR = 3_600_000;
 export const DAY = 24 * HOUR;
@@ -47,57 +48,12 @@ export function scene(shape: Shape | null = { journal: 'delete' }): Scene {
 export const baseAt = (at: Date, name = 'app'): string => `${name}-${stampOf(at)}`;
 export const ago = (ms: number): Date => new Date(Math.floor((Date.now() - ms) / 1000) * 1000);
 
-/** What a good manifest of a file `BASE.db` with `content` says. */
-export function manifestFor(base: string, content: string, more: Partial<Manifest> = {}): Manifest {
-  const [, name = '', y, mo, d, h, mi, s] = /^(.+)-(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z(?:-\d+)?$/.exec(base) ?? [];
-  const sha256 = createHash('sha256').update(content).digest('hex');
-  const createdAt = `${y}-${mo}-${d}T${h}:${mi}:${s}Z`;
-  return {
-    schemaVersion: 1,
-    file: `${base}.db`,
-    manifest: `${base}.json`,
-    name,
-    createdAt,
-    sizeBytes: content.length,
-    sha256,
-    status: 'good',
-    verifiedAt: createdAt,
-    method: 'vacuum-into',
-    source: '/srv/app.db',
-    tags: [],
-    runId: '00000000-0000-4000-8000-000000000000',
-    tool: 'dbbackup 0.1.0',
-    sqlite: '3.53.0',
-    configuredPath: '/srv/app.db',
-    realPath: '/srv/app.db',
-    journalMode: 'wal',
-    pageSize: 4096,
-    pageCount: 1,
-    userVersion: 0,
-    applicationId: 0,
-    schemaHash: 'b'.repeat(64),
-    rows: {},
-    plainSizeBytes: content.length,
-    plainSha256: sha256,
-    compress: 'none',
-    encrypted: false,
-    sealed: null,
-    pathProof: null,
-    checks: [],
-    violations: { check: 0, notNull: 0, foreignKey: 0 },
-    durationMs: 1,
-    selfSha256: '0'.repeat(64),
-    ...more,
-  };
-}
-
 /** Puts a copy into a directory as if it had been made long ago. Returns its data file's name. `more` null: no manifest. */
 export function plant(to: string, base: string, more: Partial<Manifest> | null = {}): string {
   if (!existsSync(to)) mkdirSync(to, { mode: 0o700 });
-  const content = `data of ${base}`;
-  writeFileSync(join(to, `${base}.db`), content, { mode: 0o600 });
-  if (more) writeFileSync(join(to, `${base}.json`), JSON.stringify(manifestFor(base, content, more)), { mode: 0o600 });
-  return `${base}.db`;
+  const file = plantCopy(to, base, `data of ${base}`, more ?? {});
+  if (!more) rmSync(join(to, manifestFileOf(base)));
+  return file;
 }
 
 /** One good copy a day, the newest `newestMs` old, newest first. */

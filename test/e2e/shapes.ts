@@ -205,6 +205,7 @@ const manifestFields = {
   encrypted: oneOf(false),
   sealed: oneOf(null),
   pathProof: oneOf(null),
+  files: oneOf(null),
   checks: list(exactly({ name: text, ok: yesOrNo, message: text })),
   violations: exactly({ check: count, notNull: count, foreignKey: count }),
   durationMs: count,

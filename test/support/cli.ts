@@ -4,7 +4,21 @@
  * (or the soak) ends; set KEEP_TEMP=1 to look at it afterwards.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -85,6 +99,9 @@ const WAYS = {
   faketime: () => spawnSync('faketime', ['-f', '+1d', 'true']).status === 0 || 'this needs faketime',
   mount: () => spawnSync('unshare', ['-m', 'true']).status === 0 || 'this needs the right to mount',
   python3: () => spawnSync('python3', ['-c', '0']).status === 0 || 'this needs python3 (for an ioctl)',
+  age: () => spawnSync('age', ['--version']).status === 0 || 'this needs the program age',
+  zstd: () => spawnSync('zstd', ['--version']).status === 0 || 'this needs the program zstd',
+  gunzip: () => spawnSync('gunzip', ['--version']).status === 0 || 'this needs the program gunzip',
   loop: () => (existsSync('/dev/loop-control') && spawnSync('losetup', ['-f']).status === 0) || 'this needs loop devices',
 } as const;
 
@@ -147,6 +164,26 @@ export interface Running {
 }
 
 export const PATH = [...new Set([dirname(process.execPath), '/usr/local/bin', '/usr/bin', '/bin'])].join(':');
+
+/** A directory with `node`, what the shell needs, and of these programs those that are named: for PATH. */
+export function pathOf(...programs: readonly string[]): string {
+  const directory = tempDirectory('path');
+  for (const name of ['node', 'env', 'sh', 'cat', 'head', 'sleep', ...programs]) {
+    const from = PATH.split(':')
+      .map((d) => join(d, name))
+      .find((f) => existsSync(f));
+    if (from === undefined) throw new Error(`there is no ${name} in ${PATH}`);
+    symlinkSync(from, join(directory, name));
+  }
+  return directory;
+}
+
+/** A PATH in which a shell script of this body comes first under that name. */
+export function pathWith(name: string, body: string, rest = PATH): string {
+  const directory = tempDirectory('fake');
+  writeFileSync(join(directory, name), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
+  return `${directory}:${rest}`;
+}
 
 /** Starts a command in a session of its own, without a terminal, with a scrubbed environment. */
 export function start(args: readonly string[], options: Options = {}): Running {

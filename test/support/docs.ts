@@ -14,6 +14,7 @@ const GROUPS: Record<Group, string> = {
   retention: 'Retention',
   run: 'Run',
   packing: 'Packing',
+  'off-site': 'Off-site',
   telling: 'Telling',
   log: 'Log',
 };

@@ -1,5 +1,6 @@
 /** What a directory's listing means: names and dates, verdicts, and manifests that somebody planted. */
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chownSync, linkSync, mkdirSync, readFileSync, renameSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
@@ -18,51 +19,15 @@ import {
   scan,
   stampOf,
 } from '../../src/catalog.js';
-import type { Copy, Manifest } from '../../src/records.js';
+import type { Copy } from '../../src/records.js';
 import { atEnd, cannot, tempDirectory } from '../support/cli.js';
+import { manifestOf, type Otherwise, plantCopy, type Said, textOf } from '../support/manifest.js';
 
 const BASE = 'app-20261120T031700Z';
 
-const manifestOf = (base: string, more: Partial<Record<keyof Manifest, unknown>> = {}): Record<string, unknown> => {
-  const { name, createdAt } = parseCopyFile(`${base}.db`) ?? { name: '', createdAt: 0 };
-  return {
-    schemaVersion: 1,
-    file: `${base}.db`,
-    manifest: `${base}.json`,
-    name,
-    createdAt: rfc3339(createdAt),
-    sizeBytes: 4,
-    sha256: 'a'.repeat(64),
-    status: 'good',
-    verifiedAt: '2026-11-20T03:17:05.000Z',
-    method: 'vacuum-into',
-    source: '/srv/app.db',
-    tags: [],
-    runId: 'run-1',
-    tool: 'dbbackup 0',
-    sqlite: '3.53.0',
-    configuredPath: '/srv/app.db',
-    realPath: '/srv/app.db',
-    journalMode: 'wal',
-    pageSize: 4096,
-    pageCount: 1,
-    userVersion: 0,
-    applicationId: 0,
-    schemaHash: 'b'.repeat(64),
-    rows: { t: 1 },
-    plainSizeBytes: 4,
-    plainSha256: 'a'.repeat(64),
-    checks: [],
-    violations: { check: 0, notNull: 0, foreignKey: 0 },
-    durationMs: 1,
-    ...more,
-  };
-};
+const DATA = 'data';
 
-function plant(to: string, base: string, more: Partial<Record<keyof Manifest, unknown>> = {}): void {
-  writeFileSync(join(to, `${base}.db`), 'data');
-  writeFileSync(join(to, `${base}.json`), JSON.stringify(manifestOf(base, more)));
-}
+const plant = (to: string, base: string, otherwise: Otherwise = {}): string => plantCopy(to, base, DATA, otherwise);
 
 const directory = (...bases: readonly string[]): string => {
   const to = tempDirectory('catalog');
@@ -209,9 +174,9 @@ describe('verdicts', () => {
       name: 'app',
       createdAt: '2026-11-20T03:17:00Z',
       sizeBytes: 4,
-      sha256: 'a'.repeat(64),
+      sha256: createHash('sha256').update(DATA).digest('hex'),
       status: 'good',
-      verifiedAt: '2026-11-20T03:17:05.000Z',
+      verifiedAt: '2026-11-20T03:17:00Z',
       method: 'vacuum-into',
       source: '/srv/app.db',
       tags: [],
@@ -300,12 +265,10 @@ describe('verdicts', () => {
 
 describe('hostile manifests', () => {
   const path = (to: string): string => join(to, `${BASE}.json`);
-  const saying = (more: Partial<Record<keyof Manifest, unknown>>) => (to: string) => writeFileSync(path(to), JSON.stringify(manifestOf(BASE, more)));
+  const good = manifestOf(BASE, DATA);
+  const saying = (otherwise: Otherwise) => (to: string) => writeFileSync(path(to), textOf(good, otherwise));
   const text = (content: string) => (to: string) => writeFileSync(path(to), content);
-  const without = (key: keyof Manifest) => (to: string) => {
-    const { [key]: _, ...rest } = manifestOf(BASE);
-    writeFileSync(path(to), JSON.stringify(rest));
-  };
+  const without = (key: keyof Said) => saying({ [key]: undefined });
   const replaced = (make: (at: string, to: string) => void) => (to: string) => {
     unlinkSync(path(to));
     make(path(to), to);
@@ -352,7 +315,7 @@ describe('hostile manifests', () => {
     [
       'that is a link to a good one',
       replaced((at, to) => {
-        writeFileSync(join(to, 'real'), JSON.stringify(manifestOf(BASE)));
+        writeFileSync(join(to, 'real'), textOf(good));
         symlinkSync(join(to, 'real'), at);
       }),
     ],
@@ -406,8 +369,8 @@ describe('hostile manifests', () => {
 
   test('one with 16 MB and more to say than we know is read', () => {
     const to = directory(BASE);
-    const future = { ...manifestOf(BASE), schemaVersion: 2, somethingNew: 'x'.repeat(15_000_000) };
-    writeFileSync(path(to), JSON.stringify(future));
+    const future = { ...good, schemaVersion: 2, somethingNew: 'x'.repeat(15_000_000) };
+    writeFileSync(path(to), textOf(future));
     expect(readCopies(to, 'app')[0]?.status).toBe('good');
   });
 
@@ -417,15 +380,15 @@ describe('hostile manifests', () => {
         expect(parseManifest(bytes, BASE)).toBe(null);
       }),
     );
-    const good = Buffer.from(JSON.stringify(manifestOf(BASE)));
-    expect(parseManifest(good, BASE)).toMatchObject({ name: 'app' });
-    expect(parseManifest(good, `${BASE}-2`)).toBe(null);
-    expect(parseManifest(good, `../${BASE}`)).toBe(null);
+    const bytes = Buffer.from(textOf(good));
+    expect(parseManifest(bytes, BASE)).toMatchObject({ name: 'app' });
+    expect(parseManifest(bytes, `${BASE}-2`)).toBe(null);
+    expect(parseManifest(bytes, `../${BASE}`)).toBe(null);
     // One field at a time turned into something else: believed only where the field says nothing that is acted on.
     const acted = ['file', 'manifest', 'name', 'createdAt', 'sizeBytes', 'sha256', 'status', 'method', 'tags', 'runId', 'configuredPath', 'realPath'];
     fc.assert(
       fc.property(fc.constantFrom(...acted), fc.oneof(fc.integer({ max: -1 }), fc.constant({}), fc.constant(true), fc.constant([[]])), (key, value) => {
-        expect(parseManifest(Buffer.from(JSON.stringify({ ...manifestOf(BASE), [key]: value })), BASE)).toBe(null);
+        expect(parseManifest(Buffer.from(textOf(good, { [key]: value })), BASE)).toBe(null);
       }),
     );
   });

@@ -238,6 +238,7 @@ describe('the redactor', () => {
       cwd: '/',
       uid: 0,
       profile: null,
+      from: null,
       envFile: null,
     });
     const redact = redactor(loaded.secrets);

@@ -2,16 +2,17 @@
  * Which copies go: the one decision that cannot be taken back. Properties over many directories, a second and slower
  * implementation to compare with, and the nights that calendars are known for.
  */
-import { mkdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, describe, expect, test } from 'vitest';
 import { readCopies, rfc3339 } from '../../src/catalog.js';
-import type { Copy, CopyStatus, Manifest } from '../../src/records.js';
+import type { Copy, CopyStatus } from '../../src/records.js';
 import type { Decision } from '../../src/retention.js';
 import { decide } from '../../src/retention.js';
 import type { Policy } from '../../src/settings/load.js';
 import { tempDirectory } from '../support/cli.js';
+import { plantCopy } from '../support/manifest.js';
 
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
@@ -517,53 +518,11 @@ describe('by example', () => {
 
 // ---------------------------------------------------------------------------------------------------- on real files
 
-function plant(to: string, base: string): void {
-  const stamp = /(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z/.exec(base)?.slice(1) ?? [];
-  const manifest: Manifest = {
-    schemaVersion: 1,
-    file: `${base}.db`,
-    manifest: `${base}.json`,
-    name: 'app',
-    createdAt: `${stamp.slice(0, 3).join('-')}T${stamp.slice(3).join(':')}Z`,
-    sizeBytes: 4,
-    sha256: 'a'.repeat(64),
-    status: 'good',
-    verifiedAt: '2026-11-21T03:17:00.000Z',
-    method: 'vacuum-into',
-    source: '/srv/app.db',
-    tags: [],
-    runId: 'r',
-    tool: 'dbbackup 0',
-    sqlite: '3',
-    configuredPath: '/srv/app.db',
-    realPath: '/srv/app.db',
-    journalMode: 'wal',
-    pageSize: 4096,
-    pageCount: 1,
-    userVersion: 0,
-    applicationId: 0,
-    schemaHash: '',
-    rows: {},
-    plainSizeBytes: 4,
-    plainSha256: 'a'.repeat(64),
-    compress: 'none',
-    encrypted: false,
-    sealed: null,
-    pathProof: null,
-    checks: [],
-    violations: { check: 0, notNull: 0, foreignKey: 0 },
-    durationMs: 1,
-    selfSha256: '0'.repeat(64),
-  };
-  writeFileSync(join(to, manifest.file), 'data');
-  writeFileSync(join(to, `${base}.json`), JSON.stringify(manifest));
-}
-
 describe('a directory', () => {
   test('copies within one second follow one another by number, not by letter', () => {
     const to = tempDirectory('retention');
     const bases = ['app-20261120T031700Z', ...Array.from({ length: 10 }, (_, i) => `app-20261120T031700Z-${i + 2}`)];
-    for (const base of bases.toSorted()) plant(to, base);
+    for (const base of bases.toSorted()) plantCopy(to, base, 'data');
     const d = decide(readCopies(to, 'app'), keep({ last: 2, daily: 3 }), NOW);
     expect(reasonsOf(d)).toEqual({ '20261120T031700Z-11': ['newest good copy', 'last #1', 'daily 2026-11-20'], '20261120T031700Z-10': ['last #2'] });
     expect(removed(d)).toEqual([9, 8, 7, 6, 5, 4, 3, 2].map((n) => `app-20261120T031700Z-${n}.db`).concat('app-20261120T031700Z.db'));
@@ -573,7 +532,7 @@ describe('a directory', () => {
     const to = tempDirectory('retention');
     mkdirSync(join(to, 'sub'));
     const stamps = ['20261120T031700Z', '20261119T031700Z', '20261118T031700Z', '20261001T031700Z', '20250101T031700Z'];
-    for (const s of stamps) plant(to, `app-${s}`);
+    for (const s of stamps) plantCopy(to, `app-${s}`, 'data');
     const p = keep({ daily: 2, yearly: 2, withinMs: DAY });
     const before = decide(readCopies(to, 'app'), p, NOW);
     expect(removed(before)).toEqual(['app-20261118T031700Z.db', 'app-20261001T031700Z.db']);

@@ -48,6 +48,7 @@ async function load(given: Given): Promise<Loaded> {
     cwd: given.cwd ?? HOME,
     uid: given.uid ?? UID,
     profile: given.profile ?? null,
+    from: null,
     envFile: given.envFile ?? (given.file ? envFile(given.file) : null),
   };
   return loadSettings(raw);
@@ -96,7 +97,7 @@ describe('the table of settings', () => {
     expect(OPTION_NAMES.toSorted()).toEqual(
       (
         'database name source-check to state-dir accept-moved keep-last keep-within keep-daily keep-weekly keep-monthly keep-yearly ' +
-        'lock-wait timeout max-age if-older-than compress encrypt-to identity-file mail-to mail-from smtp-url notify-on log-dir log-keep'
+        'lock-wait timeout max-age if-older-than compress encrypt-to identity-file include upload upload-prune upload-timeout mail-to mail-from smtp-url notify-on log-dir log-keep'
       )
         .split(' ')
         .toSorted(),

@@ -1,0 +1,90 @@
+/**
+ * Included files on their way back: `restore --files-to`. The archive is unpacked from its packing beside the directory and
+ * proven before the database is touched; the files themselves appear after the database is in place.
+ */
+import { createReadStream } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { Acting } from './acting.js';
+import { DestinationError } from './destinations/destination.js';
+import { bytes, plural } from './format.js';
+import { errnoWords, Failed, targetFailure } from './outcome.js';
+import { packedAs, unpack, WriteFailed, WrongIdentity } from './packing.js';
+import { placeOf } from './place.js';
+import type { FilesArtifact, Manifest } from './records.js';
+import { makeStaging } from './restoring.js';
+import { unseal } from './stages/prove.js';
+import { ReadFailed } from './system/files.js';
+import { fileSystem } from './system/processes.js';
+
+/** Puts the files into their directory. */
+export type PutFiles = () => Promise<void>;
+
+/**
+ * Proves the archive of a copy, does `work`, and clears away what lies in between. `work` decides when the files appear; where
+ * no directory was named, nothing does. Throws `Failed`.
+ */
+export async function withFiles<T>(acting: Acting, manifest: Manifest, directory: string | null, work: (put: PutFiles) => Promise<T>): Promise<T> {
+  const { files } = manifest;
+  if (directory === null || !files) return await work(async () => undefined);
+  refuseFull(directory, files);
+  const staging = await makeStaging(dirname(directory), acting.signal);
+  try {
+    const archive = join(staging.directory, 'files.tar');
+    await acting.recorder.stage(
+      'verify',
+      () => proveArchive(acting, manifest, files, archive),
+      () => `${files.file} proven: ${plural(files.count, 'file')}, ${bytes(files.fileBytes)}`,
+    );
+    return await work(() => put(acting, archive, directory));
+  } finally {
+    staging.remove();
+  }
+}
+
+/** The plain archive and the files out of it are there at once. */
+function refuseFull(directory: string, { plainSizeBytes, fileBytes }: FilesArtifact): void {
+  const place = dirname(directory);
+  const freeBytes = fileSystem(place)?.freeBytes ?? Number.POSITIVE_INFINITY;
+  const neededBytes = plainSizeBytes + fileBytes;
+  if (freeBytes < neededBytes) throw new Failed({ code: 'NO_SPACE', path: place, neededBytes, freeBytes, prune: '' });
+}
+
+async function proveArchive(acting: Acting, manifest: Manifest, files: FilesArtifact, to: string): Promise<void> {
+  const { config, tools, signal } = acting;
+  const bad = (problem: string): Failed => new Failed({ code: 'COPY_BAD', file: files.file, problems: [problem], to: placeOf(config) });
+  const unsealed = await unseal(manifest, config.identity);
+  if ('problem' in unsealed) throw bad(unsealed.problem);
+  if ('locked' in unsealed) throw new Failed({ code: 'IDENTITY_MISSING', file: files.file, identity: config.identity?.path ?? null });
+  const plainSha256 = unsealed.manifest.files?.plainSha256;
+  try {
+    const from = config.from ? await config.from.open(files.file, signal) : join(config.to, files.file);
+    const progress = (done: number): void => acting.ctx.output.progress('verify', done, files.sizeBytes);
+    const u = await unpack({ from, packed: packedAs(files.file), identity: config.identity, to, limit: files.plainSizeBytes, tools, progress });
+    if (u.sha256 !== files.sha256) throw bad(`its SHA-256 is ${u.sha256}, not ${files.sha256}`);
+    if (u.plainSha256 !== plainSha256) throw bad(`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(plainSha256)}`);
+  } catch (error) {
+    if (error instanceof Failed || signal.aborted) throw error;
+    if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, to, ''), { cause: error });
+    if (error instanceof WrongIdentity)
+      throw new Failed({ code: 'IDENTITY_MISSING', file: files.file, identity: config.identity?.path ?? null }, { cause: error });
+    if (error instanceof ReadFailed && error.cause instanceof DestinationError)
+      throw new Failed({ code: 'REMOTE_FAILED', shown: placeOf(config), reason: error.cause.message }, { cause: error });
+    throw bad(error instanceof ReadFailed ? `it cannot be read: ${errnoWords(error.cause)}` : `it cannot be unpacked: ${errnoWords(error)}`);
+  }
+}
+
+async function put(acting: Acting, archive: string, directory: string): Promise<void> {
+  const { extractArchive } = await import('./archive/unpack.js');
+  try {
+    const { count } = await acting.recorder.stage(
+      'restore',
+      () => extractArchive(createReadStream(archive, { highWaterMark: 1 << 20 }), directory, acting.signal),
+      (counted) => `${plural(counted.count, 'file')} to ${directory}`,
+    );
+    acting.recorder.addRestored({ files: { directory, count } });
+  } catch (error) {
+    acting.signal.throwIfAborted();
+    const state = 'the database itself was restored; restore into a new file (-o) with another --files-to to have the files as well';
+    throw new Failed({ code: 'RESTORE_FAILED', path: directory, reason: errnoWords(error), state }, { cause: error });
+  }
+}

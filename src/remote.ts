@@ -1,0 +1,113 @@
+/**
+ * Copies at a destination, as if they lay in a directory: the manifests are fetched into a private one, and in place of each
+ * data file stands an empty file of its size. So listings, names, times and refusals are the same code as at home. The bytes
+ * are streamed from the destination when they are asked for, and are proven like all others.
+ */
+import { closeSync, constants, ftruncateSync, openSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { MANIFEST_MAX, parseCopyFile } from './catalog.js';
+import type { Invocation } from './cli.js';
+import type { Context } from './context.js';
+import type { Destination, RemoteObject } from './destinations/destination.js';
+import { DestinationError } from './destinations/destination.js';
+import { destination } from './destinations/url.js';
+import type { ExitCode } from './outcome.js';
+import { Failed } from './outcome.js';
+import { withoutName } from './place.js';
+import { makeStaging } from './restoring.js';
+import type { Config } from './settings/load.js';
+import { lstatOrNull, writeNew } from './system/files.js';
+import { stateDirOf } from './workspace.js';
+
+/** Runs a command on the copies of the destination that --from names. Throws `Failed`. */
+export async function withRemote(ctx: Context, config: Config, invocation: Invocation, work: (config: Config) => Promise<ExitCode>): Promise<ExitCode> {
+  const url = parse(invocation.from ?? '');
+  requirePlace(config, invocation);
+  const { openDestination } = await import('./destinations/open.js');
+  const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env });
+  // Not below the backup directory: there may be none, and a listing changes nothing there.
+  const staging = await makeStaging(tmpdir(), ctx.signal);
+  try {
+    await fetchManifests(there, staging.directory, config.nameGiven ? config.name : null, ctx.signal).catch((error: unknown) => {
+      throw asFailed(error, there);
+    });
+    const open = async (file: string, signal: AbortSignal): ReturnType<Destination['get']> => {
+      try {
+        return await there.get(file, signal);
+      } catch (error) {
+        throw asFailed(error, there);
+      }
+    };
+    const from = { shown: there.shown, directory: staging.directory, open };
+    return await work(config.to === '' ? { ...config, from, ...stateIn(staging.directory) } : { ...config, from });
+  } finally {
+    await there.close();
+    staging.remove();
+  }
+}
+
+function parse(raw: string): ReturnType<typeof destination> {
+  try {
+    return destination(raw);
+  } catch (error) {
+    throw new Failed({ code: 'USAGE', message: `--from ${error instanceof Error ? error.message : ''}`, hint: 'as in --upload' }, { cause: error });
+  }
+}
+
+/** On a machine that has nothing yet, the state of the command goes when it ends. */
+const stateIn = (directory: string): Pick<Config, 'to' | 'stateDir' | 'logDir'> => ({
+  to: directory,
+  stateDir: stateDirOf(directory),
+  logDir: join(stateDirOf(directory), 'log'),
+});
+
+/** What a restore replaces must be kept where it is found again. */
+function requirePlace(config: Config, { command, restore }: Invocation): void {
+  if (config.to !== '' || command !== 'restore' || restore.into === null || !lstatOrNull(restore.into)) return;
+  throw new Failed({
+    code: 'USAGE',
+    message: `${restore.into} is there already: its present state has to be kept before it is replaced`,
+    hint: 'say where: --to DIR; or restore into a new file: -o FILE',
+  });
+}
+
+async function fetchManifests(there: Destination, directory: string, name: string | null, signal: AbortSignal): Promise<void> {
+  const objects = (await there.list(signal)).flatMap((object) => {
+    const parsed = parseCopyFile(object.name);
+    return parsed && (name === null || parsed.name === name) ? [{ ...object, kind: parsed.kind }] : [];
+  });
+  for (const object of objects) {
+    if (object.kind !== 'manifest') placeHolder(join(directory, object.name), object.sizeBytes);
+    else if (object.sizeBytes <= MANIFEST_MAX) writeNew(join(directory, object.name), await fetchSmall(there, object, signal));
+  }
+}
+
+/** Takes no room: a listing looks at its size alone, and nobody opens it. */
+function placeHolder(path: string, sizeBytes: number): void {
+  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, 0o600);
+  try {
+    ftruncateSync(fd, sizeBytes);
+  } catch {
+    // No file can be as large as it claims to be: then its size does not agree with any manifest.
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** A small object as a whole. Rejects with what the destination says. */
+export async function fetchSmall(there: Destination, object: RemoteObject, signal: AbortSignal): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  for await (const chunk of (await there.get(object.name, signal)) as AsyncIterable<Buffer>) {
+    length += chunk.length;
+    if (length > MANIFEST_MAX) throw new DestinationError('wrong-bytes', `${object.name} is larger than ${MANIFEST_MAX} bytes`, false);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+const asFailed = (error: unknown, there: Destination): unknown =>
+  error instanceof DestinationError
+    ? new Failed({ code: 'REMOTE_FAILED', shown: there.shown, reason: withoutName(error.message, there.shown) }, { cause: error })
+    : error;

@@ -1,0 +1,45 @@
+/** The stage `upload` of a run: its time limit, its line, its place in the record. */
+import type { Acting } from './acting.js';
+import { plural } from './format.js';
+import type { Failure } from './outcome.js';
+import { Failed } from './outcome.js';
+import { upload } from './stages/upload.js';
+
+/** Uploads to what is configured. UPLOAD_FAILED where a destination lacks something, or null. Throws a signal's `Failed`. */
+export async function uploadStage(acting: Acting, made: string): Promise<Failure | null> {
+  const { ctx, config, name, recorder } = acting;
+  const settings = config.upload;
+  // A run that was ended in its prune has no time for this; the next one has.
+  if (settings.to.length === 0 || acting.signal.aborted) return null;
+  acting.stopClock();
+  const limit = new AbortController();
+  const over = new Failed({ code: 'TIMEOUT', afterMs: settings.timeoutMs, published: null });
+  const timer = setTimeout(() => limit.abort(over), Math.min(settings.timeoutMs, 0x7fffffff));
+  const { openDestination } = await import('./destinations/open.js');
+  const env = { ...ctx.childEnv, ...settings.env };
+  const input = {
+    ...config,
+    name,
+    made,
+    ledger: acting.ledger(),
+    startedAt: recorder.startedAt,
+    now: () => ctx.clock.now(),
+    open: (url: (typeof settings.to)[number]) => openDestination(url, env),
+    signal: AbortSignal.any([ctx.signal, limit.signal]),
+    warn: recorder.warn.bind(recorder),
+    progress: (done: number, total: number) => ctx.output.progress('upload', done, total),
+  };
+  try {
+    const { results, failure } = await recorder.stage(
+      'upload',
+      () => upload(input),
+      ({ results: all }) =>
+        all.map((r) => `${r.destination}: ${r.error ? `FAILED, ${r.error.message}` : plural(r.uploaded.length, 'copy', 'copies')}`).join('; '),
+    );
+    recorder.setUploads(results, failure);
+    for (const r of results) for (const p of r.pruned) ctx.output.detail(`removed ${p.file} at ${r.destination}: ${p.reason}`);
+    return failure;
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,348 @@
+/**
+ * `dbbackup restore` when the world does not hold still: ended or killed in the middle, somebody busy beside the file that it
+ * makes, targets among the copies, notes and texts that somebody else wrote. What there is afterwards is looked at row by row.
+ */
+import { spawnSync } from 'node:child_process';
+import {
+  chownSync,
+  copyFileSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import Database from 'better-sqlite3';
+import { describe, expect, test } from 'vitest';
+import { descendants, processesAt } from '../fault/proof.js';
+import { cannot, EXECUTABLE, PATH, type Result, type Running, readJson, signalTo, start, tempDirectory, until, useDatabase } from '../support/cli.js';
+import { type Said, textOf } from '../support/manifest.js';
+import { differences } from '../support/rows.js';
+import { dataFiles, type Scene, scene, tree } from './scene.js';
+
+interface Made {
+  readonly s: Scene;
+  readonly file: string;
+}
+
+async function made(journal: 'wal' | 'delete' = 'delete', bytes = 0): Promise<Made> {
+  const s = scene({ journal, bytes });
+  expect((await s.run()).code).toBe(0);
+  return { s, file: dataFiles(s.to)[0] ?? '' };
+}
+
+const COPY_BYTES = 600_000;
+
+/** A large copy of a database that is small now. Returns where its state of now is kept, to be compared with. */
+async function shrunk(): Promise<Made & { now: string }> {
+  const m = await made('delete', COPY_BYTES);
+  const db = new Database(m.s.source);
+  db.exec('DELETE FROM setting; DELETE FROM invoice; DELETE FROM customer WHERE id > 5; VACUUM');
+  db.close();
+  const now = join(m.s.home, 'now.db');
+  copyFileSync(m.s.source, now);
+  return { ...m, now };
+}
+
+const codesOf = (r: Result): string[] => (r.json.warnings ?? []).map((w) => w.code);
+const namesBeside = (s: Scene): string[] => readdirSync(dirname(s.source)).sort();
+const temp = (s: Scene): string[] => readdirSync(join(s.state, 'tmp'));
+
+// ------------------------------------------------------------------------------------------------------------ in the middle
+
+/** More writes than it takes to put the small database back, fewer than the large copy needs. */
+const MIDDLE = 60;
+
+/** A restore whose child stands still in the middle of writing the copy into the live database. */
+async function stoppedInTheMiddle({ s, file }: Made): Promise<{ running: Running; pid: number }> {
+  const log = join(tempDirectory('trace'), 'log');
+  const through = [
+    ...['strace', '-f', '-qq', '-o', log, '-P', s.source, '-e', 'trace=pwrite64'],
+    ...['-e', `inject=pwrite64:signal=STOP:when=${MIDDLE}`, '--'],
+  ];
+  const running = start(['restore', file, '--into', s.source, '--yes', '--to', s.to, '--json'], { through });
+  await until('the middle of the restore', () => existsSync(log) && readFileSync(log, 'utf8').includes('stopped by SIGSTOP'), 20_000);
+  // The old state is in the journal now, and the database holds a mixture.
+  expect(statSync(`${s.source}-journal`).size).toBeGreaterThan(0);
+  const [pid = 0] = descendants(running.pid);
+  return { running, pid };
+}
+
+describe('a live restore that is ended', () => {
+  const noStrace = cannot('strace');
+
+  test.skipIf(noStrace)('by Ctrl-C while it writes: over within 2 s, the old state, and no journal', async () => {
+    const m = await shrunk();
+    const { running, pid } = await stoppedInTheMiddle(m);
+    const began = performance.now();
+    signalTo(pid, 'SIGINT');
+    const ended = await running.result;
+    expect(performance.now() - began).toBeLessThan(2000);
+    expect([ended.code, ended.json.status, ended.json.error?.code], ended.stderr).toEqual([130, 'interrupted', 'INTERRUPTED']);
+    expect(codesOf(ended)).not.toContain('SOURCE_HOT_JOURNAL');
+    expect(namesBeside(m.s)).toEqual(['app.db']);
+    expect(differences(m.now, m.s.source)).toEqual([]);
+    expect([temp(m.s), processesAt(m.s.home)]).toEqual([[], []]);
+  });
+
+  test('by Ctrl-C while it waits for a reader: over within 2 s, nothing has changed', async () => {
+    const { s, now } = await shrunk();
+    const reader = await useDatabase(s.source, ['BEGIN', 'SELECT count(*) FROM invoice']);
+    const running = start(['restore', '--into', s.source, '--yes', '--to', s.to]);
+    await until('the safety copy, after which it waits', () => running.stderr().includes('(before-restore)'));
+    const began = performance.now();
+    signalTo(running.pid, 'SIGINT');
+    const ended = await running.result;
+    expect(performance.now() - began).toBeLessThan(2000);
+    expect([ended.code, ended.stderr.includes('INTERRUPTED')], ended.stderr).toEqual([130, true]);
+    await reader.stop();
+    expect(namesBeside(s)).toEqual(['app.db']);
+    expect(differences(now, s.source)).toEqual([]);
+    expect([temp(s), processesAt(s.home)]).toEqual([[], []]);
+  });
+
+  test.skipIf(noStrace)('by kill -9 while it writes: all who look and all that act say so, until a restore went well', async () => {
+    const m = await shrunk();
+    const { s, file, now } = m;
+    const { running, pid } = await stoppedInTheMiddle(m);
+    const died = async (): Promise<string[]> => {
+      const { json } = await s.ask('status', ['--json']);
+      return (json.problems ?? []).filter((p) => p.code === 'LAST_RUN_DIED').map((p) => `${p.severity}: ${p.message}`);
+    };
+    signalTo(pid, 'SIGKILL');
+    expect((await running.result).signal).toBe('SIGKILL');
+    await until('no child to survive', () => processesAt(s.home).length === 0, 3000);
+    const safety = dataFiles(s.to).find((f) => f !== file) ?? '';
+    const back = `restore ${safety} --into ${s.source}`;
+    const [said, ...more] = await died();
+    expect([said, more]).toEqual([
+      expect.stringMatching(/^critical: restore of .* was killed before it could finish: .* is the old database or the new one/),
+      [],
+    ]);
+    expect(said).toContain(back);
+    const prune = await s.ask('prune', ['--json']);
+    expect([prune.code, prune.json.warnings?.filter((w) => w.code === 'LAST_RUN_DIED')], prune.stderr).toEqual([
+      0,
+      [{ code: 'LAST_RUN_DIED', severity: 'critical', message: expect.stringContaining(back) }],
+    ]);
+    // Told once by those that act, and kept by status until it is put right.
+    expect(codesOf(await s.ask('prune', ['--json']))).not.toContain('LAST_RUN_DIED');
+    expect(await died()).toHaveLength(1);
+    // The application opens it, and SQLite rolls back.
+    const db = new Database(s.source);
+    db.exec('BEGIN IMMEDIATE; COMMIT');
+    db.close();
+    expect([namesBeside(s), differences(now, s.source)]).toEqual([['app.db'], []]);
+    const again = await s.ask('restore', [file, '--into', s.source, '--yes', '--json']);
+    expect([again.code, differences(join(s.to, file), s.source)], again.stderr).toEqual([0, []]);
+    expect(await died()).toEqual([]);
+  });
+});
+
+test('a -wal or -journal that appears beside FILE while the copy is proven is not left to be read with it, also with --force', async () => {
+  const { s } = await made('wal', 3_000_000);
+  const stagings = (): string[] => readdirSync(s.home).filter((name) => name.startsWith('.dbbackup-'));
+  for (const [suffix, force] of [
+    ['-wal', []],
+    ['-journal', []],
+    ['-wal', ['--force']],
+  ] as const) {
+    const out = join(s.home, `out${suffix}${force}.db`);
+    if (force.length > 0) writeFileSync(out, 'precious');
+    const running = start(['restore', '-o', out, ...force, '--to', s.to, '--json']);
+    await until('the copy to be proven beside FILE', () => stagings().length > 0, 10_000, 0);
+    // It stands still: what is planted now is there before the new file gets its name.
+    signalTo(running.pid, 'SIGSTOP');
+    expect([stagings().length, existsSync(out)]).toEqual([1, force.length > 0]);
+    writeFileSync(out + suffix, 'rows of another');
+    signalTo(running.pid, 'SIGCONT');
+    const refused = await running.result;
+    expect([refused.code, refused.json.error?.code], refused.stderr).toEqual([1, 'TARGET_EXISTS']);
+    expect(refused.json.error?.message).toContain(out + suffix);
+    expect(existsSync(out) ? readFileSync(out, 'utf8') : null).toBe(force.length > 0 ? 'precious' : null);
+    expect(readFileSync(out + suffix, 'utf8')).toBe('rows of another');
+    expect(stagings()).toEqual([]);
+  }
+});
+
+// ---------------------------------------------------------------------------------------------------------------- targets
+
+/** Where nothing may be restored to. `s.home/state` is the state directory, `s.home/way` leads to the backup directory, `s.home/other` to the state. */
+const AMONG_THE_COPIES: readonly (readonly [what: string, target: (s: Scene, file: string) => string, way: '-o' | '--into'])[] = [
+  ['a new file in the backup directory', (s) => join(s.to, 'new.db'), '-o'],
+  ['a new database in it', (s) => join(s.to, 'new.db'), '--into'],
+  ['the same over a link', (s) => join(s.home, 'way/new.db'), '-o'],
+  ['a directory below it', (s) => join(s.to, 'below/new.db'), '--into'],
+  ['the copy itself', (s, file) => join(s.to, file), '-o'],
+  ['the copy itself over a link', (s, file) => join(s.home, 'way', file), '--into'],
+  ['what is hidden in it', (s) => join(s.to, '.dbbackup/tmp/new.db'), '-o'],
+  ['the state directory', (s) => join(s.home, 'state/new.db'), '-o'],
+  ['the history over a link', (s) => join(s.home, 'other/history.db'), '--into'],
+];
+
+test('no target lies among the copies or the state, whatever the way to it', async () => {
+  const s = scene();
+  const state = ['--state-dir', join(s.home, 'state')];
+  expect((await s.run(state)).code).toBe(0);
+  const file = dataFiles(s.to)[0] ?? '';
+  mkdirSync(join(s.to, 'below'));
+  symlinkSync(s.to, join(s.home, 'way'));
+  symlinkSync(join(s.home, 'state'), join(s.home, 'other'));
+  // The refusals are recorded: in the history and the log, and nowhere else.
+  const rest = (): string[] => tree(s.home).filter((line) => !/^state( |\/(history\.db|log\b))/.test(line));
+  const before = rest();
+  const refusals = await Promise.all(
+    AMONG_THE_COPIES.map(([, target, way]) =>
+      s.ask('restore', [file, '--force', '--json', ...state, ...(way === '-o' ? ['-o'] : ['--yes', '--into']), target(s, file)]),
+    ),
+  );
+  expect(refusals.map((r, i) => [AMONG_THE_COPIES[i]?.[0], r.code, r.json.error?.code, r.json.error?.message.includes('among the copies')])).toEqual(
+    AMONG_THE_COPIES.map(([what]) => [what, 1, 'RESTORE_FAILED', true]),
+  );
+  expect(rest()).toEqual(before);
+  // The way beside it is free.
+  expect((await s.ask('restore', [...state, '-o', join(s.home, 'elsewhere.db')])).code).toBe(0);
+});
+
+test('a suspect copy is never the latest, and restored by name it is said what it is', async () => {
+  const s = scene();
+  const db = new Database(s.source);
+  db.unsafeMode();
+  // A page that belongs to nothing: damage that a VACUUM does not copy.
+  db.exec("PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'beat'");
+  db.close();
+  expect((await s.run()).code).toBe(1);
+  const file = dataFiles(s.to)[0] ?? '';
+  const out = join(s.home, 'out.db');
+  const latest = await s.ask('restore', ['-o', out, '--json']);
+  expect([latest.code, latest.json.error?.code, existsSync(out)]).toEqual([1, 'COPY_NOT_FOUND', false]);
+  expect(latest.json.error?.message).toContain(`by name there would be ${file} (suspect)`);
+  const warned = [{ code: 'SOURCE_CORRUPT', severity: 'critical', message: expect.stringMatching(new RegExp(`^${file} is suspect: .* rows may be missing`)) }];
+  const asFile = await s.ask('restore', [file, '-o', out, '--json']);
+  expect([asFile.code, asFile.json.warnings], asFile.stderr).toEqual([0, warned]);
+  expect(differences(join(s.to, file), out)).toEqual([]);
+  // Also where only what is critical is said.
+  const into = await s.ask('restore', [file, '--into', s.source, '--yes', '--quiet']);
+  expect([into.code, into.stderr]).toEqual([0, expect.stringMatching(new RegExp(`^dbbackup: critical SOURCE_CORRUPT: ${file} is suspect`, 'm'))]);
+  expect(differences(join(s.to, file), s.source)).toEqual([]);
+});
+
+// ------------------------------------------------------------------------------------------------------------ notes in aside/
+
+const STRANGER = 4711;
+
+/** What a note says that a killed restore left before the new file took the name: then sidecars go back to the database. */
+function noteFor(s: Scene): Record<string, unknown> {
+  const { ino } = lstatSync(s.source);
+  return { target: s.source, name: 'app', runId: '00000000-0000-4000-8000-000000000000', state: 'moving', newIno: 1, oldIno: ino, staged: null };
+}
+
+/** A set-aside with a -wal that would go beside the database. Returns its directory. */
+function plantAside(s: Scene, note: unknown, number = 0): string {
+  const directory = join(s.state, `aside/app-20260101T000000Z-00000000-0000-4000-8000-00000000000${number}`);
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  writeFileSync(join(directory, 'app.db-wal'), 'planted');
+  writeFileSync(join(directory, 'restore.json'), JSON.stringify(note), { mode: 0o600 });
+  return directory;
+}
+
+/** Notes that are not believed. */
+const FOREIGN: readonly (readonly [what: string, spoil: (directory: string, s: Scene) => void])[] = [
+  ['of another user', (directory) => chownSync(join(directory, 'restore.json'), STRANGER, STRANGER)],
+  ["in another user's directory", (directory) => chownSync(directory, STRANGER, STRANGER)],
+  [
+    'behind a link',
+    (directory, s) => {
+      spawnSync('mv', [join(directory, 'restore.json'), join(s.home, 'note.json')]);
+      symlinkSync(join(s.home, 'note.json'), join(directory, 'restore.json'));
+    },
+  ],
+  [
+    'that is a FIFO',
+    (directory) => {
+      spawnSync('sh', ['-c', 'rm "$0"; mkfifo "$0"', join(directory, 'restore.json')]);
+    },
+  ],
+  ['without end', (directory) => writeFileSync(join(directory, 'restore.json'), readFileSync(join(directory, 'restore.json'), 'utf8').padEnd(65_537))],
+  ['of another name', (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), name: 'other' }))],
+  ['in a state that there is not', (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), state: 'please' }))],
+  ['that is null', (directory) => writeFileSync(join(directory, 'restore.json'), 'null')],
+  [
+    'with an inode in words',
+    (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), oldIno: `${lstatSync(s.source).ino}` })),
+  ],
+];
+
+test.skipIf(cannot('root'))('a note in aside/ is followed when it is ours, and then at the place of the restore alone', async () => {
+  const { s } = await made();
+  const aside = join(s.state, 'aside');
+  const look = (): string[] => [...tree(aside), ...tree(dirname(s.source))];
+  const mustBeIgnored = async (what: string): Promise<void> => {
+    const before = look();
+    const next = await s.ask('prune', ['--json'], { deadlineMs: 10_000 });
+    expect([next.hung, next.code, codesOf(next)], `${what}: ${next.stderr}`).toEqual([false, 0, []]);
+    expect(look(), what).toEqual(before);
+    rmSync(aside, { recursive: true });
+  };
+  for (const [i, [, spoil]] of FOREIGN.entries()) spoil(plantAside(s, noteFor(s), i), s);
+  await mustBeIgnored(FOREIGN.map(([what]) => what).join(', '));
+  chownSync(dirname(plantAside(s, noteFor(s))), STRANGER, STRANGER);
+  await mustBeIgnored("in an aside/ of another user's");
+
+  // A target that is another file than the one that was set aside; and a second name of the database that is no staging of ours.
+  const elsewhere = join(s.home, 'elsewhere');
+  mkdirSync(elsewhere);
+  copyFileSync(s.source, join(elsewhere, 'app.db'));
+  linkSync(s.source, join(elsewhere, 'second.db'));
+  const planted = [
+    plantAside(s, { ...noteFor(s), target: join(elsewhere, 'app.db') }, 1),
+    plantAside(s, { ...noteFor(s), newIno: lstatSync(s.source).ino, oldIno: 1, staged: join(elsewhere, 'second.db') }, 2),
+  ];
+  const before = [...tree(elsewhere), ...tree(dirname(s.source))];
+  expect((await s.ask('prune')).code).toBe(0);
+  expect([...tree(elsewhere), ...tree(dirname(s.source))]).toEqual(before);
+  for (const directory of planted) expect(readFileSync(join(directory, 'app.db-wal'), 'utf8')).toBe('planted');
+  rmSync(join(elsewhere, 'second.db'));
+  rmSync(aside, { recursive: true });
+
+  const ours = plantAside(s, noteFor(s));
+  const next = await s.ask('prune', ['--json']);
+  expect([next.code, codesOf(next)], next.stderr).toEqual([0, ['HEALED']]);
+  expect([readFileSync(`${s.source}-wal`, 'utf8'), readdirSync(ours)]).toEqual(['planted', ['restore.json']]);
+});
+
+// ---------------------------------------------------------------------------------------------------------------- the question
+
+const noTerminal = spawnSync('script', ['--version']).status !== 0;
+
+test.skipIf(noTerminal)('no text from a manifest or a name reaches the terminal raw, neither in the question nor after it', async () => {
+  const { s, file } = await made();
+  const { selfSha256: _, ...said } = readJson(join(s.to, file.replace(/db$/, 'json'))) as Said & { selfSha256: string };
+  const title = '\u001b]0;owned\u0007';
+  const bidi = '\u202e';
+  writeFileSync(join(s.to, file.replace(/db$/, 'json')), textOf(said, { source: `/srv/${title}${bidi}app.db\nReplaced.`, tool: title }));
+  const onTerminal = (words: readonly string[], typed: string): { code: number | null; text: string } => {
+    const line = [EXECUTABLE, 'restore', ...words, '--to', s.to].map((word) => `'${word}'`).join(' ');
+    const { status, stdout } = spawnSync('script', ['-qec', line, '/dev/null'], { input: typed, encoding: 'utf8', env: { PATH, TERM: 'xterm' } });
+    return { code: status, text: stdout };
+  };
+  const mustBeSafe = (text: string): void => {
+    for (const raw of [title, '\u001b]', '\u0007', bidi, '\nReplaced.']) expect(text).not.toContain(raw);
+  };
+  const asked = onTerminal(['--into', s.source], 'n\n');
+  expect([asked.code, asked.text]).toEqual([64, expect.stringContaining('of /srv/\\u{1b}]0;owned\\u{7}\\u{202e}app.db\\u{a}Replaced.)? [y/N]')]);
+  mustBeSafe(asked.text);
+  const answered = onTerminal(['--into', s.source], 'y\n');
+  expect([answered.code, answered.text]).toEqual([0, expect.stringContaining('(before-restore)')]);
+  mustBeSafe(answered.text);
+  const refused = onTerminal([`${title}.db`, '--into', s.source], '');
+  expect([refused.code, refused.text]).toEqual([1, expect.stringContaining('\\u{1b}]0;owned\\u{7}.db')]);
+  mustBeSafe(refused.text);
+  expect(readdirSync(s.home).sort()).toEqual(['backups', basename(dirname(s.source))]);
+});
