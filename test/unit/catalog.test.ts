@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
   freeBase,
+  isCopyOf,
   namesIn,
   newestGood,
   newestManifest,
@@ -15,9 +16,12 @@ import {
   parseManifest,
   readCopies,
   readManifest,
+  renderManifest,
   rfc3339,
   scan,
   stampOf,
+  withoutSecrets,
+  withSecrets,
 } from '../../src/catalog.js';
 import type { Copy } from '../../src/records.js';
 import { atEnd, cannot, tempDirectory } from '../support/cli.js';
@@ -398,5 +402,107 @@ describe('hostile manifests', () => {
     const before = readFileSync(path(to));
     readCopies(to, null);
     expect(readFileSync(path(to))).toEqual(before);
+  });
+});
+
+describe('a sealed manifest', () => {
+  const FILE = `${BASE}.db.zst.age`;
+  const full = manifestOf(BASE, {
+    file: FILE,
+    compress: 'zstd',
+    encrypted: true,
+    configuredPath: '/srv/cAnArY/app.db',
+    realPath: '/mnt/cAnArY/app.db',
+    source: '/srv/cAnArY/app.db',
+    schemaHash: 'c'.repeat(64),
+    plainSha256: 'd'.repeat(64),
+    rows: { cAnArY: 31337, __proto__x: 1 },
+    checks: [
+      { name: 'integrity_check', ok: true, message: 'ok, except cAnArY' },
+      { name: 'foreign_key_check', ok: true, message: 'ok' },
+    ],
+  }) as unknown as Manifest;
+  const open = withoutSecrets(full, 'U0VBTEVE', '00ff') as Manifest;
+  const { source, configuredPath, realPath, schemaHash, rows, plainSha256, checks } = full;
+  const secret = { source, configuredPath, realPath, schemaHash, rows, plainSha256, checks };
+
+  test('is read, and tells nothing that stands in its sealed part', () => {
+    const parsed = parseManifest(Buffer.from(renderManifest(open)), BASE);
+    expect(parsed).toMatchObject({
+      file: FILE,
+      sealed: 'U0VBTEVE',
+      source: null,
+      configuredPath: null,
+      realPath: null,
+      schemaHash: null,
+      plainSha256: null,
+      rows: {},
+    });
+    expect(renderManifest(open)).not.toMatch(/canary|31337|c{64}|d{64}/i);
+    expect(parsed?.checks.map((c) => [c.name, c.ok, c.message])).toEqual([
+      ['integrity_check', true, 'sealed'],
+      ['foreign_key_check', true, 'ok'],
+    ]);
+  });
+
+  test('is what it was, with what was sealed, and with what was added since', () => {
+    const { selfSha256: _, sealed: __, pathProof: ___, ...back } = withSecrets({ ...open, selfSha256: '' }, JSON.stringify(secret));
+    expect(back).toEqual(full);
+    const verify = { name: 'verify', ok: true, message: 'ok' };
+    expect(withSecrets({ ...open, checks: [...open.checks, verify] }, JSON.stringify(secret)).checks).toEqual([...checks, verify]);
+  });
+
+  test.each(Object.keys(secret))('is refused where the sealed %s is missing or something else', (field) => {
+    for (const value of [undefined, 7, [], { a: 'b' }, { a: -1 }, [{ name: 'x' }], 'no hash']) {
+      const odd = { ...secret, [field]: value };
+      const fits = value === 'no hash' && ['source', 'configuredPath', 'realPath', 'schemaHash'].includes(field);
+      if (fits || (field === 'checks' && Array.isArray(value) && value.length === 0)) continue;
+      expect(() => withSecrets(open, JSON.stringify(odd)), `${field} ${JSON.stringify(value)}`).toThrow();
+    }
+  });
+
+  test.each(['', '{', 'null', '[]', '7', '"text"', '{}'])('is refused where %j was sealed', (text) => {
+    expect(() => withSecrets(open, text)).toThrow();
+  });
+
+  test('answers whether a path is that of its source, and no more', () => {
+    for (const m of [full, open]) {
+      expect(isCopyOf(m, '/srv/cAnArY/app.db', '/elsewhere')).toBe(true);
+      expect(isCopyOf(m, '/elsewhere', '/mnt/cAnArY/app.db')).toBe(true);
+      expect(isCopyOf(m, '/mnt/cAnArY/app.db', '/srv/cAnArY/app.db')).toBe(false);
+      expect(isCopyOf(m, '/elsewhere', '/elsewhere')).toBe(false);
+      expect(isCopyOf(m, '', '')).toBe(false);
+    }
+    // Another salt, another proof: two copies of one database cannot be told from two of two.
+    const again = withoutSecrets(full, 'U0VBTEVE', '00fe') as Manifest;
+    expect([again.pathProof?.configured === open.pathProof?.configured, again.pathProof?.real === open.pathProof?.real]).toEqual([false, false]);
+    expect(isCopyOf(again, '/srv/cAnArY/app.db', '/x')).toBe(true);
+  });
+
+  test.each([
+    ['an open one for a sealed file', { sealed: null, configuredPath: '/a', realPath: '/a' }],
+    ['a sealed one for a plain file', { file: `${BASE}.db` }],
+    ['one without a proof of its path', { pathProof: null }],
+    ['a proof that is none', { pathProof: { salt: '00', configured: 'x', real: 'y' } }],
+    ['a file of another kind', { file: `${BASE}.files.tar.age` }],
+    ['a file of another copy', { file: `app-20261101T000000Z.db.age` }],
+  ])('is not believed: %s', (_, more) => {
+    expect(parseManifest(Buffer.from(JSON.stringify({ ...open, ...more })), BASE)).toBe(null);
+  });
+
+  test('is the one of its own data alone, whatever else has its base name', () => {
+    const to = tempDirectory('sealed');
+    writeFileSync(join(to, FILE), 'data');
+    writeFileSync(join(to, `${BASE}.json`), renderManifest(open));
+    expect(readCopies(to, 'app').map((c) => [c.file, c.status, c.source])).toEqual([[FILE, 'good', null]]);
+    writeFileSync(join(to, `${BASE}.db`), 'data');
+    expect(
+      readCopies(to, 'app')
+        .map((c) => [c.file, c.status])
+        .toSorted(),
+    ).toEqual([
+      [`${BASE}.db`, 'unverified'],
+      [FILE, 'good'],
+    ]);
   });
 });

@@ -1,7 +1,8 @@
 /** From raw text to a Config: who wins, what is refused and in which words, and that a secret is in none of them. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { chmodSync, chownSync, mkdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { generateHybridIdentity, generateX25519Identity, identityToRecipient } from 'age-encryption';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { COMMANDS, parseArguments } from '../../src/cli.js';
@@ -11,7 +12,7 @@ import { loadSettings } from '../../src/settings/load.js';
 import type { OptionName } from '../../src/settings/options.js';
 import { OPTION_NAMES, OPTIONS, spec, variableOf } from '../../src/settings/options.js';
 import { mailRoute, nameFromFile, UNPRINTABLE } from '../../src/settings/values.js';
-import { cannot, tempDirectory } from '../support/cli.js';
+import { cannot, PATH, tempDirectory } from '../support/cli.js';
 
 const UID = process.geteuid?.() ?? 0;
 const asRoot = test.skipIf(cannot('root'));
@@ -807,5 +808,138 @@ describe('profiles', () => {
 
   test.each(['shop', 'Shop-2', '0', 'a.b_c'])('%s is one', async (profile) => {
     expect((await load({ env: home(profile), profile })).config?.profile).toBe(profile);
+  });
+});
+
+describe('packing', () => {
+  /** A file of these lines, 0600 unless told otherwise. */
+  const keysIn = (lines: readonly string[], mode = 0o600): string => envFile(lines, mode, 'keys');
+  const one = async (): Promise<{ secret: string; recipient: string }> => {
+    const secret = await generateX25519Identity();
+    return { secret, recipient: await identityToRecipient(secret) };
+  };
+
+  test('is not done unless it is asked for', async () => {
+    expect(await config({})).toMatchObject({ packing: { compress: 'none', recipients: [] }, identity: null });
+    expect(await config({ flags: { compress: 'gzip' } })).toMatchObject({ packing: { compress: 'gzip', recipients: [] } });
+    expect(await problems({ flags: { compress: 'bzip2' } })).toEqual(['compress: compress "bzip2" must be none or gzip or zstd (--compress)']);
+  });
+
+  test('zstd needs Node 22.15 or its program, where a copy is made', async () => {
+    const said = 'compress: compress zstd needs the program zstd (apt install zstd), or Node 22.15 or newer; or say gzip (--compress)';
+    const native = 'createZstdCompress' in (await import('node:zlib'));
+    expect(await problems({ flags: { compress: 'zstd' }, env: { PATH: '/nowhere' } })).toEqual(native ? [] : [said]);
+    expect(await problems({ flags: { compress: 'zstd' }, command: 'guard', env: { PATH: '' } })).toEqual(native ? [] : [said]);
+    expect(await problems({ env: { DBBACKUP_COMPRESS: 'zstd', PATH: '/nowhere' }, command: 'prune' })).toEqual([]);
+    if (cannot('zstd') === null) expect((await config({ flags: { compress: 'zstd' }, env: { PATH } })).packing.compress).toBe('zstd');
+  });
+
+  test('recipients come one by one, in files, from the environment, each once', async () => {
+    const [a, b] = [await one(), await one()];
+    const hybrid = await identityToRecipient(await generateHybridIdentity());
+    const file = keysIn(['# people', '', `  ${b.recipient}\r`, hybrid], 0o644);
+    const recipients = [a.recipient, b.recipient, hybrid];
+    expect((await config({ flags: { 'encrypt-to': [a.recipient, file, a.recipient] } })).packing.recipients).toEqual(recipients);
+    expect((await config({ env: { DBBACKUP_ENCRYPT_TO: `${a.recipient}, ${file}` } })).packing.recipients).toEqual(recipients);
+    // Relative to the env file that names it.
+    const settings = envFile([`DBBACKUP_ENCRYPT_TO=${a.recipient},${basename(file)}`]);
+    renameSync(file, join(dirname(settings), basename(file)));
+    expect((await config({ envFile: settings })).packing.recipients).toEqual(recipients);
+    // Who makes no copy does not ask for whom it would be sealed.
+    expect(await problems({ command: 'list', env: { DBBACKUP_ENCRYPT_TO: 'age1wrong,/nowhere' } })).toEqual([]);
+  });
+
+  test('a recipient that is none', async () => {
+    const { recipient } = await one();
+    for (const wrong of ['age1', 'age1qqqq', `${recipient.slice(0, -1)}b`, `${recipient}q`, 'age1pq1qqqq']) {
+      expect(await problems({ flags: { 'encrypt-to': [recipient, wrong] } })).toEqual([
+        `encrypt-to: encrypt-to "${wrong}" is no age recipient: it must be age1... as age-keygen prints it, or a file with one such line for each (--encrypt-to)`,
+      ]);
+    }
+    const file = keysIn([recipient, 'ssh-ed25519 AAAA']);
+    expect(await problems({ flags: { 'encrypt-to': file } })).toEqual([expect.stringContaining(`encrypt-to ${file} is no age recipient`)]);
+    expect(await problems({ flags: { 'encrypt-to': keysIn(['# nobody', '']) } })).toEqual([expect.stringContaining('holds no recipient')]);
+    expect(await problems({ flags: { 'encrypt-to': '/nowhere/keys' } })).toEqual([expect.stringContaining('/nowhere/keys: no such file or directory')]);
+    mkdirSync(join(HOME, 'a-directory'));
+    expect(await problems({ flags: { 'encrypt-to': join(HOME, 'a-directory') } })).toEqual([expect.stringContaining('not a regular file')]);
+  });
+
+  test('a file of recipients that others can write, or that is theirs', async () => {
+    const { recipient } = await one();
+    const open = keysIn([recipient], 0o666);
+    expect(await problems({ flags: { 'encrypt-to': open } })).toEqual([
+      `encrypt-to: encrypt-to ${open} can be written by others: chmod o-w ${open} (--encrypt-to)`,
+    ]);
+    expect(await problems({ flags: { 'encrypt-to': keysIn([recipient], 0o644) } })).toEqual([]);
+  });
+
+  asRoot('a file of keys that belongs to a third user', async () => {
+    const { recipient, secret } = await one();
+    const file = keysIn([recipient]);
+    const keys = keysIn([secret]);
+    for (const path of [file, keys]) chownSync(path, 4711, 4711);
+    expect(await problems({ flags: { 'encrypt-to': file } })).toEqual([expect.stringContaining(`${file} belongs to uid 4711, not to root or this user`)]);
+    expect(await problems({ command: 'verify', flags: { 'identity-file': keys } })).toEqual([expect.stringContaining(`${keys} belongs to uid 4711`)]);
+    expect(await problems({ flags: { 'encrypt-to': file }, uid: 4711 })).toEqual([]);
+    expect((await config({ command: 'verify', flags: { 'identity-file': keys }, uid: 4711 })).identity?.keys).toEqual([secret]);
+  });
+
+  test('an identity file is read by who opens copies, and its keys are secrets', async () => {
+    const [a, b] = [await one(), await one()];
+    const path = keysIn(['# created: today', `# public key: ${a.recipient}`, a.secret, '', `${b.secret}\r`], 0o400);
+    const loaded = await load({ command: 'verify', flags: { ...LEAST, 'identity-file': path } });
+    expect(loaded.config?.identity).toEqual({ path, keys: [a.secret, b.secret] });
+    expect(loaded.secrets).toEqual([a.secret, b.secret]);
+    expect(said(loaded)).not.toContain('AGE-SECRET-KEY');
+    expect(shown(loaded, 'identity-file')).toEqual({ value: path, origin: '--identity-file' });
+    expect((await load({ command: 'list', env: { DBBACKUP_IDENTITY_FILE: '/nowhere' }, flags: LEAST })).problems).toEqual([]);
+  });
+
+  test('an identity file that is open to others, sealed, empty, or something else', async () => {
+    const { secret, recipient } = await one();
+    const wrong = async (path: string): Promise<string> => {
+      const loaded = await load({ command: 'restore', flags: { ...LEAST, 'identity-file': path } });
+      expect(said(loaded)).not.toContain(secret.slice(16, 40));
+      expect(loaded.config).toBe(null);
+      return loaded.problems.map((p) => `${p.setting}: ${p.message}`).join();
+    };
+    for (const mode of [0o644, 0o602, 0o604]) {
+      const open = keysIn([secret], mode);
+      expect(await wrong(open)).toBe(`identity-file: identity-file ${open} can be read or written by others: chmod 600 ${open}`);
+    }
+    expect(await wrong(keysIn(['age-encryption.org/v1', '-> scrypt AAAA 18']))).toMatch(/sealed with a passphrase/);
+    expect(await wrong(keysIn(['-----BEGIN AGE ENCRYPTED FILE-----']))).toMatch(/sealed with a passphrase/);
+    expect(await wrong(keysIn(['# nothing']))).toMatch(/holds no secret key/);
+    expect(await wrong(keysIn([recipient]))).toMatch(/holds a line that is no age secret key \(AGE-SECRET-KEY-1/);
+    expect(await wrong(keysIn([secret, secret.slice(0, -1)]))).toMatch(/holds a line that is no age secret key/);
+    expect(await wrong('/nowhere/key')).toMatch(/no such file or directory/);
+  });
+
+  test('a secret key given in the place of something else is not repeated, and is known as a secret', async () => {
+    const { secret, recipient } = await one();
+    const canary = secret.slice(16, 40);
+    const refusals: readonly Given[] = [
+      { flags: { 'encrypt-to': secret } },
+      { flags: { 'encrypt-to': [recipient, secret.toLowerCase()] } },
+      { env: { DBBACKUP_ENCRYPT_TO: `${recipient},${secret}` } },
+      { flags: { 'encrypt-to': keysIn([recipient, secret]) } },
+      { flags: { 'encrypt-to': keysIn([secret.toLowerCase()]) } },
+      { command: 'verify', flags: { 'identity-file': secret } },
+      { command: 'verify', flags: { 'identity-file': `./${secret}` } },
+      { flags: { compress: secret } },
+    ];
+    for (const given of refusals) {
+      const loaded = await load({ ...given, flags: { ...LEAST, ...given.flags } });
+      expect(loaded.config).toBe(null);
+      expect(JSON.stringify(loaded.problems).toUpperCase()).not.toContain(canary);
+      expect(loaded.problems.map((p) => p.message).join()).toMatch(/secret key|must be none/);
+      // What is shown passes the redactor, which knows it.
+      const hidden = loaded.secrets.reduce((text, known) => text.replaceAll(known, '***'), said(loaded)).toUpperCase();
+      expect(hidden).not.toContain(canary);
+    }
+    // Wherever else it is written: it is never said.
+    for (const option of ['name', 'log-dir', 'state-dir', 'database'] as const) {
+      expect((await load({ flags: { ...LEAST, [option]: `x-${secret}` } })).secrets).toEqual([secret]);
+    }
   });
 });
