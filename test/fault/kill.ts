@@ -2,9 +2,10 @@
 import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { dbbackup, makeDatabase, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
+import { cannot, dbbackup, makeDatabase, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
+import { makeKey } from '../support/packed.js';
 import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
-import { contentOf, descendants, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sourceState } from './proof.js';
+import { contentOf, descendants, inPlain, must, mustBeWhole, mustHoldNoBadCopy, openSealedWith, processesAt, sourceState } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
 const SOURCE_BYTES = 30_000_000;
@@ -40,6 +41,7 @@ const shuffled = <T>(items: readonly T[], random: Random): T[] =>
     .map((x) => x.item);
 
 async function play(request: Request): Promise<Failure[]> {
+  const packings = await waysToPack();
   let stage = setStage();
   const times: number[] = [];
   for (let i = 0; i < 3; i++) {
@@ -52,7 +54,7 @@ async function play(request: Request): Promise<Failure[]> {
   const seen = { parent: 0, child: 0, both: 0, call: 0, after: 0, published: 0, interrupted: 0 };
   const failures = await rounds('kill', request, async (round) => {
     try {
-      await one(stage, round, usual, calibration, seen);
+      await one(stage, round, usual, calibration, packings, seen);
     } catch (error) {
       cpSync(stage.home, join(round.directory, 'home'), { recursive: true });
       removeDirectory(stage.home);
@@ -71,8 +73,27 @@ async function play(request: Request): Promise<Failure[]> {
 
 type Seen = Record<'parent' | 'child' | 'both' | 'call' | 'after' | 'published' | 'interrupted', number>;
 
-async function one({ home, source, to, args, content }: Stage, round: Round, usual: number, calibration: Calibration, seen: Seen): Promise<void> {
+/** Flags: mostly none; packed in some rounds, where the programs for it are there. */
+async function waysToPack(): Promise<readonly (readonly string[])[]> {
+  if (cannot('age', 'zstd', 'gunzip')) return [[]];
+  const key = await makeKey();
+  openSealedWith(key);
+  const seal = ['--encrypt-to', key.recipient];
+  return [[], [], [], ['--compress', 'gzip'], ['--compress', 'zstd'], seal, ['--compress', 'zstd', ...seal]];
+}
+
+async function one(
+  { home, source, to, args: plain, content }: Stage,
+  round: Round,
+  usual: number,
+  calibration: Calibration,
+  packings: readonly (readonly string[])[],
+  seen: Seen,
+): Promise<void> {
   const { random } = round;
+  const packing = random.pick(packings);
+  if (packing.length > 0) round.say(packing.join(' '));
+  const args = [...plain, ...packing];
   const before = sourceState(source);
   const known = new Set(mustBeWhole(to, 'before').pairs.keys());
   const how = random.pick(['parent', 'parent', 'child', 'both', 'call', 'call'] as const);
@@ -86,7 +107,8 @@ async function one({ home, source, to, args, content }: Stage, round: Round, usu
     if (!parentDied) mustEndCleanly(run);
     if (run.code === 0) seen.after++;
   } else {
-    const delay = random.between(0, usual * 1.02);
+    // Packing takes its own time; gzip most of all.
+    const delay = random.between(0, usual * (packing.length === 0 ? 1.02 : 3));
     const run = start(args);
     await new Promise((r) => setTimeout(r, delay));
     const below = descendants(run.pid);
@@ -119,7 +141,7 @@ async function one({ home, source, to, args, content }: Stage, round: Round, usu
   const healed = mustBeWhole(to, 'after the next run');
   const file = next.json.copy?.file ?? '';
   must(healed.pairs.get(file)?.status === 'good', () => `${file} is not there as a good copy`);
-  must(contentOf(join(to, file)) === content, () => `${file} does not hold what the source holds`);
+  must(inPlain(join(to, file), contentOf) === content, () => `${file} does not hold what the source holds`);
 
   const history = await dbbackup(['history', '--to', to, '--json', '--limit', '4']);
   const records = history.json.runs ?? [];

@@ -8,7 +8,22 @@ import Database from 'better-sqlite3';
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { renderManifest } from '../../src/catalog.js';
 import type { Manifest } from '../../src/records.js';
-import { cannot, dbbackup, makeDatabase, PATH, pathOf, pathWith, type Result, readJson, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
+import {
+  atEnd,
+  cannot,
+  dbbackup,
+  makeDatabase,
+  PATH,
+  pathOf,
+  pathWith,
+  type Result,
+  readJson,
+  signalTo,
+  start,
+  tempDirectory,
+  until,
+  wrap,
+} from '../support/cli.js';
 import { type Key, makeKey, unpackedBy } from '../support/packed.js';
 import { mountTmpfs } from './mounts.js';
 import { contentOf, processesAt, sha256, sourceState, tempEntries } from './proof.js';
@@ -227,6 +242,7 @@ describe.skipIf(reason)('a program in PATH that', { concurrent: true }, () => {
     ['zstd', 'writes nothing', 'exit 0', 'PACK_FAILED'],
     ['zstd', 'leaves the end away', `${unpacks} exec ${real('zstd')};; esac; head -c 20000 | ${real('zstd')}`, 'VERIFY_FAILED'],
     ['zstd', 'makes more of it', `${unpacks} exec cat /dev/zero;; esac; exec ${real('zstd')}`, 'VERIFY_FAILED'],
+    ['zstd', 'changes a letter', `${unpacks} ${real('zstd')} | tr e f; exit 0;; esac; exec ${real('zstd')}`, 'VERIFY_FAILED'],
     ['zstd', 'kills itself', 'kill -9 $$', 'PACK_FAILED'],
     ['age', 'fails', 'echo "age: error: no" >&2; exit 1', 'PACK_FAILED'],
     ['age', 'fails in the end', `${real('age')}; exit 1`, 'PACK_FAILED'],
@@ -283,8 +299,14 @@ describe.skipIf(reason)('a run that packs', () => {
     const wait = how === 'itself' ? 'exec sleep 600' : `sleep 600 & echo $! > '${directory}/waiter'; wait`;
     const body = `echo $$ > '${directory}/pid.new'; head -c 100000 | /usr/bin/env -i PATH='${PATH}' ${name} "$@"; mv '${directory}/pid.new' '${directory}/pid'; ${wait}`;
     const read = (file: string) => (): number => (existsSync(join(directory, file)) ? Number(readFileSync(join(directory, file), 'utf8')) : 0);
-    return { PATH: pathWith(name, body), pid: read('pid'), waiter: read(how === 'itself' ? 'pid' : 'waiter') };
+    const waiter = read(how === 'itself' ? 'pid' : 'waiter');
+    // Where a test fails, it would wait on.
+    atEnd(() => {
+      if (waiter() > 0 && readProc(waiter()).startsWith('sleep\0')) signalTo(waiter(), 'SIGKILL');
+    });
+    return { PATH: pathWith(name, body), pid: read('pid'), waiter };
   };
+  const readProc = (pid: number): string => (existsSync(`/proc/${pid}/cmdline`) ? readFileSync(`/proc/${pid}/cmdline`, 'utf8') : '');
   const isGone = (pid: number) => (): boolean => {
     // A zombie that nobody has fetched yet is gone, too.
     const status = existsSync(`/proc/${pid}/status`) ? readFileSync(`/proc/${pid}/status`, 'utf8') : 'State:\tZ';

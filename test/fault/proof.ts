@@ -3,11 +3,12 @@
  * opened, every name accounted for. Also: what still runs, and whether a source was touched.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, copyFileSync, existsSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs';
+import { closeSync, copyFileSync, existsSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Manifest } from '../../src/records.js';
 import { removeDirectory, tempDirectory } from '../support/cli.js';
+import { type Key, unpackedBy } from '../support/packed.js';
 
 /** Thrown by `must`: the contract does not hold. */
 export class Broken extends Error {
@@ -90,7 +91,28 @@ export interface Directory {
   readonly bad: readonly string[];
 }
 
-const DATA = /^.+-\d{8}T\d{6}Z(-\d+)?\.db$/u;
+const DATA = /^.+-\d{8}T\d{6}Z(-\d+)?\.db(\.gz|\.zst)?(\.age)?$/u;
+/** The manifest's name, from the data's. */
+const besideOf = (file: string): string => file.replace(/\.db(\.gz|\.zst)?(\.age)?$/, '.json');
+
+let key: Key | null = null;
+/** What sealed copies are opened with from now on. */
+export function openSealedWith(with_: Key): void {
+  key = with_;
+}
+
+/** Looks at the plain file that a copy holds, whatever it is packed in; opened by the programs that everybody has. */
+export function inPlain<T>(path: string, look: (plain: string) => T): T {
+  if (path.endsWith('.db')) return look(path);
+  const directory = tempDirectory('plain');
+  const plain = join(directory, 'it.db');
+  writeFileSync(plain, unpackedBy(path, key));
+  try {
+    return look(plain);
+  } finally {
+    removeDirectory(directory);
+  }
+}
 
 /** Files that were proven before, as `path inode size mtime sha`: a soak looks at the same copies again and again. */
 const proven = new Set<string>();
@@ -104,7 +126,7 @@ function faultOf(path: string, manifest: Manifest): string | null {
   if (proven.has(key)) return null;
   const sum = sha256(path);
   if (sum !== manifest.sha256) return `has the SHA-256 ${sum}, the manifest says ${manifest.sha256}`;
-  const findings = structuralFindings(path);
+  const findings = inPlain(path, (plain) => (lstatSync(plain).size === manifest.plainSizeBytes ? structuralFindings(plain) : ['it unpacks to another size']));
   if (findings.length > 0) return `integrity_check: ${findings.slice(0, 3).join('; ')}`;
   proven.add(key);
   return null;
@@ -126,7 +148,7 @@ export function examine(to: string): Directory {
   const loneData: string[] = [];
   const bad: string[] = [];
   for (const file of data) {
-    const beside = file.replace(/\.db$/, '.json');
+    const beside = besideOf(file);
     if (!names.includes(beside)) {
       loneData.push(file);
       continue;
@@ -141,7 +163,7 @@ export function examine(to: string): Directory {
     if (fault) bad.push(`${file} ${fault}`);
     pairs.set(file, manifest);
   }
-  const loneManifests = names.filter((n) => DATA.test(n.replace(/\.json$/, '.db')) && n.endsWith('.json') && !names.includes(n.replace(/\.json$/, '.db')));
+  const loneManifests = names.filter((n) => DATA.test(n.replace(/\.json$/, '.db')) && n.endsWith('.json') && !data.some((d) => besideOf(d) === n));
   const strange = names.filter((n) => !DATA.test(n) && !DATA.test(n.replace(/\.json$/, '.db')));
   return { pairs, loneData, loneManifests, strange, bad };
 }
@@ -149,7 +171,7 @@ export function examine(to: string): Directory {
 /** The newest copy; in one second `-2` comes after none. */
 export function newestOf(found: Directory): string {
   const place = (file: string): string => {
-    const [, stamp = '', sequence = '1'] = /-(\d{8}T\d{6}Z)(?:-(\d+))?\.db$/.exec(file) ?? [];
+    const [, stamp = '', sequence = '1'] = /-(\d{8}T\d{6}Z)(?:-(\d+))?\.db/.exec(file) ?? [];
     return `${stamp} ${sequence.padStart(6, '0')}`;
   };
   return [...found.pairs.keys()].sort((a, b) => (place(a) < place(b) ? -1 : 1)).at(-1) ?? '';
