@@ -24,6 +24,7 @@ export const restoreLine = ({ copy, target, to, name }: WayBack): string =>
     `dbbackup restore ${shellWord(copy)} --into ${shellWord(target)}`,
     ...(to === null ? [] : [`--to ${shellWord(to)}`]),
     ...(name === null ? [] : [`--name ${shellWord(name)}`]),
+    ...(copy.endsWith('.age') ? ['--identity-file KEYFILE'] : []),
     '--yes',
   ].join(' ');
 

@@ -325,9 +325,9 @@ describe.skipIf(reason)('a run that packs', () => {
   }
 
   test.each([
-    ['gzip', 'data.packed', ['--compress', 'gzip'], false],
-    ['zstd', 'data.packed', ['--compress', 'zstd'], true],
-    ['age', 'data.age', [], true],
+    ['gzip', 'data.db.packed', ['--compress', 'gzip'], false],
+    ['zstd', 'data.db.packed', ['--compress', 'zstd'], true],
+    ['age', 'data.db.age', [], true],
   ] as const)('and is killed with -9 in the middle of %s leaves no copy and no process, and the next run sweeps', async (_, file, flags, sealed) => {
     const all = [...flags, ...(sealed ? seal() : [])];
     const run = start(argsOf(all));
@@ -371,7 +371,7 @@ describe.skipIf(reason)('a run that packs', () => {
 
   test('and hears SIGTERM in the middle of gzip, ends within 2 s', async () => {
     const run = start(argsOf(['--compress', 'gzip']));
-    await until('data.packed to appear', isAt('data.packed'), 20_000, 1);
+    await until('data.db.packed to appear', isAt('data.db.packed'), 20_000, 1);
     const began = performance.now();
     signalTo(run.pid, 'SIGTERM');
     const ended = await run.result;
@@ -424,7 +424,7 @@ describe.skipIf(reason ?? noMount)('a disk that fills up while', () => {
     const body = `dd if=/dev/zero of='${filler}' bs=64k 2>/dev/null; exec /usr/bin/env -i PATH='${PATH}' ${name} "$@"`;
     const run = start(args, name === 'gzip' ? {} : { env: { PATH: pathWith(name, body) } });
     if (name === 'gzip') {
-      await until('data.packed to appear', () => tempEntries(to).some((f) => f.endsWith('data.packed')), 20_000, 1);
+      await until('data.db.packed to appear', () => tempEntries(to).some((f) => f.endsWith('data.db.packed')), 20_000, 1);
       const { bavail, bsize } = statfsSync(point);
       try {
         writeFileSync(filler, Buffer.alloc(bavail * bsize));
