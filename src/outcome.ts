@@ -499,7 +499,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   HEALED: 'What a killed run had left was completed or cleared away.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
   FILES_CHANGED: 'Included files changed or vanished while they were read, or are of no kind that is kept.',
-  UPLOAD_PRUNE: 'Old copies at a destination could not be removed.',
+  UPLOAD_PRUNE: 'Old copies at a destination, or what broken-off uploads left there, could not be removed.',
   MEMORY_HIGH: 'A guarded command uses 80 % of its `--memory-limit`.',
   NOBODY_HEARS: 'No notification is set: a failure is only seen by who looks.',
   NOT_SEEN: 'Something that can only be known by acting.',

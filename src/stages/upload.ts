@@ -67,7 +67,7 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
   try {
     missing = lackedBy(input, url);
     there = input.open(url);
-    await there.sweep((name) => parseCopyFile(name)?.name === input.name, input.startedAt, input.signal);
+    await sweep(input, there);
     const bytes = missing.map((c) => c.sizeBytes);
     const sum = (of: readonly number[]): number => of.reduce((a, b) => a + b, 0);
     for (const [n, copy] of missing.entries()) {
@@ -83,6 +83,16 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
     return result(errorOf(error, input, url.shown));
   } finally {
     await there?.close();
+  }
+}
+
+/** What broken-off uploads left. Credentials that may store and nothing else are good ones: this is not worth a failure. */
+async function sweep({ name, startedAt, signal, warn }: UploadInput, there: Destination): Promise<void> {
+  try {
+    await there.sweep((file) => parseCopyFile(file)?.name === name, startedAt, signal);
+  } catch (error) {
+    if (!(error instanceof DestinationError) || error.kind === 'unreachable') throw error;
+    warn(warning('UPLOAD_PRUNE', `what broken-off uploads left at ${there.shown} was not cleared away: ${withoutName(error.message, there.shown)}`));
   }
 }
 

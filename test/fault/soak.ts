@@ -21,10 +21,25 @@ import { restoreKill, restorePower } from './restore-kill.js';
 import { restoreLive } from './restore-live.js';
 import { signals } from './signals.js';
 import { tamper } from './tamper.js';
+import { transport } from './transport.js';
 
 const VERSION = String((readJson(join(ROOT, 'package.json')) as { version?: unknown }).version);
 
-const SCENARIOS: readonly Scenario[] = [consistency, kill, power, damaged, enospc, inject, signals, tamper, restoreLive, restoreKill, restorePower, guardKill];
+const SCENARIOS: readonly Scenario[] = [
+  consistency,
+  kill,
+  power,
+  damaged,
+  enospc,
+  inject,
+  signals,
+  tamper,
+  restoreLive,
+  restoreKill,
+  restorePower,
+  guardKill,
+  transport,
+];
 
 interface Row {
   readonly scenario: string;
