@@ -62,6 +62,8 @@ export interface Acting {
   ledger(): Ledger | null;
   /** From here on `timeout` does not end the run: what follows has a limit of its own. */
   stopClock(): void;
+  /** A line of the log. */
+  log(level: 'info' | 'warn', message: string, more: object): void;
   /** What --json prints in place of the record. */
   setDocument(make: (record: RunRecord) => object): void;
 }
@@ -103,6 +105,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
       return known && { known };
     },
     ledger: () => state.ledger(),
+    log: (level, message, more) => log.write(level, message, { ...more }),
     stopClock: () => clearTimeout(timer),
     setDocument: (make) => state.setDocument(make),
   };
@@ -117,6 +120,10 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     ended.abort(new Error('the run has ended'));
     await acting.pool.close();
     removeQuietly(acting.workspace.directory);
+  }
+  if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && state.begun) {
+    const { runAfter } = await import('./hooks.js');
+    await runAfter(acting, recorder.record(verdict, acting.pool.resources()));
   }
   // Telling people belongs to the run: the limit holds for it, unless it has passed already.
   try {
@@ -181,6 +188,11 @@ class State {
     this.#name = name;
     this.#recorder = recorder;
     this.#log = log;
+  }
+
+  /** The lock is held, or was: somebody may have been told that the run begins. */
+  get begun(): boolean {
+    return this.#opened;
   }
 
   note(): void {

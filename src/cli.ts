@@ -98,6 +98,7 @@ const GROUP_TITLES: Record<Group, string> = {
   'off-site': 'Off-site:',
   telling: 'Telling:',
   log: 'Log:',
+  hooks: 'Hooks:',
 };
 
 /** @throws Failed with USAGE */

@@ -74,6 +74,8 @@ export type Failure =
   | { code: 'VERIFY_FAILED'; findings: readonly string[] }
   /** A copy could not be compressed or sealed. */
   | { code: 'PACK_FAILED'; reason: string }
+  /** A hook failed. `output`: the last line that it printed. */
+  | { code: 'HOOK_FAILED'; hook: string; how: string; output: string }
   /** Included files could not all be archived. `what`: the first of them, with reasons. */
   | { code: 'INCLUDE_FAILED'; what: readonly string[]; total: number }
   /** Destinations that did not get what they should have. `failed`: `destination: reason`. */
@@ -314,6 +316,11 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'PACK_FAILED':
       return { message: `the copy could not be packed: ${f.reason}`, hint: 'try that program by hand; --compress none packs nothing' };
+    case 'HOOK_FAILED':
+      return {
+        message: `the hook ${f.hook} ${f.how}${f.output === '' ? '' : `: ${f.output}`}`,
+        hint: f.hook === 'before' ? 'nothing was backed up; the log has what it printed' : 'the log has what it printed',
+      };
     case 'INCLUDE_FAILED':
       return {
         message: `${f.total} included ${f.total === 1 ? 'path' : 'paths'} could not be archived: ${some(f.what)}`,
@@ -460,6 +467,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SNAPSHOT_FAILED: 'SQLite could not make the snapshot.',
   VERIFY_FAILED: 'The copy did not pass its check although the source did. It was discarded.',
   PACK_FAILED: 'The copy could not be compressed or sealed. It was discarded.',
+  HOOK_FAILED: 'A hook failed. After `before` the run ended; after the others it is a remark.',
   INCLUDE_FAILED: 'Included files could not all be read. The database itself is backed up.',
   UPLOAD_FAILED: 'A destination did not get a copy. The copies in the directory are good.',
   REMOTE_FAILED: 'A destination could not be read.',

@@ -31,6 +31,7 @@ export class Recorder {
   #pruned: readonly Pruned[] = [];
   #plan: RunRecord['plan'];
   #more: Partial<RunRecord> = {};
+  #attempts = 1;
 
   constructor(ctx: Context, log: RunLog, runId: string, about: { command: CommandName; name: string | null; profile: string | null; dryRun: boolean }) {
     this.#ctx = ctx;
@@ -114,6 +115,10 @@ export class Recorder {
     this.#log.write('warn', w.message, { code: w.code, severity: w.severity });
   }
 
+  nextAttempt(): void {
+    this.#attempts++;
+  }
+
   setSource(s: SourceState): void {
     this.#source = { path: s.path, sizeBytes: s.sizeBytes, walBytes: s.walBytes, journalMode: s.journalMode, pageSize: s.pageSize };
   }
@@ -163,7 +168,7 @@ export class Recorder {
       finishedAt: verdict ? this.#ctx.clock.now().toISOString() : null,
       durationMs: verdict ? this.elapsedMs() : null,
       exitCode: verdict?.exitCode ?? null,
-      attempts: 1,
+      attempts: this.#attempts,
       source: this.#source,
       copy: this.#copy,
       stages: [...this.#stages],

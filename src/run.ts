@@ -6,10 +6,12 @@ import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
 import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
+import { runBefore } from './hooks.js';
 import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
+import { withRetries } from './retry.js';
 import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
@@ -52,10 +54,19 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     if (isSkip(plan)) return plan;
     for (const w of plan.warnings) warn(w);
 
-    const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
-    const prepared = preparing(acting, snapshot, config.include);
-    const verified = await verifyStage(acting, snapshot, verifiedNote);
-    const artifact = await packStage(acting, verified, prepared);
+    if (config.hooks.before) await runBefore(acting);
+    const artifact = await withRetries(acting, async () => {
+      const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
+      const prepared = preparing(acting, snapshot, config.include);
+      try {
+        return await packStage(acting, await verifyStage(acting, snapshot, verifiedNote), prepared);
+      } finally {
+        // Another attempt must not meet what is still being written.
+        if (config.retries.count > 0) await prepared.catch(() => undefined);
+      }
+    });
+    const { verified } = artifact;
+    const { snapshot } = verified;
     const { copy } = await publishStage(acting, artifact, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(

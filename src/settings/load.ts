@@ -44,6 +44,12 @@ export interface UploadSettings {
   readonly env: Readonly<Record<string, string>>;
 }
 
+export interface Retries {
+  readonly count: number;
+  readonly waitMs: number;
+  readonly backoff: 'fixed' | 'linear' | 'exponential';
+}
+
 /** Settings that parsed. Paths absolute, durations milliseconds. */
 export interface Config {
   readonly profile: string | null;
@@ -61,6 +67,9 @@ export interface Config {
   readonly timeoutMs: number;
   readonly maxAgeMs: number;
   readonly ifOlderThanMs: number | null;
+  readonly retries: Retries;
+  /** Commands as words; null: none. */
+  readonly hooks: Readonly<Record<'before' | 'after' | 'on-failure', readonly string[] | null>>;
   readonly packing: { readonly compress: Compression; readonly recipients: readonly string[] };
   /** What is archived with each copy, absolute paths. */
   readonly include: readonly string[];
@@ -177,6 +186,10 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
 
   // Somebody's slip, in whatever setting, must not make it known.
   for (const { raw } of given.values()) for (const text of raw) secrets.push(...(text.match(SECRET_KEY) ?? []));
+  for (const option of ['before', 'after', 'on-failure'] as const) {
+    if (file?.found !== 'cwd' || given.get(option)?.from !== file || given.get(option) === undefined) continue;
+    problem(option, `a .env found in the current directory may set no commands (${option})`, file.path);
+  }
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
   const uploadEnv = { ...uploadEnvOf(file?.values ?? {}), ...uploadEnvOf(input.env) };
   const keys = { uploadEnv, ...(await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)))) };
@@ -293,6 +306,8 @@ function toConfig(
     timeoutMs: sure(p.timeout, 0),
     maxAgeMs: sure(p['max-age'], 0),
     ifOlderThanMs: p['if-older-than'] ?? null,
+    retries: { count: sure(p.retries, 0), waitMs: sure(p['retry-wait'], 0), backoff: sure(p['retry-backoff'], 'fixed') },
+    hooks: { before: p.before ?? null, after: p.after ?? null, 'on-failure': p['on-failure'] ?? null },
     packing: { compress: sure(p.compress, 'none'), recipients: keys.recipients },
     include: p.include ?? [],
     upload: { to: distinct(p.upload ?? []), prune: p['upload-prune'] ?? false, timeoutMs: sure(p['upload-timeout'], 0), env: keys.uploadEnv },

@@ -4,9 +4,9 @@
  */
 import { destination } from '../destinations/url.js';
 import type { CommandName } from '../records.js';
-import { address, boolean, choice, count, duration, identityFile, mailRoute, name, path, positiveDuration, recipient } from './values.js';
+import { address, boolean, choice, count, duration, identityFile, mailRoute, name, path, positiveDuration, recipient, times, words } from './values.js';
 
-export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'off-site' | 'telling' | 'log';
+export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'off-site' | 'telling' | 'log' | 'hooks';
 
 export interface OptionSpec {
   readonly group: Group;
@@ -151,6 +151,30 @@ export const OPTIONS = {
     summary: 'Do nothing when the newest good copy is younger.',
     parse: positiveDuration,
   },
+  retries: {
+    group: 'run',
+    value: 'N',
+    fallback: '0',
+    commands: ['run'],
+    summary: 'How often a run tries again after what may be gone the next time: a source that is held, a read error, a destination that does not answer.',
+    parse: times,
+  },
+  'retry-wait': {
+    group: 'run',
+    value: 'DURATION',
+    fallback: '30s',
+    commands: ['run'],
+    summary: 'How long to wait before the first retry.',
+    parse: duration,
+  },
+  'retry-backoff': {
+    group: 'run',
+    value: 'fixed|linear|exponential',
+    fallback: 'fixed',
+    commands: ['run'],
+    summary: 'How that wait grows, up to 5 minutes.',
+    parse: choice('fixed', 'linear', 'exponential'),
+  },
   compress: {
     group: 'packing',
     value: 'none|gzip|zstd',
@@ -253,6 +277,27 @@ export const OPTIONS = {
     commands: TELLING,
     summary: 'How long log files are kept.',
     parse: positiveDuration,
+  },
+  before: {
+    group: 'hooks',
+    value: 'COMMAND',
+    commands: ['run'],
+    summary: 'Words, no shell: run before the snapshot; if it fails, the run ends.',
+    parse: words,
+  },
+  after: {
+    group: 'hooks',
+    value: 'COMMAND',
+    commands: ['run'],
+    summary: 'Run when a copy was made, with the record as JSON on standard input.',
+    parse: words,
+  },
+  'on-failure': {
+    group: 'hooks',
+    value: 'COMMAND',
+    commands: ['run'],
+    summary: 'Run when a run failed or is incomplete, with the record as JSON on standard input.',
+    parse: words,
   },
 } as const satisfies Record<string, OptionSpec>;
 

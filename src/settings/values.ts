@@ -108,6 +108,45 @@ export function address(raw: string): string {
   return raw;
 }
 
+/**
+ * A command as words, the way a shell would split it: blanks part words, quotes and backslashes keep them together. Nothing is
+ * expanded, and no shell runs it.
+ */
+export function words(raw: string): readonly string[] {
+  if (UNPRINTABLE.test(raw)) throw new Error('holds control or bidirectional characters, which are refused');
+  const found: string[] = [];
+  let word: string | null = null;
+  let quote = '';
+  for (let i = 0; i < raw.length; i++) {
+    const c = raw.charAt(i);
+    if (quote === "'" || (quote === '"' && c !== '\\')) {
+      if (c === quote) quote = '';
+      else word = (word ?? '') + c;
+    } else if (c === '\\') {
+      const next = raw.charAt(++i);
+      if (next === '') throw new Error('ends with a backslash');
+      // Inside double quotes it only keeps what would end them.
+      word = (word ?? '') + (quote === '"' && next !== '"' && next !== '\\' ? `\\${next}` : next);
+    } else if (c === "'" || c === '"') {
+      quote = c;
+      word ??= '';
+    } else if (c === ' ') {
+      if (word !== null) found.push(word);
+      word = null;
+    } else word = (word ?? '') + c;
+  }
+  if (quote !== '') throw new Error(`has no end to its ${quote}`);
+  if (word !== null) found.push(word);
+  if (found.length === 0 || found[0] === '') throw new Error('names no program');
+  return found;
+}
+
+/** A small number of times. */
+export function times(raw: string): number {
+  if (!/^\d{1,2}$/.test(raw)) throw new Error('must be a whole number from 0 to 99');
+  return Number(raw);
+}
+
 /** Whom copies are sealed for: a public key of age, or the absolute path of a file of them. */
 export type RecipientSource = { readonly key: string } | { readonly file: string };
 

@@ -17,6 +17,7 @@ const GROUPS: Record<Group, string> = {
   'off-site': 'Off-site',
   telling: 'Telling',
   log: 'Log',
+  hooks: 'Hooks',
 };
 
 /** What stands between the markers of each section. */
