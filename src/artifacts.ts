@@ -17,6 +17,8 @@ export interface SourceState extends SourceFacts {
   readonly realPath: string;
   readonly dev: number;
   readonly ino: number;
+  /** Names of the file: one, or two where a killed restore left one. */
+  readonly links: number;
   readonly ownerUid: number;
   readonly owner: string;
   /** Pages in use: what a snapshot needs room for. */

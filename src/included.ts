@@ -11,8 +11,8 @@ import { errnoWords, Failed, targetFailure } from './outcome.js';
 import { packedAs, unpack, WriteFailed, WrongIdentity } from './packing.js';
 import { placeOf } from './place.js';
 import type { FilesArtifact, Manifest } from './records.js';
-import { makeStaging } from './restoring.js';
 import { unseal } from './stages/prove.js';
+import { makeStaging } from './staging.js';
 import { ReadFailed } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 

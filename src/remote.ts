@@ -15,8 +15,8 @@ import { destination } from './destinations/url.js';
 import type { ExitCode } from './outcome.js';
 import { Failed } from './outcome.js';
 import { withoutName } from './place.js';
-import { makeStaging } from './restoring.js';
 import type { Config } from './settings/load.js';
+import { makeStaging } from './staging.js';
 import { lstatOrNull, writeNew } from './system/files.js';
 import { stateDirOf } from './workspace.js';
 

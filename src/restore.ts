@@ -12,8 +12,9 @@ import type { ExitCode, Failure, Warning } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import { copiesIn, placeOf } from './place.js';
 import type { Copy, Manifest } from './records.js';
-import { lookAtTarget, makeStaging, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
+import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
+import { makeStaging, STAGED } from './staging.js';
 import { lstatOrNull, publish, remove, syncFile } from './system/files.js';
 import { makeTaggedCopy } from './tagged.js';
 
@@ -123,7 +124,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
     if (problem) throw new Failed(problem);
     const staging = await makeStaging(dirname(input.target), signal);
     try {
-      const file = join(staging.directory, 'restore.db');
+      const file = join(staging.directory, STAGED);
       await proveInto(acting, manifest, file);
       await withFiles(acting, manifest, input.filesTo, async (putFiles) => {
         await recorder.stage(

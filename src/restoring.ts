@@ -1,10 +1,4 @@
-/**
- * A proven copy takes the place of a database. Live, where the database is whole and has the copy's page size: through
- * SQLite's backup API, one transaction, so that a running application sees the old state or the new one. Offline
- * otherwise, and only when nobody has it open: the old files go to `aside/`, then the new one takes the name.
- */
-import { randomUUID } from 'node:crypto';
-import { lstatSync, readdirSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { SourceState } from './artifacts.js';
@@ -18,12 +12,12 @@ import { placeOf } from './place.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
+import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
-import { giveLook, lstatOrNull, removeTree, syncDirectory, syncFile } from './system/files.js';
+import { giveLook, lstatOrNull, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
-import { isAlive, makeLivingDirectory } from './workspace.js';
 
 export interface PutBackInput {
   readonly manifest: Manifest;
@@ -63,7 +57,7 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: str
       });
     return { how: 'offline', why: 'there is no database', state: null };
   }
-  const state = inspectSource(target, acting.ctx.identity, (ino) => isLeftByUs(acting.config.stateDir, ino));
+  const state = inspectSource(target, acting.ctx.identity, (ino, path) => isLeftByUs(acting.config.stateDir, ino) || isStaged(path, ino));
   if (!isFailure(state)) {
     return state.pageSize === copyPageSize
       ? { how: 'live', state }
@@ -94,7 +88,7 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
     seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null };
   const staging = await makeStaging(dirname(input.target), acting.signal);
   try {
-    const file = join(staging.directory, 'restore.db');
+    const file = join(staging.directory, STAGED);
     const proven = await proveInto(acting, input.manifest, file);
     return await recorder.stage(
       'restore',
@@ -315,43 +309,6 @@ async function settle(acting: Acting, state: SourceState): Promise<void> {
     }
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return;
     throw new Failed(putFailure(error, state.path, 0), { cause: error });
-  }
-}
-
-const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-
-/** Takes away what killed restores, of whatever way, have left beside a database. */
-async function sweepStaging(beside: string, signal: AbortSignal): Promise<void> {
-  for (const entry of readdirSync(beside)) {
-    const left = join(beside, entry);
-    const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
-    if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
-  }
-}
-
-/** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
-export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
-  try {
-    await sweepStaging(beside, signal);
-    const directory = join(beside, `.dbbackup-${randomUUID()}`);
-    const lock = await makeLivingDirectory(directory, signal);
-    return {
-      directory,
-      remove: () => {
-        lock.release();
-        try {
-          removeTree(directory);
-        } catch {
-          // The next restore beside it sweeps it.
-        }
-      },
-    };
-  } catch (error) {
-    if (error instanceof Failed) throw error;
-    throw new Failed(
-      { code: 'RESTORE_FAILED', path: beside, reason: errnoWords(error), state: 'nothing was changed; it must be possible to write there' },
-      { cause: error },
-    );
   }
 }
 

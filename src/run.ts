@@ -1,4 +1,5 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
+import { dirname } from 'node:path';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
@@ -15,11 +16,12 @@ import { withRetries } from './retry.js';
 import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
+import { isStaged, sweepStaging } from './staging.js';
 import { uploadStage } from './uploading.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
-  const source = inspectSource(database, ctx.identity, (ino) => isLeftByUs(config.stateDir, ino));
+  const source = inspectSource(database, ctx.identity, (ino, path) => isLeftByUs(config.stateDir, ino) || isStaged(path, ino));
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   const none = { copies: [], newestGood: null, newestManifest: null };
   if (isFailure(target)) return { source, target, ...none };
@@ -53,6 +55,8 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     const plan = look();
     if (isSkip(plan)) return plan;
     for (const w of plan.warnings) warn(w);
+    // The second name that a killed restore left goes before SQLite sees the file.
+    if (plan.source.links > 1) await sweepStaging(dirname(plan.source.realPath), signal);
 
     if (config.hooks.before) await runBefore(acting);
     const artifact = await withRetries(acting, async () => {

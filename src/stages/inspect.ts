@@ -18,11 +18,13 @@ import { stateDirOf, tempRoot } from '../workspace.js';
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
 const HEADER_BYTES = 100;
 
+type IsLeftByUs = (ino: number, realPath: string) => boolean;
+
 /**
  * The live database from outside, or why it cannot be backed up.
  * @param isLeftByUs whether the file with this inode has its second name from a killed restore, which recovery takes away
  */
-export function inspectSource(path: string, identity: Identity, isLeftByUs: (ino: number) => boolean = () => false): SourceState | Failure {
+export function inspectSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs = () => false): SourceState | Failure {
   try {
     return lookAtSource(path, identity, isLeftByUs);
   } catch (error) {
@@ -56,7 +58,7 @@ function kindOf(stats: Stats): string {
   return 'something else';
 }
 
-function lookAtSource(path: string, identity: Identity, isLeftByUs: (ino: number) => boolean): SourceState {
+function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs): SourceState {
   const realPath = realpathSync(path);
   const named = lstatSync(realPath);
   if (!named.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path, kind: kindOf(named) });
@@ -73,7 +75,7 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: (ino: number
     closeSync(fd);
   }
   if (stats.size === 0) throw new Failed({ code: 'SOURCE_EMPTY', path });
-  if (stats.nlink > 1 && !(stats.nlink === 2 && isLeftByUs(stats.ino))) throw new Failed({ code: 'SOURCE_HARD_LINKED', path, links: stats.nlink });
+  if (stats.nlink > 1 && !(stats.nlink === 2 && isLeftByUs(stats.ino, realPath))) throw new Failed({ code: 'SOURCE_HARD_LINKED', path, links: stats.nlink });
   if (!header.subarray(0, SQLITE_MAGIC.length).equals(SQLITE_MAGIC)) {
     throw new Failed({ code: 'NOT_A_DATABASE', path, reason: 'it does not begin with the SQLite header' });
   }
@@ -111,6 +113,7 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: (ino: number
     pageSize,
     dev: stats.dev,
     ino: stats.ino,
+    links: stats.nlink,
     ownerUid: stats.uid,
     owner,
     usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,

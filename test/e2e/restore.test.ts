@@ -330,6 +330,20 @@ describe('which copy', () => {
   });
 });
 
+test('a restored file that a kill left with a second name of ours can be backed up: the name goes, and no other does', async () => {
+  const { s } = await made();
+  const leave = (directory: string): string => {
+    mkdirSync(join(dirname(s.source), directory), { mode: 0o700 });
+    linkSync(s.source, join(dirname(s.source), directory, 'restore.db'));
+    return join(dirname(s.source), directory);
+  };
+  const ours = leave('.dbbackup-01234567-89ab-cdef-0123-456789abcdef');
+  const run = await s.run(['--json']);
+  expect([run.code, existsSync(ours)], run.stderr).toEqual([0, false]);
+  const theirs = leave('dbbackup-of-somebody');
+  expect([(await s.run(['--json'])).json.error?.code, existsSync(theirs)]).toEqual(['SOURCE_HARD_LINKED', true]);
+});
+
 describe('--dry-run', () => {
   test('says what would be replaced by what, and changes nothing', async () => {
     const { s, file } = await made('wal');

@@ -1,0 +1,53 @@
+/** Private directories beside a file that is to be made: `.dbbackup-UUID`, each with a lock that tells a living one from a leftover. */
+import { randomUUID } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { errnoWords, Failed } from './outcome.js';
+import { lstatOrNull, removeTree } from './system/files.js';
+import { isAlive, makeLivingDirectory } from './workspace.js';
+
+const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** Takes away what killed restores, of whatever way, have left beside a database. */
+export async function sweepStaging(beside: string, signal: AbortSignal): Promise<void> {
+  for (const entry of readdirSync(beside)) {
+    const left = join(beside, entry);
+    const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
+    if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
+  }
+}
+
+/** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
+export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
+  try {
+    await sweepStaging(beside, signal);
+    const directory = join(beside, `.dbbackup-${randomUUID()}`);
+    const lock = await makeLivingDirectory(directory, signal);
+    return {
+      directory,
+      remove: () => {
+        lock.release();
+        try {
+          removeTree(directory);
+        } catch {
+          // The next restore beside it sweeps it.
+        }
+      },
+    };
+  } catch (error) {
+    if (error instanceof Failed) throw error;
+    throw new Failed(
+      { code: 'RESTORE_FAILED', path: beside, reason: errnoWords(error), state: 'nothing was changed; it must be possible to write there' },
+      { cause: error },
+    );
+  }
+}
+
+/** Whether a file has its second name in such a directory: a restore was killed between giving it its name and taking the staged one away. */
+export function isStaged(path: string, ino: number): boolean {
+  const beside = dirname(path);
+  return readdirSync(beside).some((entry) => STAGING.test(entry) && lstatOrNull(join(beside, entry, STAGED))?.ino === ino);
+}
+
+/** What the new file is called in there. */
+export const STAGED = 'restore.db';
