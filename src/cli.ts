@@ -13,6 +13,7 @@ export interface Invocation {
   readonly command: CommandName;
   readonly flags: ReadonlyMap<OptionName, readonly string[]>;
   readonly profile: string | null;
+  readonly allProfiles: boolean;
   readonly envFile: string | null;
   readonly json: boolean;
   readonly quiet: boolean;
@@ -151,6 +152,7 @@ function build(argv: readonly string[], version: string, made: (invocation: Invo
     const command = program.command(name).description(verb.summary).helpOption('-h, --help', 'print this help');
     command.configureHelp({ showGlobalOptions: true });
     if (verb.words !== '') command.argument(verb.words, WORDS[verb.words]);
+    if (FOR_ALL.includes(name)) command.option('--all-profiles', 'for every profile, one after the other');
     if (verb.dryRun) command.option('-n, --dry-run', 'decide everything, change nothing');
     for (const option of FLAGS[name] ?? []) command.addOption(option());
     if (name === 'status') command.option('--notify', 'tell people what nobody was told yet');
@@ -163,6 +165,9 @@ function build(argv: readonly string[], version: string, made: (invocation: Invo
   }
   return program;
 }
+
+/** What can be done for every profile. */
+const FOR_ALL: readonly CommandName[] = ['run', 'list', 'status', 'verify', 'history', 'check', 'prune'];
 
 const WORDS: Record<Exclude<Verb['words'], ''>, string> = {
   '[database]': 'the SQLite database (the setting database)',
@@ -257,11 +262,17 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
     if (flags.has('database')) throw usage('the database is given twice: as an argument and as --database');
     flags.set('database', [argument]);
   }
+  if (values['allProfiles'] === true) {
+    for (const other of ['profile', 'envFile', 'from'])
+      if (values[other] !== undefined) throw usage(`--all-profiles and --${other.replace('F', '-f')} exclude one another`);
+    for (const own of ['database', 'name'] as const) if (flags.has(own)) throw usage(`--all-profiles takes no ${own}: each profile has its own`);
+  }
   const words = Array.isArray(argument) ? argument.map(String) : typeof argument === 'string' ? [argument] : [];
   return {
     command,
     flags,
     profile: text('profile'),
+    allProfiles: values['allProfiles'] === true,
     envFile: text('envFile'),
     json: values['json'] === true,
     quiet: values['quiet'] === true,

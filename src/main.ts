@@ -38,7 +38,12 @@ function toolName(): string {
  * opens nothing before it is asked to.
  */
 function startEarly(argv: readonly string[]): Worker | null {
-  if (argv.find((word) => !word.startsWith('-')) !== 'run' || argv.some((a) => ['-h', '--help', '-n', '--dry-run'].includes(a))) return null;
+  if (
+    argv.includes('--all-profiles') ||
+    argv.find((word) => !word.startsWith('-')) !== 'run' ||
+    argv.some((a) => ['-h', '--help', '-n', '--dry-run'].includes(a))
+  )
+    return null;
   try {
     return new Worker(withoutSettings(process.env));
   } catch {
@@ -83,6 +88,14 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
     import('./system/processes.js'),
   ]);
   const output = new OutputClass(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color) });
+  if (invocation.allProfiles) {
+    const { runAllProfiles } = await import('./all-profiles.js');
+    try {
+      return await runAllProfiles({ command: invocation.command, argv, script: process.argv[1] ?? '', env: process.env, output, signal });
+    } catch (error) {
+      return await end(output, invocation.command, failureOf(error));
+    }
+  }
   const who = identity();
   let loaded: Loaded;
   try {

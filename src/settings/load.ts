@@ -144,11 +144,14 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
 
   const file = await findEnvFile(input, problem);
   refuseUnknown(input.env, 'environment', problem);
-  if (file) refuseUnknown(file.values, file.path, problem);
+  const defaults = await findDefaults(file, input, problem);
+  // What a profile says wins.
+  const files = [file, defaults].filter((f) => f !== null);
+  for (const f of files) refuseUnknown(f.values, f.path, problem);
 
   const given = new Map<OptionName, Given>();
   for (const option of OPTION_NAMES) {
-    const found = spec(option).secret ? readSecret(option, input, file, problem) : lookUp(option, input, file);
+    const found = spec(option).secret ? readSecret(option, input, files, problem) : lookUp(option, input, files);
     if (!found) continue;
     given.set(option, found);
     if (spec(option).secret) secrets.push(...found.raw);
@@ -191,7 +194,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     problem(option, `a .env found in the current directory may set no commands (${option})`, file.path);
   }
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
-  const uploadEnv = { ...uploadEnvOf(file?.values ?? {}), ...uploadEnvOf(input.env) };
+  const uploadEnv = { ...uploadEnvOf(defaults?.values ?? {}), ...uploadEnvOf(file?.values ?? {}), ...uploadEnvOf(input.env) };
   const keys = { uploadEnv, ...(await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)))) };
   secrets.push(...(keys.identity?.keys ?? []), ...uploadSecrets(uploadEnv));
   if (parsed.compress === 'zstd' && spec('compress').commands.includes(input.command)) {
@@ -347,7 +350,7 @@ function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => s
 }
 
 /** An empty value means "not given", as in a crontab's or a unit's `DBBACKUP_NAME=`. */
-function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): Given | null {
+function lookUp(option: OptionName, input: RawSettings, files: readonly EnvFile[]): Given | null {
   const flag = input.flags.get(option);
   if (flag) return { raw: flag, origin: `--${option}`, base: input.cwd, from: null };
   const variable = variableOf(option);
@@ -360,19 +363,22 @@ function lookUp(option: OptionName, input: RawSettings, file: EnvFile | null): G
       : [text];
   const fromEnv = input.env[variable];
   if (fromEnv) return { raw: split(fromEnv), origin: variable, base: input.cwd, from: null };
-  const fromFile = file?.values[variable];
-  if (file && fromFile) return { raw: split(fromFile), origin: file.path, base: dirname(file.path), from: file };
+  for (const file of files) {
+    const fromFile = file.values[variable];
+    if (fromFile) return { raw: split(fromFile), origin: file.path, base: dirname(file.path), from: file };
+  }
   return null;
 }
 
 /** A secret comes as itself, as a file, or as a systemd credential; two of these are an error (DESIGN, "Settings"). */
-function readSecret(option: OptionName, input: RawSettings, file: EnvFile | null, problem: Problem): Given | null {
+function readSecret(option: OptionName, input: RawSettings, files: readonly EnvFile[], problem: Problem): Given | null {
   const variable = variableOf(option);
   const ways: (Omit<Given, 'raw'> & { readonly read: () => string })[] = [];
-  const direct = lookUp(option, input, file);
+  const direct = lookUp(option, input, files);
   if (direct) ways.push({ ...direct, read: () => direct.raw[0] ?? '' });
 
   const fileVariable = `${variable}_FILE`;
+  const file = files.find((f) => f.values[fileVariable]) ?? null;
   const named = input.env[fileVariable] || file?.values[fileVariable];
   if (named) {
     const from = input.env[fileVariable] ? null : file;
@@ -420,6 +426,29 @@ function isThere(path: string): boolean {
   }
 }
 
+/** Where profiles lie, the first that has one wins. */
+export const SYSTEM_PROFILES = '/etc/dbbackup';
+export function profileDirectories(env: Readonly<Record<string, string | undefined>>): string[] {
+  const home = env['HOME'];
+  const config = env['XDG_CONFIG_HOME'] || (home ? join(home, '.config') : '');
+  return [...(config ? [join(config, 'dbbackup')] : []), SYSTEM_PROFILES];
+}
+
+/** Settings that all profiles of a directory share; it is no profile itself. */
+export const DEFAULTS = 'defaults.env';
+
+/** What belongs to one database alone. */
+const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved'];
+
+/** The shared settings beside a profile; null: there are none, or no profile was named. */
+async function findDefaults(profile: EnvFile | null, input: RawSettings, problem: Problem): Promise<EnvFile | null> {
+  const path = profile?.found === 'profile' ? join(dirname(profile.path), DEFAULTS) : null;
+  if (path === null || !isThere(path)) return null;
+  const file = await readEnvFile(path, 'profile', input, problem);
+  for (const option of NOT_SHARED) if (file?.values[variableOf(option)]) problem(option, `${option} cannot be shared: every profile has its own`, path);
+  return file;
+}
+
 async function findEnvFile(input: RawSettings, problem: Problem): Promise<EnvFile | null> {
   if (input.envFile !== null && input.profile !== null) {
     problem('env-file', '--env-file and --profile exclude one another', '--env-file, --profile');
@@ -431,9 +460,7 @@ async function findEnvFile(input: RawSettings, problem: Problem): Promise<EnvFil
       problem('profile', `"${input.profile}" is no profile name: letters, digits, dots, _ and -, beginning with a letter or digit, at most 100`, '--profile');
       return null;
     }
-    const home = input.env['HOME'];
-    const config = input.env['XDG_CONFIG_HOME'] || (home ? join(home, '.config') : '');
-    const candidates = [...(config ? [join(config, 'dbbackup')] : []), '/etc/dbbackup'].map((d) => join(d, `${input.profile}.env`));
+    const candidates = profileDirectories(input.env).map((d) => join(d, `${input.profile}.env`));
     const found = candidates.find(isThere);
     if (found === undefined) {
       problem('profile', `there is no profile ${input.profile}: looked for ${candidates.join(' and ')}`, '--profile');
