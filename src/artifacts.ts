@@ -4,7 +4,7 @@
  */
 import type { Failure } from './outcome.js';
 import type { Packed } from './packing.js';
-import type { Check, Copy, FilesArtifact, Manifest, Method, SourceFacts, Violations } from './records.js';
+import type { Check, Copy, FilesArtifact, Manifest, Method, RunRecord, SourceFacts, Violations } from './records.js';
 import type { Findings, Properties } from './system/worker-protocol.js';
 
 /** How long to wait for other holders of the source (DESIGN, "Exit codes"). */
@@ -111,6 +111,9 @@ export interface Ledger {
   /** Since when a name has this destination; from `now` on, if it is new. */
   destinationSince(destination: string, name: string, now: Date): Date;
   hasUploaded(destination: string, file: string): boolean;
+  uploadedFiles(destination: string, name: string): string[];
+  /** Records of a name that are not dry, newest first. */
+  since(name: string | null): IterableIterator<RunRecord>;
   noteUploaded(destination: string, file: string, at: Date): void;
 }
 

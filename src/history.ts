@@ -193,6 +193,15 @@ export class History {
     return this.#db.prepare('SELECT 1 FROM uploads WHERE destination = ? AND file = ?').get(destination, file) !== undefined;
   }
 
+  /** The files of a name that were proven to have arrived. */
+  uploadedFiles(destination: string, name: string): string[] {
+    const prefix = `${name}-`;
+    return this.#db
+      .prepare<unknown[], string>('SELECT file FROM uploads WHERE destination = ? AND substr(file, 1, ?) = ? ORDER BY file DESC')
+      .pluck()
+      .all(destination, prefix.length, prefix);
+  }
+
   noteUploaded(destination: string, file: string, at: Date): void {
     this.#db.prepare('INSERT OR REPLACE INTO uploads(destination, file, at) VALUES (?, ?, ?)').run(destination, file, at.toISOString());
   }

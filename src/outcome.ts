@@ -149,6 +149,15 @@ export type WarningCode =
   | 'TARGET_NETWORK_FS'
   | 'NOTIFY_FAILED'
   | 'NOBODY_HEARS'
+  | 'COPY_SHRANK'
+  | 'TABLE_GONE'
+  | 'TABLE_EMPTY'
+  | 'DESTINATION_BEHIND'
+  | 'SLOW_RUN'
+  | 'WAL_GREW'
+  | 'SPACE_LOW'
+  | 'SPACE_TREND'
+  | 'NOT_VERIFIED'
   | 'FILES_CHANGED'
   | 'UPLOAD_PRUNE'
   | 'MEMORY_HIGH'
@@ -506,6 +515,15 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run had left was completed or cleared away.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
+  COPY_SHRANK: 'The copy is half as large as the good one before it, or less.',
+  TABLE_GONE: 'A table that the good copy before had is not there any more.',
+  TABLE_EMPTY: 'A table that held thousands of rows is empty.',
+  DESTINATION_BEHIND: 'A destination lacks copies; critical when its newest one is older than `max-age`.',
+  SLOW_RUN: 'The run took longer than `warn-after`, or than three times the usual and a minute.',
+  WAL_GREW: 'During the snapshot the WAL grew by more than the whole database.',
+  SPACE_LOW: 'There is room for fewer than three more copies.',
+  SPACE_TREND: 'At the present trend the backup directory is full within 14 days.',
+  NOT_VERIFIED: 'No stored copy was proven by `verify` for 30 days.',
   FILES_CHANGED: 'Included files changed or vanished while they were read, or are of no kind that is kept.',
   UPLOAD_PRUNE: 'Old copies at a destination, or what broken-off uploads left there, could not be removed.',
   MEMORY_HIGH: 'A guarded command uses 80 % of its `--memory-limit`.',

@@ -52,6 +52,15 @@ export class Recorder {
     return this.#current;
   }
 
+  get uploads(): readonly UploadResult[] {
+    return this.#more.uploads ?? [];
+  }
+
+  /** The size of the database, bytes. */
+  get sourceBytes(): number {
+    return this.#source?.sizeBytes ?? 0;
+  }
+
   get command(): CommandName {
     return this.#about.command;
   }
@@ -143,7 +152,9 @@ export class Recorder {
   }
 
   /** What only some commands have to say. Later values replace earlier ones. */
-  add(more: Pick<RunRecord, 'uploads' | 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>): void {
+  add(
+    more: Pick<RunRecord, 'uploads' | 'freeBytes' | 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>,
+  ): void {
     this.#more = { ...this.#more, ...more };
   }
 

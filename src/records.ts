@@ -177,6 +177,8 @@ export interface RunRecord {
   readonly resources: { readonly cpuMs: number; readonly peakAnonBytes: number };
   /** Dry runs only: what a run would do. */
   readonly plan?: { readonly file: string; readonly neededBytes: number; readonly freeBytes: number | null };
+  /** Of the backup directory's file system, when the copy was made. Bytes. */
+  readonly freeBytes?: number | null;
   /** Runs with destinations only. */
   readonly uploads?: readonly UploadResult[];
   /** `verify` only. */

@@ -8,6 +8,7 @@ import type { Context } from './context.js';
 import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import { runBefore } from './hooks.js';
+import { copyBefore, lookBack } from './looking-back.js';
 import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
@@ -71,7 +72,8 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     });
     const { verified } = artifact;
     const { snapshot } = verified;
-    const { copy } = await publishStage(acting, artifact, [], (p) => p.copy.file);
+    const before = copyBefore(acting);
+    const { copy, manifest } = await publishStage(acting, artifact, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',
@@ -84,6 +86,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     for (const p of pruned.pruned) ctx.output.detail(`removed ${p.file}: ${p.reason}`);
     ctx.output.result(`${config.to}/${copy.file}`);
     const uploads = await uploadStage(acting, copy.file);
+    lookBack(acting, manifest, before, snapshot.walGrewBytes);
     const all = [
       { failure: artifact.unread, stage: 'pack' },
       { failure: pruned.failure, stage: 'prune' },

@@ -6,7 +6,7 @@ import { History } from '../history.js';
 import { resolveName } from '../names.js';
 import { composeStatus } from '../notifiers/message.js';
 import { pending } from '../notifiers/outbox.js';
-import type { ExitCode, Failure, Warning } from '../outcome.js';
+import type { ExitCode, Failure, Warning, WarningCode } from '../outcome.js';
 import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -82,6 +82,18 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   return { newestGood, problems };
 }
 
+const RULES: ReadonlySet<string> = new Set<WarningCode>([
+  'COPY_SHRANK',
+  'TABLE_GONE',
+  'TABLE_EMPTY',
+  'DESTINATION_BEHIND',
+  'SLOW_RUN',
+  'WAL_GREW',
+  'SPACE_LOW',
+  'SPACE_TREND',
+  'NOT_VERIFIED',
+]);
+
 function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecord | null {
   try {
     const history = History.openToRead(config.stateDir);
@@ -97,6 +109,8 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
     if (lastRun?.status === 'interrupted' && lastRun.exitCode === null)
       problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
     else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
+    // What looks at more than one night is said until a later night does not find it any more.
+    for (const w of lastRun?.warnings ?? []) if (RULES.has(w.code)) problems.push(w);
     return lastRun;
   } catch (error) {
     problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));

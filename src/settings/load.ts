@@ -67,6 +67,7 @@ export interface Config {
   readonly timeoutMs: number;
   readonly maxAgeMs: number;
   readonly ifOlderThanMs: number | null;
+  readonly warnAfterMs: number | null;
   readonly retries: Retries;
   /** Commands as words; null: none. */
   readonly hooks: Readonly<Record<'before' | 'after' | 'on-failure', readonly string[] | null>>;
@@ -309,6 +310,7 @@ function toConfig(
     timeoutMs: sure(p.timeout, 0),
     maxAgeMs: sure(p['max-age'], 0),
     ifOlderThanMs: p['if-older-than'] ?? null,
+    warnAfterMs: p['warn-after'] ?? null,
     retries: { count: sure(p.retries, 0), waitMs: sure(p['retry-wait'], 0), backoff: sure(p['retry-backoff'], 'fixed') },
     hooks: { before: p.before ?? null, after: p.after ?? null, 'on-failure': p['on-failure'] ?? null },
     packing: { compress: sure(p.compress, 'none'), recipients: keys.recipients },

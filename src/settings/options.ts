@@ -229,6 +229,13 @@ export const OPTIONS = {
     summary: 'How long uploading may take; what is missing then is uploaded by the next run.',
     parse: positiveDuration,
   },
+  'warn-after': {
+    group: 'telling',
+    value: 'DURATION',
+    commands: ['run', 'check'],
+    summary: 'Warn when a run takes longer.',
+    parse: positiveDuration,
+  },
   'mail-to': {
     group: 'telling',
     value: 'ADDRESS',
