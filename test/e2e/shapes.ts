@@ -117,7 +117,7 @@ const runFields = {
   error: orNull(error),
   resources: exactly({ cpuMs: count, peakAnonBytes: count }),
 };
-const dryFields = { plan: exactly({ file: bareName, neededBytes: count, freeBytes: orNull(count) }) };
+const dryFields = { freeBytes: orNull(count), plan: exactly({ file: bareName, neededBytes: count, freeBytes: orNull(count) }) };
 
 /** What a Run's fields must be together, beside each being right by itself. */
 const sensible: Shape = (v, at) => {
