@@ -188,6 +188,14 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     delete parsed['smtp-url'];
   }
 
+  if (file?.found === 'cwd' && (input.from !== null || (parsed.upload ?? []).length > 0)) {
+    const programs = Object.keys(file.values).filter((k) => NAMES_PROGRAMS.test(k));
+    if (programs.length > 0) {
+      const message = `a .env found in the current directory may not set ${programs.join(', ')}, which can name programs to run: say --env-file ${file.path}`;
+      problem('upload', message, file.path);
+    }
+  }
+
   // Somebody's slip, in whatever setting, must not make it known.
   for (const { raw } of given.values()) for (const text of raw) secrets.push(...(text.match(SECRET_KEY) ?? []));
   for (const option of ['before', 'after', 'on-failure'] as const) {
@@ -230,6 +238,8 @@ type Problem = (setting: string, message: string, origin: string) => void;
 const distinct = (urls: readonly DestinationUrl[]): DestinationUrl[] => urls.filter((url, n) => urls.findIndex((u) => u.shown === url.shown) === n);
 
 const FOR_UPLOAD = /^(AWS|RCLONE)_/;
+/** RCLONE_PASSWORD_COMMAND, RCLONE_SFTP_SSH, `credential_process` in a file: somebody else's .env must not start programs. */
+const NAMES_PROGRAMS = /^RCLONE_|^AWS_(CONFIG|SHARED_CREDENTIALS)_FILE$/;
 const UPLOAD_SECRET = /SECRET|TOKEN|PASS|KEY/;
 
 /** What is for the programs and libraries of destinations, and for nobody else. */
