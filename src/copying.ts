@@ -36,6 +36,7 @@ export function verifyStage(acting: Acting, snapshot: Snapshot, note: Note<Verif
 const packInput = ({ config, workspace, tools, recorder, prune }: Acting, include: readonly string[]): PackInput => ({
   packing: config.packing,
   include,
+  own: [config.to, config.stateDir],
   workspace,
   tools,
   warn: recorder.warn.bind(recorder),

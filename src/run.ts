@@ -1,5 +1,6 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 import { dirname } from 'node:path';
+import { realpathSync } from 'node:fs';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
@@ -9,7 +10,7 @@ import { packStage, preparing, publishStage, snapshotStage, verifyStage } from '
 import { bytes, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { copyBefore, lookBack } from './looking-back.js';
-import type { ExitCode } from './outcome.js';
+import type { ExitCode, Failure } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
@@ -18,6 +19,7 @@ import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
 import { isStaged, sweepStaging } from './staging.js';
+import { lstatOrNull } from './system/files.js';
 import { uploadStage } from './uploading.js';
 
 /** All that can be known without SQLite and without a trace. */
@@ -26,11 +28,27 @@ export function inspect(ctx: Context, config: Config, database: string, name: st
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   const none = { copies: [], newestGood: null, newestManifest: null };
   if (isFailure(target)) return { source, target, ...none };
+  const own = includesOwn(config);
+  if (own) return { source, target: own, ...none };
   try {
     return { source, target, ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
   } catch (error) {
     return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, ...none };
   }
+}
+
+/** The backup directory is left out of an archive; where it is all that is to be archived, that cannot be meant. */
+function includesOwn({ include, to, stateDir }: Config): Failure | null {
+  const real = (path: string): string | null => (lstatOrNull(path) ? realpathSync(path) : null);
+  const own = [to, stateDir].map(real);
+  const problems = include.flatMap((path) => {
+    const at = real(path);
+    if (at === null || !(own.includes(at) || (own[1] && at.startsWith(`${own[1]}/`)))) return [];
+    return [
+      { setting: 'include', message: `include ${path} is where the copies or their state lie: each copy would hold all earlier ones`, origin: '--include' },
+    ];
+  });
+  return problems.length > 0 ? { code: 'SETTINGS', problems } : null;
 }
 
 /** Runs the whole job for one database and returns the exit code. */

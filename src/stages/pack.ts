@@ -22,6 +22,8 @@ export interface PackInput {
   readonly packing: { readonly compress: Compression; readonly recipients: readonly string[] };
   /** What is archived with the database, absolute paths. */
   readonly include: readonly string[];
+  /** The backup directory and that of the state: never archived, or each copy would hold all earlier ones. */
+  readonly own: readonly string[];
   readonly workspace: Workspace;
   readonly tools: Tools;
   readonly warn: (w: Warning) => void;
@@ -78,7 +80,7 @@ async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepa
   if (roots.length === 0) return { files: null, unreadable: { what: missing, total: missing.length } };
   try {
     const { writeArchive } = await import('../archive/pack.js');
-    const { sizeBytes, sha256, ...archived } = await writeArchive({ roots, target: workspace.files, signal: tools.signal, exclude: ours(snapshot, workspace) });
+    const { sizeBytes, sha256, ...archived } = await writeArchive({ roots, target: workspace.files, signal: tools.signal, exclude: ours(snapshot, input) });
     await syncFile(workspace.files);
     const compressed = await compress(input, workspace.files);
     const unreadable = { what: [...missing, ...archived.unreadable], total: missing.length + archived.totals.unreadable };
@@ -97,11 +99,11 @@ function unreadableBecause(path: string): string | null {
   }
 }
 
-/** The live database, which a plain copy of its files would tear, and the directory in which the archive grows. */
-function ours({ source }: Snapshot, { directory }: Workspace): (dev: number, ino: number) => boolean {
-  const temp = lstatSync(directory);
+/** The live database, which a plain copy of its files would tear, the copies, and the directory in which the archive grows. */
+function ours({ source }: Snapshot, { own, workspace }: PackInput): (dev: number, ino: number) => boolean {
+  const places = [workspace.directory, ...own].map((path) => statSync(path));
   const sidecars = ['-wal', '-shm', '-journal'].flatMap((suffix) => lstatOrNull(source.realPath + suffix) ?? []);
-  const left = [source, temp, ...sidecars].map(({ dev, ino }) => `${dev}:${ino}`);
+  const left = [source, ...places, ...sidecars].map(({ dev, ino }) => `${dev}:${ino}`);
   return (dev, ino) => left.includes(`${dev}:${ino}`);
 }
 
