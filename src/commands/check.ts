@@ -1,6 +1,7 @@
 /** `dbbackup check`: everything a run needs, looked at as a dry run does, and what could not be seen. */
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
+import { requireApart } from '../destinations/apart.js';
 import { bytes, plural, table } from '../format.js';
 import { verifyMailServer } from '../notifiers/mail.js';
 import { composeTest } from '../notifiers/message.js';
@@ -71,6 +72,7 @@ async function checkDestinations(ctx: Context, config: Config, problems: Warning
     const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env });
     const limit = AbortSignal.timeout(DESTINATION_MS);
     try {
+      requireApart(url, config.to);
       const objects = await there.list(AbortSignal.any([ctx.signal, limit]));
       lines.push(`destination: ${there.shown}, ${plural(objects.filter((o) => o.name.endsWith('.json')).length, 'copy', 'copies')}`);
     } catch (error) {

@@ -7,9 +7,11 @@ import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Ledger } from '../artifacts.js';
 import { baseOf, copyOf, parseCopyFile, parseManifest, readCopies, readManifest } from '../catalog.js';
+import { requireApart } from '../destinations/apart.js';
 import type { Destination, Proved, RemoteObject } from '../destinations/destination.js';
 import { DestinationError } from '../destinations/destination.js';
 import type { DestinationUrl } from '../destinations/url.js';
+import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { errnoWords, Failed, failureOf, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
@@ -66,6 +68,7 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
   let there: Destination | null = null;
   try {
     missing = lackedBy(input, url);
+    requireApart(url, input.to);
     there = input.open(url);
     await sweep(input, there);
     const bytes = missing.map((c) => c.sizeBytes);
@@ -134,19 +137,37 @@ async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Co
   return proofs.includes('read-back') ? 'read-back' : 'server-checksum';
 }
 
-/** The same policy over there: only what has a manifest of this name, data first. Credentials that may not delete are only remarked on. */
+/**
+ * The same policy over there, data first, for what went there from here alone: what somebody else put there, another machine
+ * or an intruder, is neither removed nor counted, since enough newer copies of his would have all of ours removed.
+ * Credentials that may not delete are only remarked on.
+ */
 async function pruneThere(input: UploadInput, there: Destination): Promise<Pruned[]> {
-  const { name, policy, made, signal } = input;
+  const { name, policy, made, signal, ledger } = input;
   const removed: Pruned[] = [];
+  if (!ledger) return removed;
   try {
     const objects = await there.list(signal);
-    const copies = await copiesOf(there, objects, name, signal);
+    const all = await copiesOf(there, objects, name, signal);
+    const copies = all.filter((c) => ledger.hasUploaded(there.shown, c.copy.file));
+    const foreign = all.filter((c) => !copies.includes(c)).map((c) => c.copy.file);
+    if (foreign.length > 0) {
+      const some = `${foreign.slice(0, 3).join(', ')}${foreign.length > 3 ? ', ...' : ''}`;
+      input.warn(
+        warning(
+          'UPLOAD_PRUNE',
+          `left alone at ${there.shown}, since nothing here knows of their upload: ${plural(foreign.length, 'copy', 'copies')} (${some})`,
+        ),
+      );
+    }
     const decision = decide(
       copies.map((c) => c.copy),
       policy,
       input.now().getTime(),
       made,
     );
+    if (decision.hold?.code === 'CLOCK')
+      input.warn(warning('UPLOAD_PRUNE', `old copies at ${there.shown} were not removed: ${decision.hold.file} is dated more than an hour ahead of the clock`));
     for (const one of decision.remove) {
       const manifest = copies.find((c) => c.copy.file === one.file)?.manifest;
       if (!manifest) continue;
