@@ -36,8 +36,8 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
   if (names.length > 1)
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
   const name = names[0] ?? requireName(config, command);
-  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(copiesIn(config), name, now)];
-  return { name, copies: [...latest, ...files.map((f) => copyAt(copiesIn(config), f))] };
+  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config, name, now)];
+  return { name, copies: [...latest, ...files.map((f) => copyAt(config, f))] };
 }
 
 /** All copies of the name. */
@@ -128,9 +128,12 @@ function others(to: string, name: string): string {
   return first ? ` that is not tagged; by name there would be ${first.file} (${[first.status, ...first.tags].join(', ')})` : '';
 }
 
-function latestOf(to: string, name: string, now: number): Copy {
-  const copy = newestGood(to, name, now);
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: `there is no good copy of ${name}${others(to, name)}`, to });
+function latestOf(config: Config, name: string, now: number): Copy {
+  const copy = newestGood(copiesIn(config), name, now);
+  if (!copy) {
+    const reason = `there is no good copy of ${name}${others(copiesIn(config), name)}`;
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason, to: placeOf(config) });
+  }
   return copy;
 }
 
@@ -147,8 +150,9 @@ function fileOf(config: Config, word: string, cwd: string): CopyFile {
   return parsed;
 }
 
-function copyAt(to: string, file: CopyFile): Copy {
-  const copy = readCopy(to, file);
-  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: `${to}/${file.file}`, reason: 'there is no such copy', to });
+function copyAt(config: Config, file: CopyFile): Copy {
+  const copy = readCopy(copiesIn(config), file);
+  const to = placeOf(config);
+  if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.from ? file.file : `${to}/${file.file}`, reason: 'there is no such copy', to });
   return copy;
 }

@@ -31,8 +31,12 @@ export const hasProblems = (plan: Planned): plan is Problems => 'problems' in pl
 
 export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
 
-/** The line that would make room: for hints. A profile's other rules are switched off, or they would keep what is in the way. */
-export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy'>, name: string): string {
+/**
+ * The line that would make room: for hints. A profile's other rules are switched off, or they would keep what is in the way.
+ * Empty with --from: there is no backup directory, or its copies are not what is read.
+ */
+export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'from'>, name: string): string {
+  if (config.from) return '';
   if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
   const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
   return [`dbbackup prune -P ${config.profile} --keep-last 3`, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');

@@ -6,14 +6,16 @@
 import { closeSync, constants, ftruncateSync, openSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { CopyFile } from './catalog.js';
 import { MANIFEST_MAX, parseCopyFile } from './catalog.js';
 import type { Invocation } from './cli.js';
 import type { Context } from './context.js';
 import type { Destination, RemoteObject } from './destinations/destination.js';
 import { DestinationError } from './destinations/destination.js';
 import { destination } from './destinations/url.js';
+import { plural } from './format.js';
 import type { ExitCode } from './outcome.js';
-import { Failed } from './outcome.js';
+import { Failed, warning } from './outcome.js';
 import { withoutName } from './place.js';
 import type { Config } from './settings/load.js';
 import { makeStaging } from './staging.js';
@@ -29,9 +31,14 @@ export async function withRemote(ctx: Context, config: Config, invocation: Invoc
   // Not below the backup directory: there may be none, and a listing changes nothing there.
   const staging = await makeStaging(tmpdir(), ctx.signal);
   try {
-    await fetchManifests(there, staging.directory, config.nameGiven ? config.name : null, ctx.signal).catch((error: unknown) => {
+    const unread = await fetchManifests(there, staging.directory, config.nameGiven ? config.name : null, ctx.signal).catch((error: unknown) => {
       throw asFailed(error, there);
     });
+    const [first] = unread;
+    if (first !== undefined) {
+      const message = `${plural(unread.length, 'manifest')} at ${there.shown} could not be read, and the copies count as unverified: ${first}`;
+      ctx.output.warning(warning('REMOTE_FAILED', message));
+    }
     const open = async (file: string, signal: AbortSignal): ReturnType<Destination['get']> => {
       try {
         return await there.get(file, signal);
@@ -72,16 +79,47 @@ function requirePlace(config: Config, { command, restore }: Invocation): void {
   });
 }
 
-async function fetchManifests(there: Destination, directory: string, name: string | null, signal: AbortSignal): Promise<void> {
-  const objects = (await there.list(signal)).flatMap((object) => {
-    const parsed = parseCopyFile(object.name);
-    return parsed && (name === null || parsed.name === name) ? [{ ...object, kind: parsed.kind }] : [];
-  });
-  for (const object of objects) {
-    if (object.kind !== 'manifest') placeHolder(join(directory, object.name), object.sizeBytes);
-    else if (object.sizeBytes <= MANIFEST_MAX) writeNew(join(directory, object.name), await fetchSmall(there, object, signal));
+/** Bytes, of all manifests together: what somebody else fills must not fill the temporary directory. */
+const MANIFESTS_MAX = 1 << 30;
+/** A file's name in bytes, on all file systems of Linux. */
+const NAME_MAX = 255;
+/** Refused so often before one could be read, credentials may read none. */
+const DENIED_MAX = 3;
+
+/** One that cannot be read does not stand in the way of the others. Returns what is wrong with those. */
+async function fetchManifests(there: Destination, directory: string, name: string | null, signal: AbortSignal): Promise<string[]> {
+  const objects = new Map<string, RemoteObject & { kind: CopyFile['kind'] }>();
+  for (const object of await there.list(signal)) {
+    const parsed = Buffer.byteLength(object.name) <= NAME_MAX ? parseCopyFile(object.name) : null;
+    if (parsed && (name === null || parsed.name === name)) objects.set(object.name, { ...object, kind: parsed.kind });
   }
+  const unread: string[] = [];
+  let read = 0;
+  let bytes = 0;
+  for (const object of objects.values()) {
+    const path = join(directory, object.name);
+    if (object.kind !== 'manifest') {
+      placeHolder(path, object.sizeBytes);
+      continue;
+    }
+    try {
+      if (object.sizeBytes > MANIFEST_MAX) throw tooLarge(object);
+      const manifest = await fetchSmall(there, object, signal);
+      bytes += manifest.length;
+      if (bytes > MANIFESTS_MAX)
+        throw new Failed({ code: 'REMOTE_FAILED', shown: there.shown, reason: 'its manifests have more than 1 GiB: say which copies, --name' });
+      writeNew(path, manifest);
+      read++;
+    } catch (error) {
+      if (!(error instanceof DestinationError) || error.transient || ['unreachable', 'program'].includes(error.kind)) throw error;
+      unread.push(withoutName(error.message, there.shown));
+      if (error.kind === 'denied' && read === 0 && unread.length === DENIED_MAX) throw error;
+    }
+  }
+  return unread;
 }
+
+const tooLarge = ({ name }: RemoteObject): DestinationError => new DestinationError('wrong-bytes', `${name} is larger than ${MANIFEST_MAX} bytes`, false);
 
 /** Takes no room: a listing looks at its size alone, and nobody opens it. */
 function placeHolder(path: string, sizeBytes: number): void {
@@ -101,7 +139,7 @@ export async function fetchSmall(there: Destination, object: RemoteObject, signa
   let length = 0;
   for await (const chunk of (await there.get(object.name, signal)) as AsyncIterable<Buffer>) {
     length += chunk.length;
-    if (length > MANIFEST_MAX) throw new DestinationError('wrong-bytes', `${object.name} is larger than ${MANIFEST_MAX} bytes`, false);
+    if (length > MANIFEST_MAX) throw tooLarge(object);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks);

@@ -35,6 +35,9 @@ const PARTS_MAX = 10_000;
 /** Larger parts go out one by one, so that buffers stay within some 32 MiB up to files of 320 GB. */
 const TWO_AT_ONCE_BYTES = 16 * MiB;
 const ATTEMPTS = 4;
+/** A listing beyond this is not ours. Pages have up to 1,000 objects, and on some servers none. */
+const OBJECTS_MAX = 500_000;
+const PAGES_MAX = 10_000;
 /** Taking back a broken-off upload must not take long: `sweep` finds what stays. Milliseconds. */
 const TAKE_BACK_MS = 10_000;
 
@@ -143,7 +146,11 @@ function bare(s: Session, key: string | undefined): string | null {
 
 async function list(s: Session): Promise<RemoteObject[]> {
   const found: RemoteObject[] = [];
+  let pages = 0;
   for (let from: string | undefined; ; ) {
+    if (++pages > PAGES_MAX || found.length > OBJECTS_MAX) {
+      throw new Recognised('other', `${s.target.shown}: the listing of the server (${s.host}) has no end: give the copies a prefix of their own`, false);
+    }
     const page = await s.client.send(
       new ListObjectsV2Command({
         Bucket: s.target.bucket,
