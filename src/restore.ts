@@ -33,9 +33,9 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such copy', to: placeOf(config) });
   const manifest = readManifest(copiesIn(config), baseOf(copy.file));
   if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config) });
-  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(manifest), to: placeOf(config) });
+  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config) });
   refuseInside(config, input.target);
-  if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest);
+  if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
     lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
@@ -72,19 +72,26 @@ function refuseInside(config: Config, target: string): void {
 }
 
 /** The files go where there is nothing yet. Their unpacking itself looks again, and closer. */
-function inspectFiles(config: Config, directory: string, copy: Copy, manifest: Manifest): void {
+function inspectFiles(config: Config, directory: string, copy: Copy, manifest: Manifest, target: string): void {
   const refuse = (reason: string): Failed => new Failed({ code: 'RESTORE_FAILED', path: directory, reason, state: 'nothing was changed' });
   if (!manifest.files) throw refuse(`${copy.file} has no included files (--files-to)`);
   refuseInside(config, directory);
+  if (target === directory || target.startsWith(`${directory}/`)) throw refuse(`${target} would lie in it, and it must be empty: name another --files-to`);
   const there = lstatOrNull(directory);
   if (there && !there.isDirectory()) throw refuse('it is no directory');
   if (there && readdirSync(directory).length > 0) throw refuse('it is not empty: name a new or an empty directory');
   if (!there && !lstatOrNull(dirname(directory))?.isDirectory()) throw refuse(`there is no directory ${dirname(directory)}`);
 }
 
-function badBecause(manifest: Manifest): string[] {
+function badBecause(directory: string, manifest: Manifest): string[] {
   const said = Array.isArray(manifest.checks) ? manifest.checks.filter((c) => !c.ok && c.name === 'verify').map((c) => c.message) : [];
-  return said.length > 0 ? said : ['its size is not the one in the manifest, or it was found bad before'];
+  if (said.length > 0) return said;
+  const { files } = manifest;
+  const sizeOf = (file: string): number | undefined => lstatOrNull(join(directory, file))?.size;
+  if (!files || sizeOf(manifest.file) !== manifest.sizeBytes || sizeOf(files.file) === files.sizeBytes)
+    return ['its size is not the one in the manifest, or it was found bad before'];
+  const what = sizeOf(files.file) === undefined ? 'is not there' : 'has another size than its manifest says';
+  return [`${files.file} ${what}; ${manifest.file} itself has its size: the README says how to restore it by hand`];
 }
 
 /** A file that is there is replaced by --force alone, and what is no regular file never. */
@@ -137,6 +144,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
           },
           () => `${copy.file} to ${input.target}`,
         );
+        recorder.addRestored({ file: copy.file, target: input.target });
         await putFiles();
       });
     } finally {
