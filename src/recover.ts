@@ -67,7 +67,14 @@ async function finishPublication(
   const archive = manifest.files && join(to, manifest.files.file);
   if (!published?.isFile()) {
     // The archive had its name already, the data not.
-    if (archive && isSame(archive, finishedPath(place.files, packedAs(manifest.file)))) remove(archive);
+    const stagedArchive = finishedPath(place.files, packedAs(manifest.file));
+    // Where rename was used, its staged name is gone.
+    const isOurs = async (path: string): Promise<boolean> =>
+      lstatOrNull(stagedArchive) ? isSame(path, stagedArchive) : (await hashOrNull(path, signal)) === manifest.files?.sha256;
+    if (archive && lstatOrNull(archive) && !lstatOrNull(json) && (await isOurs(archive))) {
+      remove(archive);
+      syncDirectory(to, unsupported);
+    }
     return null;
   }
   // The same inode as the staged data: ours beyond doubt. Where rename was used, the staged name is gone.
@@ -123,11 +130,11 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
   const data = new Set(files.filter((f) => f.kind === 'data').map((f) => f.base));
   const orphans = files.filter((f) => f.kind === 'manifest' && !data.has(f.base) && !('unreadable' in readManifest(to, f.base)));
   const archives = archivesIn(to, name);
-  for (const orphan of orphans) {
-    for (const file of archives.get(orphan.base) ?? []) remove(join(to, file));
-    remove(join(to, orphan.file));
-  }
   if (orphans.length === 0) return;
+  for (const { base } of orphans) for (const file of archives.get(base) ?? []) remove(join(to, file));
+  // The manifests last: without them nobody would know what is left.
+  syncDirectory(to, unsupported);
+  for (const { file } of orphans) remove(join(to, file));
   syncDirectory(to, unsupported);
   warn(warning('HEALED', `finished an interrupted prune: removed ${orphans.length} manifest${orphans.length === 1 ? '' : 's'} whose data was already gone`));
 }
