@@ -1,0 +1,264 @@
+/** Off-site copies and included files where others may write, and where settings contradict one another. */
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, watch, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { stampOf } from '../../src/catalog.js';
+import { dbbackup, type Options, start, tempDirectory } from '../support/cli.js';
+import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
+import { type Said, textOf } from '../support/manifest.js';
+import { entry } from '../support/tar.js';
+import { DAY, HOUR, plant, type Scene, scene } from './scene.js';
+
+let s3: FakeS3;
+beforeAll(async () => {
+  s3 = await startFakeS3('bucket');
+});
+beforeEach(() => {
+  s3.rule = () => null;
+  s3.objects.clear();
+});
+afterAll(() => s3.close());
+
+const KEYS = { AWS_ACCESS_KEY_ID: 'AKIDCANARY', AWS_SECRET_ACCESS_KEY: 'canary-secret-of-s3-0123456789', AWS_EC2_METADATA_DISABLED: 'true' };
+const withKeys: Options = { env: KEYS };
+const at = (endpoint: string, prefix = 'p'): string => `s3://bucket/${prefix}?endpoint=${endpoint}&region=eu-central-1`;
+const here = (s: Scene, suffix: string): string[] =>
+  readdirSync(s.to)
+    .filter((f) => f.endsWith(suffix))
+    .sort();
+const disk = (s: Scene): string => {
+  const path = join(s.home, 'disk');
+  mkdirSync(path, { recursive: true });
+  return path;
+};
+const saidOf = (path: string): Said => {
+  const { selfSha256: _, ...said } = JSON.parse(readFileSync(path, 'utf8')) as Said & { selfSha256: string };
+  return said;
+};
+
+describe('a .env of the current directory', () => {
+  test.each([
+    ['rclone:there:copies', (mark: string) => ['RCLONE_CONFIG=rclone.conf', `RCLONE_PASSWORD_COMMAND=touch ${mark}`]],
+    [at('http://127.0.0.1:9'), () => ['AWS_CONFIG_FILE=aws.conf']],
+  ])('may not name a program that an upload to %s would start', async (url, more) => {
+    const s = scene();
+    const cwd = tempDirectory('cwd');
+    const mark = join(cwd, 'started');
+    writeFileSync(join(cwd, 'rclone.conf'), '# Encrypted rclone configuration File\n\nRCLONE_ENCRYPT_V0:\nAAAA\n');
+    writeFileSync(join(cwd, 'aws.conf'), `[default]\ncredential_process = touch ${mark}\n`);
+    const lines = [`DBBACKUP_TO=${s.to}`, `DBBACKUP_UPLOAD=${url}`, ...more(mark)];
+    writeFileSync(join(cwd, '.env'), `${lines.join('\n')}\n`, { mode: 0o600 });
+    const run = await dbbackup(['run', s.source, '--json'], { cwd, env: { AWS_EC2_METADATA_DISABLED: 'true' } });
+    expect([run.code, run.json.error?.code, existsSync(mark), existsSync(s.to)]).toEqual([78, 'SETTINGS', false, false]);
+    expect(run.json.error?.message).toContain(`--env-file ${cwd}/.env`);
+  });
+
+  test('may hold credentials', async () => {
+    const s = scene();
+    const cwd = tempDirectory('cwd');
+    const lines = [`DBBACKUP_TO=${s.to}`, `DBBACKUP_UPLOAD='${at(s3.endpoint)}'`, ...Object.entries(KEYS).map(([k, v]) => `${k}=${v}`)];
+    writeFileSync(join(cwd, '.env'), `${lines.join('\n')}\n`, { mode: 0o600 });
+    const run = await dbbackup(['run', s.source], { cwd });
+    expect([run.code, s3.objects.size], run.stderr).toEqual([0, 2]);
+  });
+});
+
+describe('include', () => {
+  test('of what the backup directory lies in does not archive the copies', async () => {
+    const s = scene();
+    writeFileSync(join(s.home, 'data/one.txt'), 'one');
+    for (let n = 0; n < 2; n++) expect((await s.run(['--include', s.home])).code).toBe(0);
+    const back = join(tempDirectory('back'), 'files');
+    expect((await s.ask('restore', ['-o', join(tempDirectory('new'), 'new.db'), '--files-to', back])).code).toBe(0);
+    expect(readdirSync(join(back, s.home))).toEqual(['data']);
+  });
+
+  test('of the backup directory itself is a settings error', async () => {
+    const s = scene();
+    mkdirSync(s.to, { mode: 0o700 });
+    symlinkSync(s.to, join(s.home, 'link'));
+    for (const path of [s.to, join(s.home, 'link')]) {
+      const run = await s.run(['--include', path, '--json']);
+      expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
+      expect(run.json.error?.message).toContain(path);
+    }
+    expect(here(s, '.db')).toEqual([]);
+  });
+});
+
+describe('upload', () => {
+  test('into the backup directory, whatever it is called, is no second copy', async () => {
+    const s = scene();
+    expect((await s.run()).code).toBe(0);
+    mkdirSync(join(s.to, 'below'));
+    symlinkSync(s.to, join(s.home, 'link'));
+    for (const path of [s.to, join(s.to, 'below'), join(s.home, 'link')]) {
+      const run = await s.run(['--upload', `file://${path}`, '--json']);
+      expect([run.code, run.json.error?.code, run.json.uploads?.[0]?.uploaded, run.json.copy?.status]).toEqual([3, 'UPLOAD_FAILED', [], 'good']);
+      const check = await dbbackup(['check', s.source, '--to', s.to, '--upload', `file://${path}`, '--json']);
+      expect([check.code, check.json.problems?.find((p) => p.severity === 'critical')?.code]).toEqual([1, 'UPLOAD_FAILED']);
+    }
+    expect(readdirSync(join(s.to, 'below'))).toEqual([]);
+  });
+
+  test('by credentials that may not list broken-off uploads is a warning', async () => {
+    const s = scene({ journal: 'wal' });
+    s3.rule = ({ operation }) => (operation === 'list-uploads' ? { status: 403, code: 'AccessDenied' } : null);
+    const run = await s.run(['--upload', at(s3.endpoint), '--json'], withKeys);
+    expect([run.code, run.json.warnings?.map((w) => w.code), s3.objects.size]).toEqual([0, ['UPLOAD_PRUNE'], 2]);
+  });
+
+  test('--upload-prune neither removes nor counts what somebody else put there', async () => {
+    const s = scene({ journal: 'wal' });
+    const path = disk(s);
+    const upload = ['--upload', `file://${path}`, '--keep-last', '3'];
+    const first = await s.run([...upload, '--json']);
+    expect(first.code).toBe(0);
+    const forged = [1, 2, 3].map((n) => plant(path, `app-${stampOf(new Date(Date.now() + n * 60_000))}`));
+    // Years ahead: it would keep everything for ever.
+    forged.push(plant(path, `app-${stampOf(new Date(Date.now() + 400 * DAY))}`));
+    const run = await s.run([...upload, '--upload-prune', '--json']);
+    expect([run.code, run.json.uploads?.[0]?.pruned]).toEqual([0, []]);
+    expect(run.json.warnings?.map((w) => w.code)).toEqual(['UPLOAD_PRUNE']);
+    expect(readdirSync(path)).toEqual(expect.arrayContaining([first.json.copy?.file, run.json.copy?.file, ...forged]));
+    const last = await s.run([...upload.slice(0, 2), '--keep-last', '1', '--upload-prune', '--json']);
+    expect(last.json.uploads?.[0]?.pruned.map((p) => p.file)).toEqual([run.json.copy?.file, first.json.copy?.file]);
+    expect(readdirSync(path)).toEqual(expect.arrayContaining([last.json.copy?.file, ...forged]));
+  });
+});
+
+describe('--from', () => {
+  test('one object that cannot be read does not stand in the way of the others', async () => {
+    const s = scene();
+    const url = at(s3.endpoint);
+    expect((await s.run(['--upload', url], withKeys)).code).toBe(0);
+    s3.objects.set(`p/${'漢'.repeat(100)}-20260101T000000Z.db`, Buffer.from('x'));
+    s3.objects.set(`p/${'漢'.repeat(100)}-20260101T000000Z.json`, Buffer.from('x'));
+    s3.objects.set('p/app-20260101T000000Z.json', Buffer.alloc(16_000_001));
+    s3.objects.set('p/app-20260102T000000Z.json', Buffer.from('{}'));
+    s3.rule = ({ operation, key }) => (operation === 'get' && key.includes('20260102') ? { status: 403, code: 'InvalidObjectState' } : null);
+    const out = join(s.home, 'new.db');
+    const restore = await dbbackup(['restore', '--from', url, '-o', out, '--json'], withKeys);
+    expect([restore.code, existsSync(out)], restore.stderr).toEqual([0, true]);
+    expect(restore.stderr).toContain('2 manifests at');
+    s3.rule = ({ operation }) => (operation === 'get' ? { status: 403, code: 'AccessDenied' } : null);
+    const denied = await dbbackup(['list', '--from', url, '--json'], withKeys);
+    expect([denied.code, denied.json.error?.code]).toEqual([1, 'REMOTE_FAILED']);
+  });
+
+  test.each([
+    ['without end', true],
+    ['that names an object twice', false],
+  ])('a listing %s', async (_, endless) => {
+    let pages = 0;
+    const server = createServer((_request, response) => {
+      pages++;
+      const keys = endless ? Array.from({ length: 1000 }, (_key, n) => `p/${pages}-${n}`) : ['p/app-20260101T000000Z.db', 'p/app-20260101T000000Z.db'];
+      const contents = keys.map((key) => `<Contents><Key>${key}</Key><Size>1</Size></Contents>`).join('');
+      const next = endless ? `<NextContinuationToken>t${pages}</NextContinuationToken>` : '';
+      response.end(`<?xml version="1.0"?><ListBucketResult><IsTruncated>${endless}</IsTruncated>${next}${contents}</ListBucketResult>`);
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      const url = at(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+      const list = await dbbackup(['list', '--from', url, '--json'], withKeys);
+      if (endless) expect([list.code, list.json.error?.code]).toEqual([1, 'REMOTE_FAILED']);
+      else expect([list.code, list.json.copies?.map((c) => c.status)]).toEqual([0, ['unverified']]);
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  test('messages name the destination, never the temporary directory', async () => {
+    const s = scene();
+    const from = `file://${disk(s)}`;
+    plant(disk(s), `app-${stampOf(new Date(Date.now() - HOUR))}`, null);
+    const tmp = tempDirectory('tmp');
+    for (const words of [[], ['app-20260101T000000Z.db'], ['--timestamp', '2026-01-01']]) {
+      const restore = await dbbackup(['restore', ...words, '--from', from, '--name', 'app', '-o', join(s.home, 'new.db'), '--json'], { env: { TMPDIR: tmp } });
+      expect([restore.code, restore.json.error?.code]).toEqual([1, 'COPY_NOT_FOUND']);
+      expect(restore.json.error?.hint).toContain(`list --from ${from}`);
+      expect(restore.stdout + restore.stderr).not.toContain(tmp);
+    }
+  });
+});
+
+describe('restore --files-to', () => {
+  const withFiles = async (): Promise<Scene> => {
+    const s = scene();
+    mkdirSync(join(s.home, 'up'));
+    writeFileSync(join(s.home, 'up/one.txt'), 'one');
+    expect((await s.run(['--include', join(s.home, 'up')])).code).toBe(0);
+    return s;
+  };
+
+  test('a directory that the new file itself would lie in is refused beforehand', async () => {
+    const s = await withFiles();
+    const to = join(s.home, 'back');
+    mkdirSync(to);
+    const restore = await s.ask('restore', ['-o', join(to, 'app.db'), '--files-to', to, '--json']);
+    expect([restore.code, restore.json.error?.code, readdirSync(to)]).toEqual([1, 'RESTORE_FAILED', []]);
+    expect(restore.json.error?.message).toContain('must be empty');
+  });
+
+  test('ended while files are unpacked: what is there already is said, and in the record', async () => {
+    const s = scene();
+    mkdirSync(join(s.home, 'up'));
+    for (let n = 0; n < 3000; n++) writeFileSync(join(s.home, `up/${n}`), String(n));
+    expect((await s.run(['--include', join(s.home, 'up')])).code).toBe(0);
+    const [out, back] = [join(s.home, 'new.db'), join(s.home, 'back')];
+    mkdirSync(back);
+    const running = start(['restore', '--to', s.to, '-o', out, '--files-to', back, '--json']);
+    const watcher = watch(back);
+    await once(watcher, 'change');
+    watcher.close();
+    process.kill(running.pid, 'SIGTERM');
+    const restore = await running.result;
+    expect([restore.code, restore.json.error?.code, restore.json.restored?.target, existsSync(out)]).toEqual([143, 'INTERRUPTED', out, true]);
+    expect(restore.json.error?.message).toContain(`with a part of the files in ${back}, was already made`);
+  });
+
+  test('an archive with an entry that would be refused leaves the database alone', async () => {
+    const s = await withFiles();
+    const [json = '', tar = ''] = [here(s, '.json')[0], here(s, '.tar')[0]];
+    const archive = Buffer.concat([entry({ name: '../../out.txt', content: 'out' }), Buffer.alloc(1024)]);
+    const sha256 = createHash('sha256').update(archive).digest('hex');
+    writeFileSync(join(s.to, tar), archive);
+    const said = saidOf(join(s.to, json));
+    const files = { ...said.files, sizeBytes: archive.length, plainSizeBytes: archive.length, sha256, plainSha256: sha256, count: 1 };
+    writeFileSync(join(s.to, json), textOf(said, { files }));
+    const before = statSync(s.source, { bigint: true }).mtimeNs;
+    const back = join(s.home, 'back');
+    const restore = await s.ask('restore', ['--into', s.source, '--files-to', back, '--yes', '--json']);
+    expect([restore.code, restore.json.error?.code, existsSync(back)]).toEqual([1, 'COPY_BAD', false]);
+    expect([restore.json.restored, statSync(s.source, { bigint: true }).mtimeNs]).toEqual([undefined, before]);
+  });
+
+  test('a copy whose archive is gone says so, and that its database is there', async () => {
+    const s = await withFiles();
+    const tar = here(s, '.tar')[0] ?? '';
+    rmSync(join(s.to, tar));
+    const restore = await s.ask('restore', [here(s, '.db')[0] ?? '', '-o', join(s.home, 'new.db'), '--json']);
+    expect([restore.code, restore.json.error?.code]).toEqual([1, 'COPY_BAD']);
+    expect(restore.json.error?.message).toContain(`${tar} is not there`);
+  });
+
+  test('an archive that a killed run gave its name by renaming, without hard links, is swept', async () => {
+    const s = await withFiles();
+    const [json = '', tar = '', db = ''] = [here(s, '.json')[0], here(s, '.tar')[0], here(s, '.db')[0]];
+    const left = join(s.state, 'tmp/app-00000000-0000-4000-8000-000000000000');
+    mkdirSync(left, { recursive: true, mode: 0o700 });
+    renameSync(join(s.to, json), join(left, 'manifest.json'));
+    renameSync(join(s.to, db), join(left, 'data.db'));
+    // Of the same name, and not what that run made.
+    writeFileSync(join(s.to, tar.replace('app-', 'other-')), 'x');
+    expect((await s.run()).code).toBe(0);
+    expect(here(s, '.tar')).toEqual([tar.replace('app-', 'other-')]);
+    expect(existsSync(left)).toBe(false);
+  });
+});
