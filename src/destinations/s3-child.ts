@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { Readable } from 'node:stream';
+import { pipeline as pipelineCallback, Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import {
   AbortMultipartUploadCommand,
@@ -38,6 +38,8 @@ const ATTEMPTS = 4;
 /** A listing beyond this is not ours. Pages have up to 1,000 objects, and on some servers none. */
 const OBJECTS_MAX = 500_000;
 const PAGES_MAX = 10_000;
+/** A page of 1,000 objects with the longest keys has some 2 MB. */
+const ANSWER_MAX_BYTES = 32 * MiB;
 /** Taking back a broken-off upload must not take long: `sweep` finds what stays. Milliseconds. */
 const TAKE_BACK_MS = 10_000;
 
@@ -53,22 +55,53 @@ let session: Session | null = null;
 /** The object that `get` opened, until `bytes` sends it. */
 let opened: { readonly body: Readable; readonly sizeBytes: number; readonly name: string } | null = null;
 
+/** The SDK takes an answer into memory as a whole, all but the bytes of an object: a server must not fill ours. */
+function boundAnswers(client: S3Client, { shown }: Target): S3Client {
+  client.middlewareStack.add(
+    (next, { commandName }) =>
+      async (args) => {
+        const result = await next(args);
+        const { response } = result;
+        if (!isAnswer(response) || (commandName === 'GetObjectCommand' && response.statusCode < 300)) return result;
+        let seen = 0;
+        const bounded = new Transform({
+          transform(chunk: Buffer, _encoding, done) {
+            seen += chunk.length;
+            if (seen <= ANSWER_MAX_BYTES) done(null, chunk);
+            else done(new Recognised('other', `${shown}: the server's answer has no end: is this the right endpoint?`, false));
+          },
+        });
+        pipelineCallback(response.body, bounded, () => undefined);
+        response.body = bounded;
+        return result;
+      },
+    // Below the SDK's own step that reads the answer.
+    { step: 'deserialize', priority: 'low', name: 'boundAnswers' },
+  );
+  return client;
+}
+
+const isAnswer = (response: unknown): response is { statusCode: number; body: Readable } =>
+  typeof response === 'object' && response !== null && 'statusCode' in response && 'body' in response && response.body instanceof Readable;
+
+const makeClient = (target: Target, region: string | null): S3Client =>
+  new S3Client({
+    ...(region === null ? {} : { region }),
+    ...(target.endpoint === null ? {} : { endpoint: target.endpoint }),
+    forcePathStyle: target.forcePathStyle,
+    // Checksums are given by us, for buffers of known length. The SDK's own way is to append them to a chunked body, which an
+    // S3-compatible server has stored as part of the object.
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    // A server that does not know `Expect: 100-continue` would cost seconds with every part.
+    expectContinueHeader: false,
+    maxAttempts: ATTEMPTS,
+    retryMode: 'standard',
+    requestHandler: { connectionTimeout: target.connectMs, socketTimeout: target.idleMs },
+  });
+
 async function connect(target: Target): Promise<Session> {
-  const make = (region: string | null): S3Client =>
-    new S3Client({
-      ...(region === null ? {} : { region }),
-      ...(target.endpoint === null ? {} : { endpoint: target.endpoint }),
-      forcePathStyle: target.forcePathStyle,
-      // Checksums are given by us, for buffers of known length. The SDK's own way is to append them to a chunked body, which an
-      // S3-compatible server has stored as part of the object.
-      requestChecksumCalculation: 'WHEN_REQUIRED',
-      responseChecksumValidation: 'WHEN_REQUIRED',
-      // A server that does not know `Expect: 100-continue` would cost seconds with every part.
-      expectContinueHeader: false,
-      maxAttempts: ATTEMPTS,
-      retryMode: 'standard',
-      requestHandler: { connectionTimeout: target.connectMs, socketTimeout: target.idleMs },
-    });
+  const make = (region: string | null): S3Client => boundAnswers(makeClient(target, region), target);
   let client = make(target.region);
   let region: string;
   try {
@@ -444,6 +477,8 @@ async function unfinished(s: Session): Promise<Unfinished[]> {
       if (name !== null && UploadId && Initiated) found.push({ name, uploadId: UploadId, begunAt: Initiated.toISOString() });
     }
     const { NextKeyMarker, NextUploadIdMarker } = page;
+    // As many as these are swept now, the others by the next run.
+    if (found.length > OBJECTS_MAX) return found;
     if (!page.IsTruncated || NextKeyMarker === undefined || (NextKeyMarker === from.KeyMarker && NextUploadIdMarker === from.UploadIdMarker)) return found;
     from = { KeyMarker: NextKeyMarker, ...(NextUploadIdMarker === undefined ? {} : { UploadIdMarker: NextUploadIdMarker }) };
   }
