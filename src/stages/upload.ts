@@ -71,11 +71,12 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
     requireApart(url, input.to);
     there = input.open(url);
     await sweep(input, there);
+    const present = missing.length === 0 ? new Map<string, RemoteObject>() : await presentAt(there, input.signal);
     const bytes = missing.map((c) => c.sizeBytes);
     const sum = (of: readonly number[]): number => of.reduce((a, b) => a + b, 0);
     for (const [n, copy] of missing.entries()) {
       input.progress(sum(bytes.slice(0, n)), sum(bytes));
-      const proved = await putCopy(input, there, copy);
+      const proved = await putCopy(input, there, copy, present);
       if (proved === null) continue;
       uploaded.push({ file: copy.file, proved });
       input.ledger?.noteUploaded(url.shown, copy.file, input.now());
@@ -122,10 +123,30 @@ function lackedBy({ to, name, made, ledger, startedAt }: UploadInput, url: Desti
   return [...tonight, ...others];
 }
 
+/** Objects by their names; none where credentials may not list. */
+async function presentAt(there: Destination, signal: AbortSignal): Promise<Map<string, RemoteObject>> {
+  try {
+    return new Map((await there.list(signal)).map((o) => [o.name, o]));
+  } catch (error) {
+    if (error instanceof DestinationError && error.kind === 'denied' && !signal.aborted) return new Map();
+    throw error;
+  }
+}
+
+/** A copy of another run is never replaced: two machines with one prefix and one name would take each other's. */
+async function refuseForeign(there: Destination, object: RemoteObject | undefined, manifest: Manifest, signal: AbortSignal): Promise<void> {
+  if (!object) return;
+  const other = parseManifest(await fetchSmall(there, object, signal), baseOf(manifest.file));
+  if (!other || other.runId === manifest.runId) return;
+  const what = `${object.name} is there already, and of another run: if another machine uploads to this place, give each one of its own`;
+  throw new DestinationError('other', what, false);
+}
+
 /** Null: it was pruned here meanwhile. The weakest proof of its files counts. */
-async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Copy): Promise<Proved | null> {
+async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Copy, present: ReadonlyMap<string, RemoteObject>): Promise<Proved | null> {
   const manifest = readManifest(to, baseOf(copy.file));
   if ('unreadable' in manifest) return null;
+  await refuseForeign(there, present.get(manifest.manifest ?? ''), manifest, signal);
   const json = join(to, manifest.manifest ?? '');
   const parts = [
     ...(manifest.files ? [manifest.files] : []),
