@@ -5,6 +5,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, s
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { stampOf } from '../../src/catalog.js';
 import { dbbackup, type Options, start, tempDirectory } from '../support/cli.js';
@@ -112,6 +114,26 @@ describe('upload', () => {
     expect([run.code, run.json.warnings?.map((w) => w.code), s3.objects.size]).toEqual([0, ['UPLOAD_PRUNE'], 2]);
   });
 
+  test('does not replace the copy of another machine that has the same name and time', async () => {
+    const s = scene();
+    const path = disk(s);
+    expect((await s.run()).code).toBe(0);
+    const own = here(s, '.json')[0] ?? '';
+    const upload = ['--upload', `file://${path}`];
+    const later = await s.run([...upload, '--json']);
+    const made = later.json.copy?.manifest ?? '';
+    // As if that machine had been faster, and this one's confirmation were lost.
+    const theirs = textOf({ ...saidOf(join(path, made)), runId: '11111111-1111-4111-8111-111111111111' });
+    writeFileSync(join(path, made), theirs);
+    const history = new Database(join(s.state, 'history.db'));
+    history.exec('DELETE FROM uploads');
+    history.close();
+    const run = await s.run([...upload, '--json']);
+    expect([run.code, run.json.error?.code, run.json.uploads?.[0]?.uploaded.map((u) => u.file)]).toEqual([3, 'UPLOAD_FAILED', [run.json.copy?.file]]);
+    expect(run.json.error?.message).toContain(`${made} is there already`);
+    expect([readFileSync(join(path, made), 'utf8'), existsSync(join(path, own))]).toEqual([theirs, false]);
+  });
+
   test('--upload-prune neither removes nor counts what somebody else put there', async () => {
     const s = scene({ journal: 'wal' });
     const path = disk(s);
@@ -172,6 +194,45 @@ describe('--from', () => {
       server.closeAllConnections();
       server.close();
     }
+  });
+
+  test('an answer without end does not fill the memory', async () => {
+    const block = Buffer.alloc(1 << 20, ' ');
+    const server = createServer((_request, response) => {
+      response.write('<?xml version="1.0"?><ListBucketResult>');
+      const pump = (): void => {
+        while (response.write(block));
+      };
+      response.on('drain', pump);
+      pump();
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    try {
+      const list = await dbbackup(['list', '--from', at(`http://127.0.0.1:${(server.address() as AddressInfo).port}`), '--json'], withKeys);
+      expect([list.code, list.json.error?.code]).toEqual([1, 'REMOTE_FAILED']);
+      expect(list.json.error?.message).toContain('has no end');
+    } finally {
+      server.closeAllConnections();
+      server.close();
+    }
+  });
+
+  test('a manifest that is not as it was written cannot make a small file fill the disk', async () => {
+    const s = scene();
+    expect((await s.run(['--compress', 'gzip'])).code).toBe(0);
+    const [json = '', packed = ''] = [here(s, '.json')[0], here(s, '.gz')[0]];
+    const bomb = gzipSync(Buffer.alloc(200 << 20));
+    writeFileSync(join(s.to, packed), bomb);
+    const sums = { sizeBytes: bomb.length, sha256: createHash('sha256').update(bomb).digest('hex'), plainSizeBytes: 1e15 };
+    writeFileSync(
+      join(s.to, json),
+      textOf(saidOf(join(s.to, json)), sums)
+        .replace('"selfSha256": "', '"selfSha256": "0')
+        .replace(/.("\n}\n)$/, '$1'),
+    );
+    const verify = await s.ask('verify', [packed, '--json', '--name', 'app']);
+    expect([verify.code, verify.json.results?.map((r) => [r.status, r.proved])]).toEqual([1, [['bad', 'bytes']]]);
+    expect(verify.json.results?.[0]?.problems).toEqual([expect.stringContaining('the manifest is not as it was written')]);
   });
 
   test('messages name the destination, never the temporary directory', async () => {
