@@ -15,8 +15,8 @@ import { placeOf } from './place.js';
 import type { FilesArtifact, Manifest } from './records.js';
 import { unseal } from './stages/prove.js';
 import { makeStaging } from './staging.js';
-import { openToCopy, ReadFailed } from './system/files.js';
 import type { FileId } from './system/files.js';
+import { openToCopy, ReadFailed } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 
 /** Puts the files into their directory. */

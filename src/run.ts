@@ -1,6 +1,7 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
-import { dirname } from 'node:path';
+
 import { realpathSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
