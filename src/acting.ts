@@ -11,6 +11,7 @@ import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
+import { writeMetrics } from './metrics.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
@@ -303,6 +304,7 @@ class State {
     if (logProblem !== null) this.#recorder.warn(warning('STATE_UNWRITABLE', `the log in ${this.#config.logDir} is incomplete: ${logProblem}`));
     const told = this.#recorder.record(final, resources);
     this.#save(told);
+    this.#measure(told);
     this.#history?.close();
     for (const lock of this.#locks) lock.release();
     this.#alive?.release();
@@ -353,6 +355,15 @@ class State {
     }
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
+  }
+
+  /** After the record is saved, since it counts there; a file that cannot be written is in the record all the same. */
+  #measure(told: RunRecord): void {
+    const found = { record: told, problems: [], history: this.#history };
+    const unwritten = writeMetrics(this.#config, this.#name, found, this.#ctx.clock.now());
+    if (!unwritten) return;
+    this.#recorder.warn(unwritten);
+    this.#save({ ...told, warnings: this.#recorder.warnings });
   }
 
   #unwritable(error: unknown): void {

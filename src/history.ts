@@ -19,6 +19,16 @@ const BUSY_MS = 1000;
 /** Commands that hold the lock of the name from beginning to end, whatever their flags. */
 const HOLD_THE_LOCK: ReadonlySet<CommandName> = new Set(['run', 'prune', 'guard']);
 
+const COUNTED = "dry_run = 0 AND status <> 'running'";
+const TRIMMED_TOO = 'UNION ALL SELECT command, status, runs FROM trimmed WHERE name = :name';
+
+/** Runs of one command that ended in one way. */
+export interface RunCount {
+  readonly command: string;
+  readonly status: string;
+  readonly runs: number;
+}
+
 interface Row {
   readonly record: string;
   readonly process: string;
@@ -46,7 +56,7 @@ export class History {
     try {
       db.pragma('trusted_schema = OFF');
       const isNew = db.pragma('user_version', { simple: true }) !== 1;
-      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'uploads'").get() === undefined) {
+      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'trimmed'").get() === undefined) {
         db.exec(`BEGIN IMMEDIATE;
           CREATE TABLE IF NOT EXISTS runs(
             seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
@@ -55,6 +65,7 @@ export class History {
           CREATE TABLE IF NOT EXISTS told(key TEXT PRIMARY KEY, at TEXT NOT NULL);
           CREATE TABLE IF NOT EXISTS destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name));
           CREATE TABLE IF NOT EXISTS uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
+          CREATE TABLE IF NOT EXISTS trimmed(name TEXT NOT NULL, command TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY(name, command, status));
           PRAGMA user_version = 1;
           COMMIT`);
       }
@@ -113,11 +124,32 @@ export class History {
       });
   }
 
-  /** Removes what is beyond the kept number of one name. */
+  /** Removes what is beyond the kept number of one name; their numbers stay, since a counter must not go back. */
   trim(name: string): void {
-    this.#db
-      .prepare('DELETE FROM runs WHERE name = :name AND seq <= (SELECT seq FROM runs WHERE name = :name ORDER BY seq DESC LIMIT 1 OFFSET :kept)')
-      .run({ name, kept: KEPT_PER_NAME });
+    const last = this.#db.prepare<unknown[], number>('SELECT seq FROM runs WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?').pluck().get(name, KEPT_PER_NAME);
+    if (last === undefined) return;
+    this.#db.transaction(() => {
+      this.#db
+        .prepare(
+          `INSERT INTO trimmed(name, command, status, runs)
+           SELECT name, record ->> '$.command', status, count(*) FROM runs WHERE name = :name AND seq <= :last AND ${COUNTED} GROUP BY 2, 3
+           ON CONFLICT(name, command, status) DO UPDATE SET runs = runs + excluded.runs`,
+        )
+        .run({ name, last });
+      this.#db.prepare('DELETE FROM runs WHERE name = :name AND seq <= :last').run({ name, last });
+    })();
+  }
+
+  /** How many runs of a name have ended in which way since its history began: neither dry nor still running ones. */
+  counts(name: string): RunCount[] {
+    const before = this.#db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'trimmed'").get() === undefined ? '' : TRIMMED_TOO;
+    return this.#db
+      .prepare<unknown[], RunCount>(
+        `SELECT command, status, sum(runs) AS runs
+         FROM (SELECT record ->> '$.command' AS command, status, count(*) AS runs FROM runs WHERE name = :name AND ${COUNTED} GROUP BY 1, 2 ${before})
+         GROUP BY 1, 2 ORDER BY 1, 2`,
+      )
+      .all({ name });
   }
 
   /**

@@ -506,7 +506,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   NOTIFY_FAILED: 'A message could not be delivered; it is kept for a later run.',
   INTERNAL: 'A bug of dbbackup.',
   CLOCK: 'A copy is dated more than an hour ahead of the clock: pruning waits until that is cleared up.',
-  STATE_UNWRITABLE: 'History, log or outbox could not be written. The copy is not affected.',
+  STATE_UNWRITABLE: 'History, log, outbox or metrics file could not be written. The copy is not affected.',
   SOURCE_ROLLBACK_MODE: 'The database is not in WAL mode: writers wait while the snapshot is taken.',
   SOURCE_NETWORK_FS: 'The database lies on a network file system, where locks are unreliable.',
   ROWS_VIOLATE: 'Rows break NOT NULL, CHECK or a foreign key. They do so in the source; the copy is faithful.',

@@ -1,4 +1,5 @@
 /** `dbbackup check`: everything a run needs, looked at as a dry run does, and what could not be seen. */
+import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { requireApart } from '../destinations/apart.js';
@@ -32,6 +33,8 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   } else if (!isSkip(plan)) problems.push(...plan.warnings);
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
   for (const path of config.include) if (!lstatOrNull(path)) problems.push(critical('INCLUDE_FAILED', `${path} is not there (include)`));
+  if (config.metricsFile !== null && !lstatOrNull(dirname(config.metricsFile)))
+    problems.push(warning('STATE_UNWRITABLE', `${dirname(config.metricsFile)} is not there, so the metrics file cannot be written (metrics-file)`));
   const destinations = await checkDestinations(ctx, config, problems);
   await checkMail(ctx, config, name, options.sendTest, problems);
   problems.push(

@@ -3,6 +3,7 @@ import { isAhead, isPlainGood, readCopy, scan } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration } from '../format.js';
 import { History } from '../history.js';
+import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
 import { composeStatus } from '../notifiers/message.js';
 import { pending } from '../notifiers/outbox.js';
@@ -36,6 +37,8 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
     if (config.mail) untold = await notify(ctx, config, config.mail, name, newestGood, problems);
     else problems.push(warning('NOBODY_HEARS', 'no mail-to is set, so --notify tells nobody'));
     if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
+    const unwritten = measure(config, name, problems, ctx.clock.now());
+    if (unwritten) problems.push(unwritten);
   }
   const lines = [
     newestGood
@@ -115,6 +118,21 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
   } catch (error) {
     problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));
     return null;
+  }
+}
+
+/** After telling, so that what was delivered is not counted as waiting. */
+function measure(config: Config, name: string | null, problems: readonly Warning[], now: Date): Warning | null {
+  let history: History | null = null;
+  try {
+    history = History.openToRead(config.stateDir);
+  } catch {
+    // Said already, and without it the file tells of the copies alone.
+  }
+  try {
+    return writeMetrics(config, name, { record: null, problems, history }, now);
+  } finally {
+    history?.close();
   }
 }
 

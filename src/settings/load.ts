@@ -80,6 +80,8 @@ export interface Config {
   /** What opens sealed copies; null: not given. */
   readonly identity: Identity | null;
   readonly mail: MailSettings | null;
+  /** Absolute; its directory is not made. */
+  readonly metricsFile: string | null;
   readonly logDir: string;
   readonly logKeepMs: number;
 }
@@ -329,6 +331,7 @@ function toConfig(
     from: null,
     identity: keys.identity,
     mail: toMail(p, problem, originOf, failed),
+    metricsFile: p['metrics-file'] ?? null,
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
     logKeepMs: sure(p['log-keep'], 0),
   };

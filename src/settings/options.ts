@@ -4,7 +4,7 @@
  */
 import { destination } from '../destinations/url.js';
 import type { CommandName } from '../records.js';
-import { address, boolean, choice, count, duration, identityFile, mailRoute, name, path, positiveDuration, recipient, times, words } from './values.js';
+import { address, boolean, choice, count, duration, identityFile, mailRoute, metricsFile, name, path, positiveDuration, recipient, times, words } from './values.js';
 
 export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'off-site' | 'telling' | 'log' | 'hooks';
 
@@ -268,6 +268,13 @@ export const OPTIONS = {
     commands: TELLING,
     summary: 'Which events are told: failure, recovery.',
     parse: choice('failure', 'recovery'),
+  },
+  'metrics-file': {
+    group: 'telling',
+    value: 'FILE',
+    commands: TELLING,
+    summary: "Where metrics are written for node_exporter's textfile collector (*.prom); by `status` with --notify alone.",
+    parse: metricsFile,
   },
   'log-dir': {
     group: 'log',

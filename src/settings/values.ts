@@ -32,6 +32,13 @@ export function path(raw: string, base: string): string {
   return isAbsolute(raw) ? resolve(raw) : resolve(base, raw);
 }
 
+/** The path of a file for node_exporter's textfile collector, which reads `*.prom` and nothing else. */
+export function metricsFile(raw: string, base: string): string {
+  const file = path(raw, base);
+  if (!/[^/]\.prom$/.test(file)) throw new Error('must end in .prom: the textfile collector reads no other files');
+  return file;
+}
+
 /** A name of copies, as it was given. */
 export function name(raw: string): string {
   if (!NAME.test(raw)) {

@@ -78,10 +78,11 @@ export async function syncFile(path: string): Promise<void> {
   }
 }
 
-/** Writes a new file (0600), whole and synced. Throws EEXIST rather than touch what is there, links included. */
-export function writeNew(path: string, bytes: string | Buffer): void {
+/** Writes a new file (0600, or `mode` whatever the umask), whole and synced. Throws EEXIST rather than touch what is there, links included. */
+export function writeNew(path: string, bytes: string | Buffer, mode = 0o600): void {
   const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
   try {
+    if (mode !== 0o600) fchmodSync(fd, mode);
     const buffer = typeof bytes === 'string' ? Buffer.from(bytes) : bytes;
     for (let done = 0; done < buffer.length; ) done += writeSync(fd, buffer, done);
     fsyncSync(fd);

@@ -92,6 +92,9 @@ if (process.env['VITEST']) {
 
 // ------------------------------------------------------------------------------------------------ what is possible
 
+/** Debian's cron daemon, where it is installed. */
+export const CRON = ['/usr/sbin/cron'].find((path) => existsSync(path)) ?? null;
+
 const WAYS = {
   root: () => process.getuid?.() === 0 || 'this needs root',
   strace: () => spawnSync('strace', ['-o', '/dev/null', 'true']).status === 0 || 'this needs strace, and the right to trace',
@@ -102,6 +105,9 @@ const WAYS = {
   age: () => spawnSync('age', ['--version']).status === 0 || 'this needs the program age',
   zstd: () => spawnSync('zstd', ['--version']).status === 0 || 'this needs the program zstd',
   gunzip: () => spawnSync('gunzip', ['--version']).status === 0 || 'this needs the program gunzip',
+  promtool: () => spawnSync('promtool', ['--version']).status === 0 || 'this needs promtool (Debian: prometheus)',
+  systemd: () => spawnSync('systemd-analyze', ['--version']).status === 0 || 'this needs systemd-analyze',
+  cron: () => CRON !== null || 'this needs the cron daemon (Debian: cron)',
   loop: () => (existsSync('/dev/loop-control') && spawnSync('losetup', ['-f']).status === 0) || 'this needs loop devices',
 } as const;
 

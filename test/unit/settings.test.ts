@@ -98,7 +98,7 @@ describe('the table of settings', () => {
     expect(OPTION_NAMES.toSorted()).toEqual(
       (
         'database name source-check to state-dir accept-moved keep-last keep-within keep-daily keep-weekly keep-monthly keep-yearly ' +
-        'lock-wait timeout max-age if-older-than retries retry-wait retry-backoff before after on-failure compress encrypt-to identity-file include upload upload-prune upload-timeout warn-after mail-to mail-from smtp-url notify-on log-dir log-keep'
+        'lock-wait timeout max-age if-older-than retries retry-wait retry-backoff before after on-failure compress encrypt-to identity-file include upload upload-prune upload-timeout warn-after mail-to mail-from smtp-url notify-on metrics-file log-dir log-keep'
       )
         .split(' ')
         .toSorted(),
