@@ -5,9 +5,11 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, Failed } from './outcome.js';
 import type { CommandName } from './records.js';
+import type { Calendar } from './schedule.js';
+import { calendar } from './schedule.js';
 import type { Group, OptionName } from './settings/options.js';
 import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
-import { positiveDuration, size } from './settings/values.js';
+import { duration, positiveDuration, size } from './settings/values.js';
 
 export interface Invocation {
   readonly command: CommandName;
@@ -28,6 +30,13 @@ export interface Invocation {
   readonly from: string | null;
   readonly restore: RestoreFlags;
   readonly guard: GuardFlags;
+  readonly schedule: ScheduleFlags;
+}
+
+export interface ScheduleFlags {
+  readonly calendar: Calendar | null;
+  /** Milliseconds. */
+  readonly randomizedDelayMs: number | null;
 }
 
 export interface VerifyFlags {
@@ -88,6 +97,7 @@ export const COMMANDS: Record<CommandName, Verb> = {
   history: { summary: 'runs, newest first, also failed, interrupted and dry ones', words: '', dryRun: false },
   check: { summary: 'look at everything a run needs: settings with their origin, source, directory, space, mail', words: '[database]', dryRun: false },
   prune: { summary: 'apply the retention policy now', words: '', dryRun: true },
+  schedule: { summary: 'print crontab lines and systemd units for the profiles; installs nothing', words: '', dryRun: false },
 };
 
 const GROUP_TITLES: Record<Group, string> = {
@@ -217,6 +227,10 @@ export const FLAGS: Partial<Record<CommandName, readonly (() => Option)[]>> = {
     () => new Option('--memory-limit <size>', 'end the command when its processes use more memory than this, and roll back').argParser(parsedBy(size)),
     () => new Option('--window <times>', 'begin only within these times, like "02:00-04:00 Sun,Wed Asia/Tokyo"'),
   ],
+  schedule: [
+    () => new Option('--calendar <time>', 'when to run, like "*-*-* 03:17", "Mon..Fri 22:30" or daily').argParser(parsedBy(calendar)),
+    () => new Option('--randomized-delay <duration>', 'spread the start over this time, each machine and profile at its own').argParser(parsedBy(duration)),
+  ],
 };
 
 function positive(text: string): number {
@@ -305,7 +319,10 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
       memoryLimitBytes: number('memoryLimit'),
       window: text('window'),
     },
+    schedule: { calendar: isCalendar(values['calendar']) ? values['calendar'] : null, randomizedDelayMs: number('randomizedDelay') },
   };
 }
+
+const isCalendar = (value: unknown): value is Calendar => typeof value === 'object' && value !== null && 'cron' in value && 'systemd' in value;
 
 const usage = (message: string): Failed => new Failed({ code: 'USAGE', message, hint: 'give it once' });

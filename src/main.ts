@@ -127,7 +127,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
   try {
     const exitCode = await dispatch(ctx, invocation, loaded);
     // What only looks has no record to say it in.
-    const acting = !['list', 'history', 'status', 'check'].includes(invocation.command);
+    const acting = !['list', 'history', 'status', 'check', 'schedule'].includes(invocation.command);
     return signal.aborted && !acting ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
   } catch (error) {
     return await end(output, invocation.command, failureOf(error));
@@ -137,6 +137,8 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
 async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): Promise<ExitCode> {
   const { command, dryRun } = invocation;
   const { config } = loaded;
+  // It looks at all profiles, one that does not parse included, and has no settings of its own.
+  if (command === 'schedule') return await (await import('./commands/schedule.js')).schedule(ctx, invocation);
   if (loaded.announcement !== null) ctx.output.info(loaded.announcement);
   if (!config) {
     const { reportSettings } = await import('./commands/settings-failure.js');

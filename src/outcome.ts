@@ -103,7 +103,7 @@ export type Failure =
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
-  | { code: 'SETTINGS'; problems: readonly SettingsProblem[] }
+  | { code: 'SETTINGS'; problems: readonly SettingsProblem[]; hint?: string }
   /** The command line itself is wrong. */
   | { code: 'USAGE'; message: string; hint: string }
   /** No copy where one is needed. */
@@ -397,7 +397,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SETTINGS':
       return {
         message: f.problems.map((p) => `${p.message} (${p.origin})`).join('; '),
-        hint: 'dbbackup check shows every setting and where it comes from',
+        hint: f.hint ?? 'dbbackup check shows every setting and where it comes from',
       };
     case 'USAGE':
       return { message: f.message, hint: f.hint };

@@ -4,7 +4,7 @@ import type { Compression } from './packing.js';
 
 export const SCHEMA_VERSION = 1;
 
-export type CommandName = 'run' | 'list' | 'verify' | 'restore' | 'guard' | 'status' | 'history' | 'check' | 'prune';
+export type CommandName = 'run' | 'list' | 'verify' | 'restore' | 'guard' | 'status' | 'history' | 'check' | 'prune' | 'schedule';
 export type CopyStatus = 'good' | 'suspect' | 'bad' | 'unverified';
 export type Method = 'vacuum-into' | 'page-copy';
 export type RunStatus = 'running' | 'ok' | 'failed' | 'incomplete' | 'interrupted' | 'rolled_back' | 'skipped';

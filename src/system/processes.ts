@@ -26,6 +26,15 @@ export function userName(uid: number): string {
   return `'#${uid}'`;
 }
 
+/** The home directory of a user from /etc/passwd, or null. */
+export function homeOf(uid: number): string | null {
+  for (const line of read('/etc/passwd').split('\n')) {
+    const [name, , id, , , home] = line.split(':');
+    if (name && id !== '' && Number(id) === uid) return home || null;
+  }
+  return null;
+}
+
 export const hostName = (): string => hostname();
 
 /** Tells one process from all others, across reboots, containers and reuse of its number. */

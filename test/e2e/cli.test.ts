@@ -8,7 +8,7 @@ import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, scene } from 
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
-const COMMANDS = ['run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune'];
+const COMMANDS = ['run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune', 'schedule'];
 
 describe('help and version', () => {
   test('--help names the commands and the exit codes', async () => {
@@ -21,7 +21,7 @@ describe('help and version', () => {
         expect(help.stdout).toContain(part);
       }
       // What is not built yet is not there.
-      expect(help.stdout).not.toMatch(/^ {2}(schedule|report)\b/m);
+      expect(help.stdout).not.toMatch(/^ {2}report\b/m);
     }
   });
 
@@ -30,7 +30,8 @@ describe('help and version', () => {
     expect([help.code, help.stderr]).toEqual([0, '']);
     const words: Record<string, string> = { run: ' [database]', check: ' [database]', verify: ' [copy...]', restore: ' [copy]', guard: ' [command...]' };
     expect(help.stdout.startsWith(`Usage: dbbackup ${command} [options]${words[command] ?? ''}\n`)).toBe(true);
-    expect(help.stdout).toContain('--to <DIR>');
+    // It looks at the profiles, and has no settings of its own.
+    expect(help.stdout.includes('--to <DIR>')).toBe(command !== 'schedule');
     expect(help.stdout.includes('--dry-run')).toBe(['run', 'verify', 'restore', 'guard', 'prune'].includes(command));
     expect(help.stdout).not.toContain('--smtp-url');
     // Whatever else was given, help is help.
@@ -49,7 +50,9 @@ describe('mistakes on the command line are 64, one line, and a hint', () => {
     [['backup'], /unknown command 'backup'/],
     [['runn'], /unknown command 'runn'.*\(?[Dd]id you mean run/],
     [['help'], /unknown command 'help'/],
-    [['schedule'], /unknown command/],
+    [['schedule', '--to', '/x'], /unknown option '--to'/],
+    [['schedule', '--calendar', '25:00'], /has 25 where 0 to 23 is possible/],
+    [['schedule', '--env-file', '/x'], /takes profiles/],
     [['run', '--too', 'x'], /unknown option '--too'/],
     [['run', '--keep-hourly', '3'], /unknown option '--keep-hourly'/],
     [['run', '--smtp-url', 'smtp://x'], /unknown option '--smtp-url'/],

@@ -174,10 +174,26 @@ export const checkDocument = exactly({
 });
 /** A failure before a command could begin. */
 export const failureDocument = exactly(
-  { schemaVersion, command: oneOf('run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune', null), exitCode, error },
+  { schemaVersion, command: oneOf('run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune', 'schedule', null), exitCode, error },
   // `check` shows the settings all the same.
   { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })) },
 );
+export const schedule = exactly({
+  schemaVersion,
+  command: oneOf('schedule'),
+  profiles: list(
+    exactly({
+      name: text,
+      envFile: absolute,
+      owner: text,
+      prepare: list(text),
+      crontab: list(text),
+      units: list(exactly({ path: absolute, text })),
+      nextRun: orNull(time),
+    }),
+  ),
+  problems: list(problem),
+});
 const manifestFields = {
   ...copyFields,
   manifest: bareName,

@@ -65,8 +65,11 @@ function settingsOf(group: Group): string {
 
 function usedBy(option: OptionName): string {
   const { commands } = spec(option);
-  return commands.length === commandNames().length ? 'all' : commands.join(', ');
+  return commands.length === commandNames().filter(hasSettings).length ? 'all' : commands.join(', ');
 }
+
+/** `schedule` has none: it looks at the profiles. */
+const hasSettings = (name: CommandName): boolean => OPTION_NAMES.some((option) => spec(option).commands.includes(name));
 
 const secretNote = (option: OptionName): string =>
   spec(option).secret ? ` A secret: no flag, but \`${variableOf(option)}\` or \`${variableOf(option)}_FILE\`.` : '';
