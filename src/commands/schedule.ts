@@ -11,7 +11,7 @@ import { redactor } from '../redact.js';
 import type { Schedule, ScheduledProfile, Shipped, UnitFile, Wish } from '../schedule.js';
 import { scheduleOf, unitValue } from '../schedule.js';
 import type { Config, Loaded } from '../settings/load.js';
-import { loadSettings, profileDirectories, SYSTEM_PROFILES } from '../settings/load.js';
+import { DEFAULTS, loadSettings, profileDirectories, SYSTEM_PROFILES } from '../settings/load.js';
 import { printable, UNPRINTABLE } from '../settings/values.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import { homeOf, shellWord, userName } from '../system/processes.js';
@@ -20,7 +20,6 @@ import { nextElapse } from '../system/systemd.js';
 /** Both in a clone and in the installed package. */
 const DEPLOY = fileURLToPath(new URL('../../deploy', import.meta.url));
 /** Settings that all profiles share are not a profile. */
-const SHARED = 'defaults.env';
 
 const HINT =
   "make one, as root: install -d /etc/dbbackup && printf 'DBBACKUP_DATABASE=/srv/app/app.db\\nDBBACKUP_TO=/var/backups/dbbackup/app\\n' > /etc/dbbackup/app.env";
@@ -92,7 +91,7 @@ export async function schedule(ctx: Context, invocation: Invocation): Promise<Ex
 function profileNames(directories: readonly string[]): string[] {
   const names = directories.flatMap((directory) => {
     try {
-      return readdirSync(directory).filter((file) => /^[^.].*\.env$/.test(file) && file !== SHARED);
+      return readdirSync(directory).filter((file) => /^[^.].*\.env$/.test(file) && file !== DEFAULTS);
     } catch (error) {
       if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error))) return [];
       throw new Failed({ code: 'IO_ERROR', path: directory, reason: errnoWords(error) }, { cause: error });

@@ -4,7 +4,22 @@
  */
 import { destination } from '../destinations/url.js';
 import type { CommandName } from '../records.js';
-import { address, boolean, choice, count, duration, identityFile, mailRoute, metricsFile, name, path, positiveDuration, recipient, times, words } from './values.js';
+import {
+  address,
+  boolean,
+  choice,
+  count,
+  duration,
+  identityFile,
+  mailRoute,
+  metricsFile,
+  name,
+  path,
+  positiveDuration,
+  recipient,
+  times,
+  words,
+} from './values.js';
 
 export type Group = 'source' | 'directory' | 'retention' | 'run' | 'packing' | 'off-site' | 'telling' | 'log' | 'hooks';
 
