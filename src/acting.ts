@@ -12,6 +12,11 @@ import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
+import { hasChannel, keep, tell, together } from './notifiers/delivery.js';
+import type { Occasion } from './notifiers/news.js';
+import { occasionOf } from './notifiers/news.js';
+import { RunPings } from './notifiers/ping.js';
+import type { NotifyFailure } from './notifiers/undelivered.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
@@ -23,7 +28,7 @@ import { redactValue } from './redact.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
-import { composeFor, deliver, eventOf, keep, sendNow } from './stages/report.js';
+import { lettersFor } from './stages/report.js';
 import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
@@ -182,6 +187,8 @@ class State {
   #logOpening: Promise<void> = Promise.resolve();
   #stateDir: string | null = null;
   #document: ((record: RunRecord) => object) | null = null;
+  /** Only `run` is awaited by somebody who would miss it. */
+  readonly #pings: RunPings | null;
 
   constructor(ctx: Context, config: Config, name: string, recorder: Recorder, log: RunLog) {
     this.#ctx = ctx;
@@ -189,6 +196,8 @@ class State {
     this.#name = name;
     this.#recorder = recorder;
     this.#log = log;
+    const { ping } = config.telling;
+    this.#pings = ping && recorder.command === 'run' ? new RunPings(ping, recorder.runId, () => ctx.clock.now()) : null;
   }
 
   /** The lock is held, or was: somebody may have been told that the run begins. */
@@ -236,6 +245,8 @@ class State {
     // Not awaited, and not before the first stage has put its child to work: winston is loaded while that is busy.
     this.#logOpening = setImmediate().then(() => this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid));
     if (lock && this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
+    // Not before the lock: a run that only finds another one at work neither begins nor ends anything.
+    this.#pings?.start(this.#log.tail(), signal);
     try {
       if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
@@ -295,7 +306,7 @@ class State {
     }
     const record = this.#recorder.record(verdict, resources);
     // Telling can take half a minute: what came of the run is written down before.
-    if (this.#config.mail) this.#save(record);
+    if (hasChannel(this.#config.telling) || this.#pings) this.#save(record);
     const untold = await this.#recorder.report(() => this.#tell(record, signal));
     const final = this.#finalVerdict(verdict, untold, signal);
     this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
@@ -381,7 +392,7 @@ class State {
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. */
   #buryDead(left: ReadonlyMap<string, Copy | null>): void {
-    const { mail, to } = this.#config;
+    const { telling, to } = this.#config;
     try {
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
         const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null, to), this.#ctx.output.redact);
@@ -391,8 +402,9 @@ class State {
         if (record.command === 'restore' || record.command === 'guard') {
           this.#recorder.warn(critical('LAST_RUN_DIED', `${record.error?.message ?? ''} (${record.startedAt}): ${record.error?.hint ?? ''}`));
         }
-        if (!mail?.on.has('failure') || this.#history?.wasTold(`run ${dead.runId}`)) continue;
-        keep(this.#stateDir, composeFor(this.#ctx, record, 'failure', to, []), (w) => this.#recorder.warn(w));
+        if (this.#history?.wasTold(`run ${dead.runId}`)) continue;
+        const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [] });
+        for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }
     } catch (error) {
       this.#unwritable(error);
@@ -408,34 +420,43 @@ class State {
     }
   }
 
-  /** Sends what this run calls for, after what earlier ones could not send. Null: nothing is left to tell. Never throws. */
+  /** Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws. */
   async #tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
-    const { mail, to } = this.#config;
-    if (!mail || record.exitCode === 75) return null;
-    const event = this.#eventOf(record);
-    const message = event && mail.on.has(event) ? composeFor(this.#ctx, record, event, to, this.#log.tail()) : null;
-    const kept = message ? keep(this.#stateDir, message, (w) => this.#recorder.warn(w)) : null;
-    // A signal leaves two seconds: the next run sends it.
-    if (this.#ctx.signal.aborted) return null;
-    const direct = message && kept === null ? (await sendNow(message, mail, this.#ctx, signal)).failure : null;
+    const { telling, to } = this.#config;
+    if (record.exitCode === 75) return null;
+    const warn = this.#recorder.warn.bind(this.#recorder);
+    const occasion = this.#occasionOf(record);
+    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
+    const { failure, heard } = await tell(this.#ctx, telling, { stateDir: this.#stateDir, name: this.#name }, letters, warn, signal);
+    if (occasion.events.includes('failure') && letters.some((letter) => heard.has(letter.message.id))) this.#noteTold(record);
+    // After the others, since what they could not tell is a failure as well.
+    const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
+    return together([failure, unpinged].filter((f) => f !== null));
+  }
+
+  /** Says how the run ended, where somebody waits for that. A signal leaves no time for it; that no ping comes then is the message. */
+  async #ping(event: 'success' | 'fail', signal: AbortSignal): Promise<NotifyFailure | null> {
+    if (!this.#pings || signal.aborted) return null;
+    const { start, end } = await this.#pings.end(event, this.#log.tail(), signal);
+    // Whoever waits needs the end alone; and what failed on both ways is told once.
+    if (start && !end) this.#recorder.warn(warning('NOTIFY_FAILED', describe(start).message));
+    return end;
+  }
+
+  #noteTold(record: RunRecord): void {
     try {
-      const waiting = this.#stateDir === null ? null : await deliver(this.#stateDir, this.#name, mail, this.#ctx, signal);
-      if (!direct && !waiting && event === 'failure') this.#history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
-      return direct ?? waiting;
+      this.#history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
     } catch (error) {
-      if (signal.aborted) return direct;
-      this.#recorder.warn(warning('STATE_UNWRITABLE', `the outbox in ${this.#config.stateDir} cannot be used: ${errnoWords(error)}`));
-      // It could be queued and not be sent from there: then at once.
-      return message && kept !== null ? (await sendNow(message, mail, this.#ctx, signal)).failure : direct;
+      this.#unwritable(error);
     }
   }
 
-  #eventOf(record: RunRecord): ReturnType<typeof eventOf> {
+  #occasionOf(record: RunRecord): Occasion {
     try {
-      return eventOf(record, this.#history);
+      return occasionOf(record, this.#history);
     } catch (error) {
       this.#unwritable(error);
-      return eventOf(record, null);
+      return occasionOf(record, null);
     }
   }
 }

@@ -4,18 +4,16 @@ import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { requireApart } from '../destinations/apart.js';
 import { bytes, plural, table } from '../format.js';
-import { verifyMailServer } from '../notifiers/mail.js';
-import { composeTest } from '../notifiers/message.js';
 import type { ExitCode, Warning } from '../outcome.js';
-import { critical, describe, errnoWords, Failed, failureOf, warning } from '../outcome.js';
+import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
 import { hasProblems, isSkip, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
-import { messageFacts, sendNow } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 import { findSetpriv } from '../system/workers.js';
+import { checkTelling } from './check-telling.js';
 
 /** Looks, prints the settings and every problem. Exit 1 when one of them is critical. */
 export async function check(ctx: Context, config: Config, shown: readonly ShownSetting[], options: { sendTest: boolean }): Promise<ExitCode> {
@@ -36,7 +34,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   if (config.metricsFile !== null && !lstatOrNull(dirname(config.metricsFile)))
     problems.push(warning('STATE_UNWRITABLE', `${dirname(config.metricsFile)} is not there, so the metrics file cannot be written (metrics-file)`));
   const destinations = await checkDestinations(ctx, config, problems);
-  await checkMail(ctx, config, name, options.sendTest, problems);
+  await checkTelling(ctx, config, name, options.sendTest, problems);
   problems.push(
     warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'),
   );
@@ -87,30 +85,4 @@ async function checkDestinations(ctx: Context, config: Config, problems: Warning
     }
   }
   return lines;
-}
-
-async function checkMail(ctx: Context, config: Config, name: string, sendTest: boolean, problems: Warning[]): Promise<void> {
-  const { mail } = config;
-  if (!mail) {
-    problems.push(
-      sendTest
-        ? critical('NOBODY_HEARS', 'there is nobody to send a test to: set mail-to and smtp-url')
-        : warning('NOBODY_HEARS', 'no mail-to is set: a failure will only be seen by who looks'),
-    );
-    return;
-  }
-  if (sendTest) {
-    const { failure } = await sendNow(composeTest(name, messageFacts(ctx, config.to, name, [])), mail, ctx, ctx.signal);
-    if (failure) problems.push(critical('NOTIFY_FAILED', `the test message: ${describe(failure).message}`));
-    else ctx.output.info(`a test message was sent to ${mail.to.join(', ')}`);
-    return;
-  }
-  try {
-    await verifyMailServer(mail, { signal: ctx.signal, env: ctx.childEnv });
-  } catch (error) {
-    const failure = failureOf(error);
-    problems.push(
-      critical('NOTIFY_FAILED', `the mail server cannot be used: ${failure.code === 'NOTIFY_FAILED' ? failure.reason : describe(failure).message}`),
-    );
-  }
 }

@@ -1,18 +1,20 @@
 /** `dbbackup status`: is there a fresh, good copy? With --notify, people are told what nobody was told yet. */
 import { isAhead, isPlainGood, readCopy, scan } from '../catalog.js';
 import type { Context } from '../context.js';
-import { bytes, duration } from '../format.js';
+import { bytes, duration, plural } from '../format.js';
 import { History } from '../history.js';
 import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
+import { hasChannel, tell } from '../notifiers/delivery.js';
 import { composeStatus } from '../notifiers/message.js';
-import { pending } from '../notifiers/outbox.js';
+import { outboxPath, pending } from '../notifiers/outbox.js';
 import type { ExitCode, Failure, Warning, WarningCode } from '../outcome.js';
 import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import type { Config, MailSettings } from '../settings/load.js';
-import { deliver, keep, messageFacts, outboxPath, sendNow } from '../stages/report.js';
+import type { Config } from '../settings/load.js';
+import { CHANNELS } from '../settings/values.js';
+import { lettersToAll, messageFacts } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 
 interface Look {
@@ -29,13 +31,13 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   problems.push(...seen);
   const lastRun = name === null ? null : lookAtRuns(config, name, problems);
   const waiting = countWaiting(config, name);
-  if (waiting > 0) problems.push(warning('UNDELIVERED', `${waiting} message${waiting === 1 ? '' : 's'} could not be delivered yet`));
+  if (waiting.total > 0) problems.push(warning('UNDELIVERED', `${plural(waiting.total, 'message')} could not be delivered yet (${waiting.words})`));
 
   const healthy = newestGood !== null && newestGood.ageSeconds * 1000 <= config.maxAgeMs;
   let untold: Failure | null = null;
   if (options.notify) {
-    if (config.mail) untold = await notify(ctx, config, config.mail, name, newestGood, problems);
-    else problems.push(warning('NOBODY_HEARS', 'no mail-to is set, so --notify tells nobody'));
+    if (hasChannel(config.telling)) untold = await notify(ctx, config, name, newestGood, problems);
+    else problems.push(warning('NOBODY_HEARS', 'no mail-to, slack-webhook or webhook is set, so --notify tells nobody'));
     if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
     const unwritten = measure(config, name, problems, ctx.clock.now());
     if (unwritten) problems.push(unwritten);
@@ -136,23 +138,20 @@ function measure(config: Config, name: string | null, problems: readonly Warning
   }
 }
 
-function countWaiting(config: Config, name: string | null): number {
+/** How many messages wait, and in words where: `mail 2, slack 1`. */
+function countWaiting(config: Config, name: string | null): { total: number; words: string } {
   try {
-    return pending(outboxPath(config.stateDir), name).length;
+    const waiting = pending(outboxPath(config.stateDir), name);
+    const each = CHANNELS.map((channel) => ({ channel, n: waiting.filter((letter) => letter.channel === channel).length }));
+    const words = each.filter(({ n }) => n > 0).map(({ channel, n }) => `${channel} ${n}`);
+    return { total: waiting.length, words: words.join(', ') };
   } catch {
-    return 0;
+    return { total: 0, words: '' };
   }
 }
 
 /** Tells what nobody was told yet, once; sends what waits. */
-async function notify(
-  ctx: Context,
-  config: Config,
-  mail: MailSettings,
-  name: string | null,
-  newestGood: Copy | null,
-  problems: readonly Warning[],
-): Promise<Failure | null> {
+async function notify(ctx: Context, config: Config, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): Promise<Failure | null> {
   let history: History | null = null;
   try {
     // What another user's runs need must not be made by us: they could not write it any more.
@@ -162,16 +161,19 @@ async function notify(
   }
   try {
     const news = untoldProblems(history, name, newestGood, problems);
-    if (news.problems.length > 0) {
-      const message = composeStatus(name, news.problems, messageFacts(ctx, config.to, name, []));
-      const kept = history ? keep(config.stateDir, message, (w) => ctx.output.warning(w)) : null;
-      if (kept === null) {
-        const { failure } = await sendNow(message, mail, ctx, ctx.signal);
-        if (failure) return failure;
-      }
-      for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
-    }
-    return history ? await deliver(config.stateDir, name, mail, ctx, ctx.signal) : null;
+    const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, config.to, name, [])) : null;
+    const letters = message
+      ? lettersToAll(
+          config.telling,
+          message,
+          news.problems.some((p) => p.severity === 'critical'),
+        )
+      : [];
+    const box = { stateDir: history ? config.stateDir : null, name };
+    const { failure, heard, kept } = await tell(ctx, config.telling, box, letters, (w) => ctx.output.warning(w), ctx.signal);
+    // What waits in the outbox is as good as told.
+    if (message && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
+    return failure;
   } catch (error) {
     return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: true };
   } finally {

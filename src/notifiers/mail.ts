@@ -5,16 +5,19 @@
  * what is ours we can end. Every way out is bounded, and leaves nothing that keeps the process alive (traps, 32).
  */
 import { spawn } from 'node:child_process';
-import { lookup, Resolver } from 'node:dns/promises';
 import { accessSync, constants, statSync } from 'node:fs';
 import type { Socket } from 'node:net';
-import { connect, isIP, isIPv4 } from 'node:net';
+import { connect, isIP } from 'node:net';
 import type SMTPConnection from 'nodemailer/lib/smtp-connection';
-import { errnoWords, Failed } from '../outcome.js';
 import type { MailSettings } from '../settings/load.js';
 import type { MailRoute } from '../settings/values.js';
-import { printable } from '../settings/values.js';
+import { isLoopback } from '../settings/values.js';
 import type { Message } from './message.js';
+import { Undelivered } from './undelivered.js';
+import { bounded, oneLine, reasonInWords, resolve } from './wire.js';
+
+/** Who sends to whom, and how. */
+export type Envelope = Pick<MailSettings, 'route' | 'to' | 'from'>;
 
 export interface MailOptions {
   /** Ends the sending at once. */
@@ -35,10 +38,10 @@ const STDERR_LENGTH = 2000;
 const MTA_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
- * Delivers a message. Throws `Failed` (NOTIFY_FAILED, kept: false) when nobody got it; `refused` names those who did not while
+ * Delivers a message. Throws `Undelivered` when nobody got it; `refused` names those who did not while
  * others did, or is null. Neither holds a secret. Sending the same message again carries the same Message-ID.
  */
-export async function sendMail(message: Message, mail: MailSettings, options: MailOptions): Promise<{ refused: string | null }> {
+export async function sendMail(message: Message, mail: Envelope, options: MailOptions): Promise<{ refused: string | null }> {
   const { route } = mail;
   let refused: string | null = null;
   await attempt(mail, options, async (stop) => {
@@ -59,18 +62,13 @@ export async function sendMail(message: Message, mail: MailSettings, options: Ma
  * Goes all the way to the mail server but sends nothing: connect, EHLO, STARTTLS, log in. For `sendmail:`, that the
  * program is there and executable. Throws like `sendMail`.
  */
-export async function verifyMailServer(mail: MailSettings, options: MailOptions): Promise<void> {
+export async function verifyMailServer(mail: Envelope, options: MailOptions): Promise<void> {
   const { route } = mail;
   await attempt(mail, options, async (stop) => {
     if (route.kind === 'smtp') return session(route, stop, async () => undefined);
     if (!statSync(route.program).isFile()) throw new Error('not a regular file');
     accessSync(route.program, constants.X_OK);
   });
-}
-
-/** Only these count as this machine: a name like `127.evil.example` does not, and neither does what a DNS calls local. */
-export function isLoopback(host: string): boolean {
-  return host.toLowerCase() === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
 }
 
 /** How to speak to a server: what DESIGN's "Telling" decides about TLS, and traps, 32 about time. */
@@ -91,30 +89,24 @@ export function connectionOptions(route: SmtpRoute): SMTPConnection.Options {
   };
 }
 
-/** Runs `work` until it settles, the deadline passes or the caller's signal comes, and gives every failure its one shape. */
-async function attempt(mail: MailSettings, options: MailOptions, work: (stop: AbortSignal) => Promise<void>): Promise<void> {
-  const deadlineMs = options.deadlineMs ?? DEADLINE_MS;
-  const controller = new AbortController();
-  const stop = controller.signal;
-  const abort = (): void => controller.abort(new Error('stopped before it was delivered'));
-  const timer = setTimeout(() => controller.abort(new Error(`not done within ${deadlineMs / 1000} s`)), deadlineMs);
-  options.signal.addEventListener('abort', abort, { once: true });
+/** Runs `work` within its bounds and gives every failure its one shape. */
+async function attempt(mail: Envelope, options: MailOptions, work: (stop: AbortSignal) => Promise<void>): Promise<void> {
   try {
-    if (options.signal.aborted) abort();
-    stop.throwIfAborted();
-    const stopped = new Promise<never>((_, fail) => stop.addEventListener('abort', () => fail(stop.reason), { once: true }));
-    await Promise.race([work(stop), stopped]);
+    await bounded(options.deadlineMs ?? DEADLINE_MS, options.signal, work);
   } catch (error) {
-    // No cause: what libraries hang on their errors may hold what was sent, the password among it.
-    throw new Failed({ code: 'NOTIFY_FAILED', reason: scrub(`${whereOf(mail.route)}: ${reasonOf(error)}`, mail.route), kept: false });
-  } finally {
-    clearTimeout(timer);
-    options.signal.removeEventListener('abort', abort);
+    throw new Undelivered(scrub(`${whereOf(mail.route)}: ${reasonOf(error)}`, mail.route), isRefusal(error));
   }
 }
 
+/** 5xx to the message or to all of its recipients. A login that fails is put right in the settings, and the message is worth keeping. */
+function isRefusal(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const { responseCode, code } = error as Reply;
+  return code !== 'EAUTH' && typeof responseCode === 'number' && responseCode >= 500;
+}
+
 /** The message as bytes. Date and Message-ID come from the message, so that one that is sent twice can be recognised. */
-async function compose(message: Message, mail: MailSettings, newline: 'unix' | 'windows'): Promise<Buffer> {
+async function compose(message: Message, mail: Envelope, newline: 'unix' | 'windows'): Promise<Buffer> {
   const { default: MailComposer } = await import('nodemailer/lib/mail-composer');
   return new MailComposer({
     from: { name: 'dbbackup', address: mail.from },
@@ -212,24 +204,8 @@ async function dial(route: SmtpRoute, stop: AbortSignal): Promise<Socket> {
   }
 }
 
-/**
- * Addresses of a host. The DNS first, because its queries can be cancelled; getaddrinfo, which cannot, only for names
- * that it does not know: /etc/hosts, search domains.
- */
-async function resolve(host: string, stop: AbortSignal): Promise<string[]> {
-  if (isIP(host)) return [host];
-  if (isLoopback(host)) return ['127.0.0.1', '::1'];
-  const resolver = new Resolver({ timeout: 4000, tries: 2 });
-  const cancel = (): void => resolver.cancel();
-  stop.addEventListener('abort', cancel, { once: true });
-  const found = await Promise.all([resolver.resolve6(host).catch(() => []), resolver.resolve4(host).catch(() => [])]);
-  stop.removeEventListener('abort', cancel);
-  stop.throwIfAborted();
-  return found.flat().length > 0 ? found.flat() : (await lookup(host, { all: true })).map((a) => a.address);
-}
-
 /** Feeds the message to a sendmail program and waits for its exit. */
-function pipeTo(program: string, mail: MailSettings, raw: Buffer, env: Record<string, string>, stop: AbortSignal): Promise<void> {
+function pipeTo(program: string, mail: Envelope, raw: Buffer, env: Record<string, string>, stop: AbortSignal): Promise<void> {
   return new Promise((done, fail) => {
     // A group of its own, so that whatever the program started ends with it. `--`: an address is never an option.
     const child = spawn(program, ['-i', '-f', mail.from, '--', ...mail.to], { cwd: '/', env, stdio: ['pipe', 'ignore', 'pipe'], detached: true });
@@ -290,6 +266,8 @@ function environment(given: MailOptions['env']): Record<string, string> {
 interface Reply extends Error {
   readonly response?: string | undefined;
   readonly recipient?: string | undefined;
+  readonly responseCode?: number | undefined;
+  readonly code?: string | undefined;
 }
 
 const whereOf = (route: MailRoute): string =>
@@ -299,9 +277,7 @@ function reasonOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   const refused = 'rejectedErrors' in error && Array.isArray(error.rejectedErrors) ? (error.rejectedErrors as Reply[]) : null;
   if (refused && refused.length > 0) return `refused for ${refusals([], refused)}`;
-  // Node's when no address of a host answered; its own message is empty.
-  if (error instanceof AggregateError) return error.errors.map(reasonOf).join(', ');
-  return errnoWords(error);
+  return reasonInWords(error);
 }
 
 /** `a@x.org (550 no such user), b@x.org (...)` */
@@ -312,12 +288,8 @@ function refusals(rejected: readonly string[], errors: readonly Reply[] | undefi
 
 /** One printable line without secrets: servers and programs may repeat what they were sent, in any of its encodings. */
 function scrub(reason: string, route: MailRoute): string {
-  let text = reason;
-  if (route.kind === 'smtp' && route.password !== '') {
-    const { user, password } = route;
-    const base64 = (s: string): string => Buffer.from(s).toString('base64');
-    for (const secret of [base64(`\0${user}\0${password}`), base64(password), encodeURIComponent(password), password]) text = text.replaceAll(secret, '***');
-  }
-  const line = printable(text.replace(/\s+/gu, ' ').trim());
-  return line.length > REASON_LENGTH ? `${Array.from(line).slice(0, REASON_LENGTH).join('')}...` : line;
+  if (route.kind !== 'smtp' || route.password === '') return oneLine(reason, [], REASON_LENGTH);
+  const { user, password } = route;
+  const base64 = (s: string): string => Buffer.from(s).toString('base64');
+  return oneLine(reason, [base64(`\0${user}\0${password}`), base64(password), encodeURIComponent(password), password], REASON_LENGTH);
 }

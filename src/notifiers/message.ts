@@ -5,19 +5,26 @@
  */
 import type { Warning } from '../outcome.js';
 import type { RunRecord } from '../records.js';
+import { redactValue } from '../redact.js';
+import type { NotifyEvent } from '../settings/values.js';
 import { printable } from '../settings/values.js';
+import type { WarningNews } from './news.js';
 
 /** A message as it is queued and sent. `name`: whose outbox it belongs to; null when no name was known. */
 export interface Message {
   readonly id: string;
   /** RFC 3339, UTC. */
   readonly createdAt: string;
-  readonly kind: 'failure' | 'recovery' | 'status' | 'test';
+  readonly kind: NotifyEvent | 'status' | 'test';
   readonly name: string | null;
   readonly runId: string | null;
   readonly subject: string;
   readonly text: string;
   readonly html: string;
+  /** Absent in what an older version queued, as is the record. */
+  readonly host?: string | undefined;
+  /** The run that it is about, redacted; lists of more than 100 entries are cut. */
+  readonly record?: RunRecord | null | undefined;
 }
 
 /** What a message says besides the record. `newestGood` null: there is none to be found. `directory` null: not known. */
@@ -54,9 +61,13 @@ const LOG_LINE_LENGTH = 400;
 const REMARKS = 20;
 const TEXT_LENGTH = 2000;
 const SUBJECT_LENGTH = 200;
+const LIST_LENGTH = 100;
 
-/** The message about a run that ended badly (`failure`: failed, incomplete or interrupted) or well again (`recovery`). */
-export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', facts: MessageFacts): Message {
+/**
+ * The message about a run: it ended badly (`failure`: failed, incomplete or interrupted), well again (`recovery`), well with
+ * something to be looked at (`warning`, which needs the news), or well (`success`).
+ */
+export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageFacts, news: WarningNews | null = null): Message {
   const clean = cleaner(facts);
   const who = record.name ?? record.profile;
   const subject = (verdict: string, code: string | null): string =>
@@ -73,12 +84,17 @@ export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', fact
     log: logOf(facts, clean),
   };
 
-  if (kind === 'recovery') {
+  if (kind !== 'failure') {
     const made = copy
       ? `The new copy is ${copy.file} (${size(copy.sizeBytes)}), ${copy.status === 'good' ? 'checked and good' : copy.status}.`
       : newestOf(record, facts);
-    const sheet: Sheet = { ...base, tone: 'good', verdict: head('backups work again'), lead: [clean(made)], todo: [], log: [] };
-    return message(facts, kind, record, subject('RECOVERED', null), sheet);
+    const well = { ...base, todo: [], log: [] };
+    if (kind === 'warning' && news) {
+      const { tone, words, verdict, code, lead } = inWords(news);
+      return message(facts, kind, record, subject(words, code), { ...well, tone, verdict: head(verdict), lead: [...lead, made].map(clean) });
+    }
+    const [words, verdict] = kind === 'recovery' ? ['RECOVERED', 'backups work again'] : ['OK', 'backup made'];
+    return message(facts, kind, record, subject(words, null), { ...well, tone: 'good', verdict: head(verdict), lead: [clean(made)] });
   }
 
   const error = record.error;
@@ -119,6 +135,23 @@ export function composeRun(record: RunRecord, kind: 'failure' | 'recovery', fact
   return message(facts, kind, record, subject(word, error && error.code !== word ? error.code : null), sheet);
 }
 
+/** A message about warnings in words, the gravest first. */
+function inWords(news: WarningNews): { tone: Tone; words: string; verdict: string; code: string | null; lead: string[] } {
+  const now = bySeverity([...news.appeared, ...news.still.map((s) => s.warning)]);
+  const [first] = now;
+  const isCritical = first?.severity === 'critical';
+  const lead = [
+    ...bySeverity(news.appeared).map((w) => `${w.code}: ${w.message}`),
+    ...news.still.map(({ warning, since }) => `Still so, since ${utc(since)}: ${warning.code}: ${warning.message}`),
+    ...news.ended.map((w) => `No longer so: ${w.code}: ${w.message}`),
+  ];
+  if (first) {
+    const verdict = `a good copy was made, but there is ${isCritical ? 'something critical' : 'something'} to look at`;
+    return { tone: isCritical ? 'bad' : 'partly', words: isCritical ? 'CRITICAL' : 'WARNING', verdict, code: first.code, lead };
+  }
+  return { tone: 'good', words: 'WARNING ENDED', verdict: 'a warning has ended', code: news.ended[0]?.code ?? null, lead };
+}
+
 /** What `status --notify` tells: every problem, the critical ones first. */
 export function composeStatus(name: string | null, problems: readonly Warning[], facts: MessageFacts): Message {
   const clean = cleaner(facts);
@@ -151,14 +184,14 @@ export function composeStatus(name: string | null, problems: readonly Warning[],
   );
 }
 
-/** What `check --send-test` sends: that mail arrives, and from where. */
+/** What `check --send-test` sends: that messages arrive, and from where. */
 export function composeTest(name: string | null, facts: MessageFacts): Message {
   const clean = cleaner(facts);
   const sheet: Sheet = {
     tone: 'plain',
     verdict: clean(`${name === null ? '' : `${name}: `}test message`),
     place: placeOf(facts, clean),
-    lead: ['Mail from dbbackup reaches you. Nothing is wrong, and nothing is to be done.', clean(newestOf(null, facts))],
+    lead: ['Messages of dbbackup reach you. Nothing is wrong, and nothing is to be done.', clean(newestOf(null, facts))],
     todo: [],
     command: [],
     remarks: [],
@@ -175,7 +208,9 @@ export function composeTest(name: string | null, facts: MessageFacts): Message {
   return message(facts, 'test', { name, runId: null }, `dbbackup: ${name === null ? '' : `${name} `}TEST on ${facts.host}`, sheet);
 }
 
-function message(facts: MessageFacts, kind: Message['kind'], of: { name: string | null; runId: string | null }, subject: string, sheet: Sheet): Message {
+type About = RunRecord | { readonly name: string | null; readonly runId: null };
+
+function message(facts: MessageFacts, kind: Message['kind'], of: About, subject: string, sheet: Sheet): Message {
   const title = clip(printable(facts.redact(subject)), SUBJECT_LENGTH);
   return {
     id: facts.id,
@@ -186,8 +221,18 @@ function message(facts: MessageFacts, kind: Message['kind'], of: { name: string 
     subject: title,
     text: toText(sheet),
     html: toHtml(title, sheet),
+    host: printable(facts.redact(facts.host)),
+    record: 'command' in of ? shortened(redactValue(of, facts.redact)) : null,
   };
 }
+
+/** What waits in the outbox has to stay small, also where ten thousand copies were kept or a message has no end. */
+const shortened = (record: RunRecord): RunRecord =>
+  JSON.parse(
+    JSON.stringify(record, (_, value: unknown) =>
+      Array.isArray(value) ? value.slice(0, LIST_LENGTH) : typeof value === 'string' ? clip(value, TEXT_LENGTH) : value,
+    ),
+  ) as RunRecord;
 
 type Clean = (text: string) => string;
 

@@ -14,8 +14,8 @@ import { readSmall } from '../system/files.js';
 import { stateDirOf } from '../workspace.js';
 import type { OptionName, Parsed } from './options.js';
 import { OPTION_NAMES, spec, variableOf } from './options.js';
-import type { MailRoute } from './values.js';
-import { NAME, nameFromFile, PROFILE, printable } from './values.js';
+import type { Channel, MailRoute, NotifyEvent } from './values.js';
+import { NAME, nameFromFile, PROFILE, printable, secretsOf } from './values.js';
 
 /** What retention keeps; Infinity is `all`, null a rule nobody gave. */
 export interface Policy {
@@ -27,13 +27,31 @@ export interface Policy {
   readonly yearly: number | null;
 }
 
-export type NotifyEvent = 'failure' | 'recovery';
+export type { Channel, NotifyEvent } from './values.js';
 
+/** `to` and `critical`: at least one of the two names somebody. */
 export interface MailSettings {
   readonly route: MailRoute;
   readonly to: readonly string[];
+  /** Who is told of failures and critical warnings alone. */
+  readonly critical: readonly string[];
   readonly from: string;
   readonly on: ReadonlySet<NotifyEvent>;
+}
+
+/** An address that is posted to. The URL is a secret. */
+export interface HookSettings {
+  readonly url: URL;
+  readonly on: ReadonlySet<NotifyEvent>;
+}
+
+/** Who is told, on which ways; null: that way is not set. */
+export interface Telling {
+  readonly mail: MailSettings | null;
+  readonly slack: HookSettings | null;
+  readonly webhook: HookSettings | null;
+  /** A secret. */
+  readonly ping: URL | null;
 }
 
 export interface UploadSettings {
@@ -79,7 +97,7 @@ export interface Config {
   readonly from: RemoteCopies | null;
   /** What opens sealed copies; null: not given. */
   readonly identity: Identity | null;
-  readonly mail: MailSettings | null;
+  readonly telling: Telling;
   /** Absolute; its directory is not made. */
   readonly metricsFile: string | null;
   readonly logDir: string;
@@ -112,7 +130,7 @@ export interface Loaded {
   readonly problems: readonly SettingsProblem[];
   readonly shown: readonly ShownSetting[];
   /** What parsed on its own, so that a settings error can still be recorded and mailed. */
-  readonly partial: Pick<Config, 'profile' | 'name' | 'mail' | 'database'> & { readonly to: string | null; readonly stateDir: string | null };
+  readonly partial: Pick<Config, 'profile' | 'name' | 'telling' | 'database'> & { readonly to: string | null; readonly stateDir: string | null };
   /** The values that must never be printed. */
   readonly secrets: readonly string[];
   /** Said to the operator: the env file that was found by itself. */
@@ -183,6 +201,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
   if (parsed['upload-prune'] && (parsed.upload ?? []).length === 0)
     problem('upload-prune', 'upload-prune needs upload: there is nowhere to remove anything', given.get('upload-prune')?.origin ?? '');
   const route = parsed['smtp-url'];
+  for (const url of [parsed['slack-webhook'], parsed.webhook, parsed['ping-url']]) if (url) secrets.push(...secretsOf(url));
   if (route?.kind === 'smtp' && route.password) secrets.push(route.password, encodeURIComponent(route.password));
   if (route?.kind === 'sendmail' && file?.found === 'cwd' && given.get('smtp-url')?.from === file && route.program !== '/usr/sbin/sendmail') {
     problem('smtp-url', 'a .env found in the current directory may not name a program', file.path);
@@ -226,7 +245,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       profile: config.profile,
       name: config.name,
       database: config.database,
-      mail: config.mail,
+      telling: config.telling,
       to: config.to === '' ? null : config.to,
       stateDir: config.to === '' || failed('state-dir') ? null : config.stateDir,
     },
@@ -330,7 +349,7 @@ function toConfig(
     upload: { to: distinct(p.upload ?? []), prune: p['upload-prune'] ?? false, timeoutMs: sure(p['upload-timeout'], 0), env: keys.uploadEnv },
     from: null,
     identity: keys.identity,
-    mail: toMail(p, problem, originOf, failed),
+    telling: toTelling(p, problem, originOf, failed),
     metricsFile: p['metrics-file'] ?? null,
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
     logKeepMs: sure(p['log-keep'], 0),
@@ -350,18 +369,39 @@ function toPolicy(p: Parsed): Policy {
   return Object.values(given).every((n) => n === null) ? { ...given, last: 7, daily: 30 } : given;
 }
 
+function toTelling(p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): Telling {
+  const hook = (channel: Channel, url: URL | undefined): HookSettings | null => (url ? { url, on: eventsFor(channel, p) } : null);
+  return {
+    mail: toMail(p, problem, originOf, failed),
+    slack: hook('slack', p['slack-webhook']),
+    webhook: hook('webhook', p.webhook),
+    ping: p['ping-url'] ?? null,
+  };
+}
+
 function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): MailSettings | null {
   const to = p['mail-to'] ?? [];
+  const critical = p['mail-to-critical'] ?? [];
   const route = p['smtp-url'];
-  if (to.length > 0 && !route && !failed('smtp-url')) {
-    problem('mail-to', 'mail-to needs smtp-url: without it nobody would be told', originOf('mail-to'));
+  for (const option of ['mail-to', 'mail-to-critical'] as const) {
+    if ((p[option] ?? []).length > 0 && !route && !failed('smtp-url')) {
+      problem(option, `${option} needs smtp-url: without it nobody would be told`, originOf(option));
+    }
   }
-  if (route && to.length === 0 && !failed('mail-to')) {
+  const first = to[0] ?? critical[0];
+  if (route && first === undefined && !failed('mail-to') && !failed('mail-to-critical')) {
     problem('smtp-url', 'smtp-url needs mail-to: without it nobody would be told', originOf('smtp-url'));
   }
-  const first = to[0];
   if (!route || first === undefined) return null;
-  return { route, to, from: p['mail-from'] ?? first, on: new Set(p['notify-on']) };
+  return { route, to, critical, from: p['mail-from'] ?? first, on: eventsFor('mail', p) };
+}
+
+/** What a channel is told of: its own list, else the one for all. Where the setting did not parse, its default: that it is wrong must be told. */
+function eventsFor(channel: Channel, p: Parsed): ReadonlySet<NotifyEvent> {
+  const rules = p['notify-on'] ?? [];
+  const listOf = (of: Channel | null): NotifyEvent[] => rules.filter((rule) => rule.channel === of).map((rule) => rule.event);
+  const [first] = [listOf(channel), listOf(null)].filter((list) => list.length > 0);
+  return new Set(first ?? ['failure', 'recovery']);
 }
 
 /** An empty value means "not given", as in a crontab's or a unit's `DBBACKUP_NAME=`. */
@@ -572,7 +612,7 @@ function shownValue(option: OptionName, given: Given | undefined, config: Config
     to: config.to,
     'state-dir': config.stateDir,
     'log-dir': config.logDir,
-    'mail-from': config.mail?.from ?? null,
+    'mail-from': config.telling.mail?.from ?? null,
     'keep-last': keep(config.policy.last),
     'keep-daily': keep(config.policy.daily),
     'keep-weekly': keep(config.policy.weekly),

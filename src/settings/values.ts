@@ -2,6 +2,7 @@
  * From text to values: one parser per kind of setting. A parser throws an Error whose message says what was expected;
  * `load.ts` collects them. Nothing here touches the file system.
  */
+import { isIPv4 } from 'node:net';
 import { basename, isAbsolute, resolve } from 'node:path';
 
 /** Control and bidirectional characters: they could make a terminal, a mail or a log lie. */
@@ -200,4 +201,81 @@ export function mailRoute(raw: string): MailRoute {
   }
   const port = url.port === '' ? (tls ? 465 : 587) : Number(url.port);
   return { kind: 'smtp', host: url.hostname.replace(/^\[|\]$/g, ''), port, tls, user, password };
+}
+
+/** Only these count as this machine: a name like `127.evil.example` does not, and neither does what a DNS calls local. */
+export function isLoopback(host: string): boolean {
+  return host.toLowerCase() === 'localhost' || host === '::1' || (isIPv4(host) && host.startsWith('127.'));
+}
+
+/** The host of a URL as a resolver wants it: an IPv6 address without its brackets. */
+export const hostOf = (url: URL): string => url.hostname.replace(/^\[|\]$/g, '');
+
+/** Parses an address that is posted to: https, or http to this machine. Never says what it was given: whoever knows it can post there. */
+export function hookUrl(raw: string): URL {
+  if (/\s/u.test(raw) || UNPRINTABLE.test(raw)) throw new Error('holds blanks or control characters, which are refused');
+  const url = URL.canParse(raw) ? new URL(raw) : null;
+  if (!url || !['http:', 'https:'].includes(url.protocol) || url.hostname === '') throw new Error('must be https://HOST[:PORT]/PATH');
+  if (url.protocol === 'http:' && !isLoopback(hostOf(url)))
+    throw new Error('must be https://...: http shows it to everybody on the way, and is only taken to this machine');
+  if (url.hash !== '') throw new Error('has a # in it, and what follows would not be sent: write %23');
+  try {
+    decodeURIComponent(url.username + url.password);
+  } catch {
+    throw new Error('has a % in user or password that is not percent-encoded');
+  }
+  return url;
+}
+
+/** A word of a URL that nobody would write by himself. Ordinary words stay out: blacking out `/backups` would spoil every path. */
+const isToken = (word: string): boolean => word.length >= 20 || (word.length >= 8 && /\d|[a-z][A-Z]/.test(word));
+
+/** Every text by which somebody could post to this address: for the redactor. */
+export function secretsOf(url: URL): string[] {
+  const words = url.pathname.split('/').filter(isToken);
+  const values = [...url.searchParams.values()].filter((value) => value.length >= 8);
+  const path = `${url.pathname}${url.search}`;
+  const whole = words.length > 0 || values.length > 0 || url.pathname.length >= 20 ? [path, url.pathname] : [];
+  const found = [
+    url.href,
+    ...whole,
+    ...words,
+    ...values,
+    url.password,
+    url.username === '' ? '' : Buffer.from(`${url.username}:${url.password}`).toString('base64'),
+  ];
+  return found.flatMap((text) => [text, decoded(text), encodeURIComponent(decoded(text))]).filter((text) => text !== '');
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** What a person can be told of: see README, "Being told". */
+export const EVENTS = ['failure', 'recovery', 'warning', 'success'] as const;
+export type NotifyEvent = (typeof EVENTS)[number];
+
+/** The ways on which a message goes, and waits while it cannot. */
+export const CHANNELS = ['mail', 'slack', 'webhook'] as const;
+export type Channel = (typeof CHANNELS)[number];
+
+/** One word of `notify-on`. `channel` null: for all channels that have none of their own. */
+export interface NotifyRule {
+  readonly channel: Channel | null;
+  readonly event: NotifyEvent;
+}
+
+/** Parses `failure`, or `slack:failure` for one channel. */
+export function notifyRule(raw: string): NotifyRule {
+  const [event, only] = raw.split(':').reverse();
+  const channel = CHANNELS.find((c) => c === only);
+  const known = EVENTS.find((e) => e === event);
+  if (known === undefined || (only !== undefined && channel === undefined) || raw.split(':').length > 2) {
+    throw new Error(`must be ${EVENTS.slice(0, -1).join(', ')} or ${EVENTS.at(-1)}, or one of these for one channel, like slack:${EVENTS.at(-1)}`);
+  }
+  return { channel: channel ?? null, event: known };
 }

@@ -6,12 +6,13 @@ import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, describe, expect, test } from 'vitest';
 import type { MailOptions } from '../../src/notifiers/mail.js';
-import { connectionOptions, isLoopback, sendMail, verifyMailServer } from '../../src/notifiers/mail.js';
+import { connectionOptions, sendMail, verifyMailServer } from '../../src/notifiers/mail.js';
 import type { Message } from '../../src/notifiers/message.js';
-import { delivered, enqueue, noteAttempt, pending } from '../../src/notifiers/outbox.js';
+import type { Letter } from '../../src/notifiers/outbox.js';
+import { enqueue, forget, noteAttempt, pending } from '../../src/notifiers/outbox.js';
 import { Failed } from '../../src/outcome.js';
 import type { MailSettings } from '../../src/settings/load.js';
-import { mailRoute, UNPRINTABLE } from '../../src/settings/values.js';
+import { isLoopback, mailRoute, UNPRINTABLE } from '../../src/settings/values.js';
 import type { ScriptedServer, SmtpOptions, SmtpServer } from '../support/smtp.js';
 import { parseMail, startScripted, startSmtp } from '../support/smtp.js';
 
@@ -32,6 +33,7 @@ const MESSAGE: Message = {
 const settings = (url: string, to: readonly string[] = ['ops@example.org']): MailSettings => ({
   route: mailRoute(url),
   to,
+  critical: [],
   from: 'backup@db.example.org',
   on: new Set(['failure', 'recovery']),
 });
@@ -417,6 +419,10 @@ describe('sendmail', () => {
   });
 });
 
+const LETTER: Letter = { channel: 'mail', audience: 'everyone', message: MESSAGE };
+const letter = (more: Partial<Message>): Letter => ({ ...LETTER, message: { ...MESSAGE, ...more } });
+const AGAIN = { refused: false, notBefore: null };
+
 describe('the outbox', () => {
   const told: string[] = [];
   const unsupported = (what: string): void => void told.push(what);
@@ -424,36 +430,63 @@ describe('the outbox', () => {
   test('keeps messages until they are delivered, oldest first, private', () => {
     const dir = join(scratch(), 'outbox');
     expect(pending(dir, 'app')).toEqual([]);
-    const newer = enqueue(dir, { ...MESSAGE, id: 'b', createdAt: '2026-11-22T03:17:00.000Z' }, unsupported);
-    const older = enqueue(dir, MESSAGE, unsupported);
-    const same = enqueue(dir, { ...MESSAGE, id: 'c', createdAt: '2026-11-21T03:17:00.500Z' }, unsupported);
-    expect(older).toBe(join(dir, '20261121T031700Z-0190b3c4-run.1.json'));
+    const newer = enqueue(dir, letter({ id: 'b', createdAt: '2026-11-22T03:17:00.000Z' }), unsupported);
+    const older = enqueue(dir, LETTER, unsupported);
+    const same = enqueue(dir, letter({ id: 'c', createdAt: '2026-11-21T03:17:00.500Z' }), unsupported);
+    expect(older).toBe(join(dir, '20261121T031700Z-0190b3c4-run.1.mail.json'));
     expect(pending(dir, 'app').map((p) => p.path)).toEqual([older, same, newer]);
-    expect(pending(dir, 'app')[0]).toEqual({ path: older, message: MESSAGE, attempts: 0 });
+    expect(pending(dir, 'app')[0]).toEqual({ ...LETTER, path: older, attempts: 0, refusals: 0, notBefore: null });
     expect(statSync(dir).mode & 0o777).toBe(0o700);
     expect(statSync(older).mode & 0o777).toBe(0o600);
-    noteAttempt(older);
-    noteAttempt(older);
-    expect(pending(dir, 'app')[0]).toEqual({ path: older, message: MESSAGE, attempts: 2 });
+    noteAttempt(older, AGAIN);
+    noteAttempt(older, AGAIN);
+    expect(pending(dir, 'app')[0]).toEqual({ ...LETTER, path: older, attempts: 2, refusals: 0, notBefore: null });
     expect(statSync(older).mode & 0o777).toBe(0o600);
-    for (const p of pending(dir, 'app')) delivered(p.path);
-    delivered(older);
-    noteAttempt(older);
+    for (const p of pending(dir, 'app')) forget(p.path);
+    forget(older);
+    noteAttempt(older, AGAIN);
     expect(readdirSync(dir)).toEqual([]);
     expect(told).toEqual([]);
   });
 
   test('the same message again is one message', () => {
     const dir = join(scratch(), 'outbox');
-    expect(enqueue(dir, MESSAGE, unsupported)).toBe(enqueue(dir, MESSAGE, unsupported));
+    expect(enqueue(dir, LETTER, unsupported)).toBe(enqueue(dir, LETTER, unsupported));
     expect(pending(dir, 'app')).toHaveLength(1);
+  });
+
+  test('a message waits for each channel apart, with what its server said', () => {
+    const dir = join(scratch(), 'outbox');
+    const mail = enqueue(dir, { ...LETTER, audience: 'critical' }, unsupported);
+    const slack = enqueue(dir, { ...LETTER, channel: 'slack' }, unsupported);
+    noteAttempt(slack, { refused: true, notBefore: '2026-11-21T04:00:00.000Z' });
+    expect(
+      pending(dir, 'app').map(({ path, channel, audience, attempts, refusals, notBefore }) => [path, channel, audience, attempts, refusals, notBefore]),
+    ).toEqual([
+      [mail, 'mail', 'critical', 0, 0, null],
+      [slack, 'slack', 'everyone', 1, 1, '2026-11-21T04:00:00.000Z'],
+    ]);
+    noteAttempt(slack, AGAIN);
+    expect(pending(dir, 'app')[1]).toMatchObject({ attempts: 2, refusals: 1, notBefore: null });
+    forget(mail);
+    expect(pending(dir, 'app').map((p) => p.channel)).toEqual(['slack']);
+  });
+
+  test('what an older version queued is mail for everybody', () => {
+    const dir = join(scratch(), 'outbox');
+    mkdirSync(dir, { mode: 0o700 });
+    const path = join(dir, '20261121T031700Z-0190b3c4-run.1.json');
+    writeFileSync(path, JSON.stringify({ schemaVersion: 1, attempts: 3, message: MESSAGE }));
+    expect(pending(dir, 'app')).toEqual([{ ...LETTER, path, attempts: 3, refusals: 0, notBefore: null }]);
+    noteAttempt(path, AGAIN);
+    expect(pending(dir, 'app')).toMatchObject([{ path, attempts: 4 }]);
   });
 
   test('each name sees its own messages and those without a name', () => {
     const dir = join(scratch(), 'outbox');
-    enqueue(dir, MESSAGE, unsupported);
-    enqueue(dir, { ...MESSAGE, id: 'x', name: 'other' }, unsupported);
-    enqueue(dir, { ...MESSAGE, id: 'y', name: null }, unsupported);
+    enqueue(dir, LETTER, unsupported);
+    enqueue(dir, letter({ id: 'x', name: 'other' }), unsupported);
+    enqueue(dir, letter({ id: 'y', name: null }), unsupported);
     expect(pending(dir, 'app').map((p) => p.message.name)).toEqual(['app', null]);
     expect(pending(dir, null).map((p) => p.message.id)).toEqual(['y']);
     expect(pending(dir, 'APP').map((p) => p.message.name)).toEqual([null]);
@@ -461,13 +494,14 @@ describe('the outbox', () => {
 
   test('hostile and foreign files are not read, not followed, not waited for and not removed', async () => {
     const dir = join(scratch(), 'outbox');
-    const mine = enqueue(dir, MESSAGE, unsupported);
+    const mine = enqueue(dir, LETTER, unsupported);
     const good = readFileSync(mine, 'utf8');
     const put = (file: string, content: string): void => writeFileSync(join(dir, `20260101T000000Z-${file}.json`), content);
     symlinkSync(mine, join(dir, '20260101T000000Z-link.json'));
     mkdirSync(join(dir, '20260101T000000Z-directory.json'));
     await promisify(execFile)('mkfifo', [join(dir, '20260101T000000Z-fifo.json')]);
-    put('huge', good + ' '.repeat(1 << 20));
+    put('huge', good + ' '.repeat(4 << 20));
+    put('channel', JSON.stringify({ attempts: 0, channel: 'pigeon', message: MESSAGE }));
     put('empty', '');
     put('cut', good.slice(0, 100));
     put('null', 'null');
@@ -485,10 +519,10 @@ describe('the outbox', () => {
 
   test('no message leaves the outbox, and no directory is made above it', () => {
     const root = scratch();
-    expect(() => enqueue(join(root, 'outbox'), { ...MESSAGE, id: '../../evil' }, unsupported)).toThrow(/not a message id/);
-    expect(() => enqueue(join(root, 'not-mounted', 'outbox'), MESSAGE, unsupported)).toThrow(/ENOENT/);
+    expect(() => enqueue(join(root, 'outbox'), letter({ id: '../../evil' }), unsupported)).toThrow(/not a message id/);
+    expect(() => enqueue(join(root, 'not-mounted', 'outbox'), LETTER, unsupported)).toThrow(/ENOENT/);
     symlinkSync('/tmp', join(root, 'link'));
-    expect(() => enqueue(join(root, 'link'), MESSAGE, unsupported)).toThrow(/not a directory/);
+    expect(() => enqueue(join(root, 'link'), LETTER, unsupported)).toThrow(/not a directory/);
     expect(readdirSync(root)).toEqual(['link']);
   });
 
@@ -499,7 +533,7 @@ describe('the outbox', () => {
     const code = `
       import { enqueue } from ${JSON.stringify(resolve('src/notifiers/outbox.ts'))};
       import { sendMail } from ${JSON.stringify(resolve('src/notifiers/mail.ts'))};
-      enqueue(${JSON.stringify(dir)}, ${JSON.stringify(MESSAGE)}, () => undefined);
+      enqueue(${JSON.stringify(dir)}, ${JSON.stringify(LETTER)}, () => undefined);
       await sendMail(${JSON.stringify(MESSAGE)}, ${JSON.stringify({ ...mail, on: [] })}, { signal: new AbortController().signal });
       process.kill(process.pid, 'SIGKILL');`;
     const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], { stdio: 'inherit' });
@@ -507,7 +541,7 @@ describe('the outbox', () => {
     expect(signal).toBe('SIGKILL');
     for (const { message, path } of pending(dir, 'app')) {
       await sendMail(message, mail, { signal: never });
-      delivered(path);
+      forget(path);
     }
     expect(server.received.map((m) => parseMail(m.raw).headers.get('message-id'))).toEqual(Array(2).fill('<dbbackup.0190b3c4-run.1@db.example.org>'));
     expect(readdirSync(dir)).toEqual([]);

@@ -5,12 +5,12 @@ import { createServer } from 'node:net';
 import { SMTPServer } from 'smtp-server';
 
 /** Made for these tests alone (openssl, valid until 2126); signed by nobody but itself. */
-const TEST_KEY = `-----BEGIN PRIVATE KEY-----
+export const TEST_KEY = `-----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgMBVQb66FjdmPSFz9
 G6DZIcX008ezuBaZWwjYV4PWrU6hRANCAAQ7t0JU23M9M/vVuoEio0um/LY4EJnz
 cIerP61WxfpoB9e96s0TAM4ywFC6t70fUbUn+6PS85CBxGYTbBoO5F6p
 -----END PRIVATE KEY-----`;
-const TEST_CERTIFICATE = `-----BEGIN CERTIFICATE-----
+export const TEST_CERTIFICATE = `-----BEGIN CERTIFICATE-----
 MIIBmzCCAUGgAwIBAgIUGNg/e1VEyIJX47cL7jEjEUFHQcIwCgYIKoZIzj0EAwIw
 FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMTA5NTczN1oYDzIxMjYxMDI4
 MDk1NzM3WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO

@@ -98,7 +98,7 @@ describe('the table of settings', () => {
     expect(OPTION_NAMES.toSorted()).toEqual(
       (
         'database name source-check to state-dir accept-moved keep-last keep-within keep-daily keep-weekly keep-monthly keep-yearly ' +
-        'lock-wait timeout max-age if-older-than retries retry-wait retry-backoff before after on-failure compress encrypt-to identity-file include upload upload-prune upload-timeout warn-after mail-to mail-from smtp-url notify-on metrics-file log-dir log-keep'
+        'lock-wait timeout max-age if-older-than retries retry-wait retry-backoff before after on-failure compress encrypt-to identity-file include upload upload-prune upload-timeout warn-after mail-to mail-to-critical mail-from smtp-url slack-webhook webhook ping-url notify-on metrics-file log-dir log-keep'
       )
         .split(' ')
         .toSorted(),
@@ -132,7 +132,7 @@ describe('the table of settings', () => {
       logDir: '/backups/.dbbackup/log',
       acceptMoved: false,
       ifOlderThanMs: null,
-      mail: null,
+      telling: { mail: null, slack: null, webhook: null, ping: null },
     });
     expect(c.lockWaitMs).toBe(OPTIONS['lock-wait'].parse(OPTIONS['lock-wait'].fallback));
     expect(c.timeoutMs).toBe(OPTIONS.timeout.parse(OPTIONS.timeout.fallback));
@@ -169,7 +169,7 @@ describe('precedence', () => {
       flags: { 'mail-to': ['flag@x.org'] },
       env: { DBBACKUP_MAIL_TO: 'a@x.org,b@x.org', DBBACKUP_SMTP_URL: 'smtp://localhost' },
     });
-    expect(c.mail?.to).toEqual(['flag@x.org']);
+    expect(c.telling.mail?.to).toEqual(['flag@x.org']);
   });
 
   test('an empty variable is one that is not given', async () => {
@@ -180,7 +180,9 @@ describe('precedence', () => {
   test('the same holds for the file of a secret', async () => {
     const path = envFile(['DBBACKUP_SMTP_URL_FILE=url', 'DBBACKUP_MAIL_TO=a@x.org']);
     writeFileSync(join(path, '../url'), 'smtp://mx.x.org\n', { mode: 0o600 });
-    expect((await config({ envFile: path, env: { DBBACKUP_SMTP_URL: '', DBBACKUP_SMTP_URL_FILE: '' } })).mail?.route).toMatchObject({ host: 'mx.x.org' });
+    expect((await config({ envFile: path, env: { DBBACKUP_SMTP_URL: '', DBBACKUP_SMTP_URL_FILE: '' } })).telling.mail?.route).toMatchObject({
+      host: 'mx.x.org',
+    });
   });
 
   test('the keep-* defaults vanish as soon as one keep-* is given, wherever', async () => {
@@ -239,10 +241,10 @@ describe('relative paths', () => {
 describe('values', () => {
   test('lists: commas in the environment and in files, repeated flags', async () => {
     const url = { DBBACKUP_SMTP_URL: 'smtp://localhost' };
-    expect((await config({ env: { ...url, DBBACKUP_MAIL_TO: ' a@x.org, b@x.org ,,c@x.org,' } })).mail?.to).toEqual(['a@x.org', 'b@x.org', 'c@x.org']);
-    expect((await config({ env: url, file: ['DBBACKUP_MAIL_TO="a@x.org,b@x.org"'] })).mail?.to).toEqual(['a@x.org', 'b@x.org']);
+    expect((await config({ env: { ...url, DBBACKUP_MAIL_TO: ' a@x.org, b@x.org ,,c@x.org,' } })).telling.mail?.to).toEqual(['a@x.org', 'b@x.org', 'c@x.org']);
+    expect((await config({ env: url, file: ['DBBACKUP_MAIL_TO="a@x.org,b@x.org"'] })).telling.mail?.to).toEqual(['a@x.org', 'b@x.org']);
     const flags = await config({ env: url, flags: { 'mail-to': ['a@x.org', 'b@x.org'], 'notify-on': ['recovery'] } });
-    expect([flags.mail?.to, flags.mail?.from, [...(flags.mail?.on ?? [])]]).toEqual([['a@x.org', 'b@x.org'], 'a@x.org', ['recovery']]);
+    expect([flags.telling.mail?.to, flags.telling.mail?.from, [...(flags.telling.mail?.on ?? [])]]).toEqual([['a@x.org', 'b@x.org'], 'a@x.org', ['recovery']]);
     expect(await problems({ env: url, flags: { 'mail-to': 'a@x.org,b@x.org' } })).toEqual([
       expect.stringMatching(/^mail-to: mail-to "a@x\.org,b@x\.org" must be/),
     ]);
@@ -290,7 +292,11 @@ describe('values', () => {
 
   test.each([
     ['source-check', 'deep', /quick or full/],
-    ['notify-on', 'success', /failure or recovery/],
+    ['notify-on', 'trouble', /must be failure, recovery, warning or success, or one of these for one channel, like slack:success/],
+    ['notify-on', 'pigeon:success', /must be failure/],
+    ['notify-on', 'slack:success:x', /must be failure/],
+    ['notify-on', 'slack:', /must be failure/],
+    ['mail-to-critical', 'nobody at all', /mail address/],
     ['mail-from', 'Ops <ops@x.org>', /mail address/],
     ['mail-from', 'a@b@c', /mail address/],
     ['mail-from', 'a b@c', /mail address/],
@@ -446,9 +452,9 @@ describe('problems', () => {
       env: { DBBACKUP_MAIL_TO: 'a@x.org', DBBACKUP_SMTP_URL: 'smtp://localhost' },
     });
     expect(loaded.config).toBe(null);
-    expect(loaded.partial).toMatchObject({ to: '/b', stateDir: '/b/.dbbackup', name: 'app', mail: { to: ['a@x.org'] } });
+    expect(loaded.partial).toMatchObject({ to: '/b', stateDir: '/b/.dbbackup', name: 'app', telling: { mail: { to: ['a@x.org'] } } });
     const worse = await load({ flags: { to: ' b', name: '-' } });
-    expect(worse.partial).toMatchObject({ to: null, stateDir: null, name: null, mail: null });
+    expect(worse.partial).toMatchObject({ to: null, stateDir: null, name: null, telling: { mail: null } });
   });
 
   test('mail-to and smtp-url need one another, and a database only run, guard and check', async () => {
@@ -497,7 +503,7 @@ describe('secrets', () => {
     ];
     for (const { given, origin } of ways) {
       const loaded = await load({ ...given, flags: LEAST });
-      expect(loaded.config?.mail?.route).toEqual({ kind: 'smtp', host: 'mx.x.org', port: 587, tls: false, user: 'ops', password: CANARY });
+      expect(loaded.config?.telling.mail?.route).toEqual({ kind: 'smtp', host: 'mx.x.org', port: 587, tls: false, user: 'ops', password: CANARY });
       expect(shown(loaded, 'smtp-url')).toEqual({ value: '***', origin });
       expect(loaded.secrets).toEqual(expect.arrayContaining([URL_TEXT, CANARY]));
       expect(said(loaded)).not.toContain(CANARY);
@@ -509,10 +515,10 @@ describe('secrets', () => {
     mkdirSync(join(path, '../secrets'));
     writeFileSync(join(path, '../secrets/url'), URL_TEXT, { mode: 0o600 });
     const loaded = await load({ envFile: path, flags: LEAST, cwd: '/' });
-    expect(loaded.config?.mail?.route).toMatchObject({ password: CANARY });
+    expect(loaded.config?.telling.mail?.route).toMatchObject({ password: CANARY });
     expect(shown(loaded, 'smtp-url')?.origin).toBe(`DBBACKUP_SMTP_URL_FILE in ${path}`);
     const fromEnv = await load({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: 'secrets/url' }, flags: LEAST, cwd: join(path, '..') });
-    expect(fromEnv.config?.mail?.route).toMatchObject({ password: CANARY });
+    expect(fromEnv.config?.telling.mail?.route).toMatchObject({ password: CANARY });
   });
 
   test('two ways are an error, and neither is told', async () => {
@@ -548,21 +554,21 @@ describe('secrets', () => {
       expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT, mode) } })).toEqual([expect.stringMatching(/by others: chmod 600/)]);
     }
     const group = { env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT, 0o640) } };
-    expect((await config(group)).mail?.route).toMatchObject({ password: CANARY });
+    expect((await config(group)).telling.mail?.route).toMatchObject({ password: CANARY });
   });
 
   test('a link is followed, as secret stores need it', async () => {
     const link = join(tempDirectory('link'), 'url');
     symlinkSync(secretFile(URL_TEXT), link);
-    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: link } })).mail?.route).toMatchObject({ password: CANARY });
+    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: link } })).telling.mail?.route).toMatchObject({ password: CANARY });
   });
 
   asRoot('a file of another user is refused, one of root is not', async () => {
     const theirs = secretFile(URL_TEXT);
     chownSync(theirs, 4711, 4711);
     expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: theirs } })).toEqual([expect.stringMatching(/belongs to uid 4711/)]);
-    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: theirs }, uid: 4711 })).mail).not.toBe(null);
-    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT) }, uid: 4711 })).mail).not.toBe(null);
+    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: theirs }, uid: 4711 })).telling.mail).not.toBe(null);
+    expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT) }, uid: 4711 })).telling.mail).not.toBe(null);
   });
 
   test.each([
@@ -747,13 +753,16 @@ describe('./.env', () => {
       const loaded = await load({ cwd, flags: LEAST });
       expect(loaded.problems.map((p) => p.message)).toEqual([expect.stringContaining('may not name a program')]);
       // Nor is it started to mail that very problem.
-      expect(loaded.partial.mail).toBe(null);
+      expect(loaded.partial.telling.mail).toBe(null);
     }
-    expect((await config({ cwd: here(['DBBACKUP_SMTP_URL=sendmail:', mail]) })).mail?.route).toEqual({ kind: 'sendmail', program: '/usr/sbin/sendmail' });
+    expect((await config({ cwd: here(['DBBACKUP_SMTP_URL=sendmail:', mail]) })).telling.mail?.route).toEqual({
+      kind: 'sendmail',
+      program: '/usr/sbin/sendmail',
+    });
     // Named by the operator, in whatever way: then it may.
     const env = { DBBACKUP_SMTP_URL: 'sendmail:/opt/msmtp' };
-    expect((await config({ cwd: here([mail]), env })).mail?.route).toMatchObject({ program: '/opt/msmtp' });
-    expect((await config({ file: ['DBBACKUP_SMTP_URL=sendmail:/opt/msmtp', mail] })).mail?.route).toMatchObject({ program: '/opt/msmtp' });
+    expect((await config({ cwd: here([mail]), env })).telling.mail?.route).toMatchObject({ program: '/opt/msmtp' });
+    expect((await config({ file: ['DBBACKUP_SMTP_URL=sendmail:/opt/msmtp', mail] })).telling.mail?.route).toMatchObject({ program: '/opt/msmtp' });
   });
 });
 
