@@ -6,12 +6,11 @@ import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { newestGood, scan } from './catalog.js';
 import type { History, RunCount } from './history.js';
-import { pending } from './notifiers/outbox.js';
+import { outboxPath, pending } from './notifiers/outbox.js';
 import type { Warning } from './outcome.js';
 import { errnoWords, warning } from './outcome.js';
 import type { CommandName, RunRecord, RunStatus } from './records.js';
 import type { Config } from './settings/load.js';
-import { outboxPath } from './stages/report.js';
 import { lstatOrNull, remove, sizeOf, syncDirectory, writeNew } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 

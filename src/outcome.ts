@@ -449,7 +449,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'NOTIFY_FAILED':
       return {
         message: `a message could not be delivered: ${f.reason}${f.kept ? '; it is kept and a later run sends it' : ''}`,
-        hint: 'dbbackup check --send-test tries the mail settings',
+        hint: 'dbbackup check --send-test tries every channel',
       };
     case 'INTERNAL':
       return {

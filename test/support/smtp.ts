@@ -66,7 +66,8 @@ export interface SmtpServer {
   close(): Promise<void>;
 }
 
-export async function startSmtp(options: SmtpOptions = {}): Promise<SmtpServer> {
+/** @param port the same port again after a server was closed; 0: any */
+export async function startSmtp(options: SmtpOptions = {}, port = 0): Promise<SmtpServer> {
   const received: ReceivedMail[] = [];
   const sockets = new Set<Socket>();
   let reached = (): void => undefined;
@@ -125,7 +126,7 @@ export async function startSmtp(options: SmtpOptions = {}): Promise<SmtpServer> 
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
   });
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+  await new Promise<void>((done) => server.listen(port, '127.0.0.1', done));
 
   return {
     port: portOf(server.server),

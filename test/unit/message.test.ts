@@ -254,6 +254,52 @@ test('a recovery says that backups work again, with the copy and how long each s
   expect(m.text).not.toMatch(/FAILED|TRY|LAST LOG/i);
 });
 
+describe('a run that went well', () => {
+  const OK: RunRecord = { ...FAILED, status: 'ok', exitCode: 0, copy: COPY, error: null };
+
+  test('is told in a few lines', () => {
+    const m = composeRun(OK, 'success', FACTS);
+    expect(m).toMatchObject({ kind: 'success', subject: 'dbbackup: app OK on host1' });
+    expect(lines(m).slice(0, 4)).toEqual([
+      'app: backup made',
+      'on host1, 2026-11-21 03:17:05 UTC',
+      '',
+      'The new copy is app-20261121T031700Z.db (21.0 MB), checked and good.',
+    ]);
+    expect(m.text).not.toMatch(/WARNINGS|LAST LOG|TRY/);
+  });
+
+  test('with warnings: the gravest in the subject, what is new, what still is, what is no more', () => {
+    const [old, bad, over] = [warning('ROWS_VIOLATE', '3 rows'), critical('CLOCK', 'dated ahead'), warning('PAGE_COPY', 'copied')];
+    const news = { appeared: [bad], still: [{ warning: old, since: '2026-11-14T03:17:00.000Z' }], ended: [over] };
+    const m = composeRun({ ...OK, warnings: [old, bad] }, 'warning', FACTS, news);
+    expect(m).toMatchObject({ kind: 'warning', subject: 'dbbackup: app CRITICAL on host1: CLOCK' });
+    expect(lines(m).filter(Boolean).slice(0, 9)).toEqual([
+      'app: a good copy was made, but there is something critical to look at',
+      'on host1, 2026-11-21 03:17:05 UTC',
+      'CLOCK: dated ahead',
+      'Still so, since 2026-11-14 03:17:00 UTC: ROWS_VIOLATE: 3 rows',
+      'No longer so: PAGE_COPY: copied',
+      'The new copy is app-20261121T031700Z.db (21.0 MB), checked and good.',
+      'WARNINGS OF THIS RUN',
+      '  CRITICAL CLOCK: dated ahead',
+      '  ROWS_VIOLATE: 3 rows',
+    ]);
+    const mild = composeRun({ ...OK, warnings: [old] }, 'warning', FACTS, { ...news, appeared: [] });
+    expect(mild.subject).toBe('dbbackup: app WARNING on host1: ROWS_VIOLATE');
+    const over2 = composeRun(OK, 'warning', FACTS, { appeared: [], still: [], ended: [over] });
+    expect([over2.subject, lines(over2)[0]]).toEqual(['dbbackup: app WARNING ENDED on host1: PAGE_COPY', 'app: a warning has ended']);
+  });
+
+  test('a message carries its record, redacted and of a bounded size', () => {
+    const kept = Array.from({ length: 10_000 }, (_, i) => ({ file: `f${i}`, reasons: ['hunter2', 'x'.repeat(5000)] }));
+    const { record, host } = composeRun({ ...OK, kept }, 'success', { ...FACTS, redact: (t) => t.replaceAll('hunter2', '***') });
+    expect([host, record?.runId, record?.kept.length, record?.kept[0]?.reasons[0]]).toEqual(['host1', 'run-77', 100, '***']);
+    expect(JSON.stringify(record).length).toBeLessThan(250_000);
+    expect(composeTest('app', FACTS).record).toBe(null);
+  });
+});
+
 test('a status message lists every problem, the critical one in the subject', () => {
   const m = composeStatus('app', [warning('UNDELIVERED', '2 messages wait'), critical('COPY_STALE', 'the newest good copy is 30 h old')], FACTS);
   expect(m).toMatchObject({ kind: 'status', name: 'app', runId: null, subject: 'dbbackup: app UNHEALTHY on host1: COPY_STALE' });

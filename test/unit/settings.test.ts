@@ -457,6 +457,41 @@ describe('problems', () => {
     expect(worse.partial).toMatchObject({ to: null, stateDir: null, name: null, telling: { mail: null } });
   });
 
+  test('notify-on: one list for all, and one of its own for a channel', async () => {
+    const env = {
+      DBBACKUP_SMTP_URL: 'smtp://localhost',
+      DBBACKUP_MAIL_TO_CRITICAL: 'boss@x.org',
+      DBBACKUP_SLACK_WEBHOOK: 'https://hooks.slack.com/services/T/B/X',
+      DBBACKUP_WEBHOOK: 'http://localhost:8080/x',
+    };
+    const on = async (text: string): Promise<string[][]> => {
+      const { mail, slack, webhook } = (await config({ env: { ...env, DBBACKUP_NOTIFY_ON: text } })).telling;
+      return [mail, slack, webhook].map((channel) => [...(channel?.on ?? [])]);
+    };
+    const usual = ['failure', 'recovery'];
+    expect(await on('')).toEqual([usual, usual, usual]);
+    expect(await on('success,warning')).toEqual(Array(3).fill(['success', 'warning']));
+    expect(await on('slack:success, slack:failure')).toEqual([usual, ['success', 'failure'], usual]);
+    expect(await on('failure,mail:warning')).toEqual([['warning'], ['failure'], ['failure']]);
+    const { mail, ping } = (await config({ env })).telling;
+    expect([mail?.to, mail?.critical, mail?.from, ping]).toEqual([[], ['boss@x.org'], 'boss@x.org', null]);
+    expect(await problems({ env: { DBBACKUP_MAIL_TO_CRITICAL: 'boss@x.org' } })).toEqual([
+      expect.stringMatching(/^mail-to-critical: mail-to-critical needs smtp-url/),
+    ]);
+  });
+
+  test('an address that is posted to is a secret in all its parts, and shown as ***', async () => {
+    const loaded = await load({
+      flags: { to: '/b', database: '/x.db' },
+      env: { DBBACKUP_WEBHOOK: 'https://me:p%40ssword@h/in/T0123abcd?key=longvalue', DBBACKUP_PING_URL: 'https://h/backups' },
+    });
+    expect(shown(loaded, 'webhook')?.value).toBe('***');
+    for (const part of ['/in/T0123abcd?key=longvalue', 'T0123abcd', 'longvalue', 'p@ssword', 'p%40ssword']) expect(loaded.secrets).toContain(part);
+    // Else every path with that word would be spoilt.
+    expect(loaded.secrets).not.toContain('/backups');
+    expect(loaded.secrets).toContain('https://h/backups');
+  });
+
   test('mail-to and smtp-url need one another, and a database only run, guard and check', async () => {
     expect(await problems({ flags: { 'mail-to': 'a@x.org' } })).toEqual([expect.stringMatching(/^mail-to: mail-to needs smtp-url.*\(--mail-to\)$/)]);
     expect(await problems({ env: { DBBACKUP_SMTP_URL: 'smtp://localhost' } })).toEqual([expect.stringMatching(/^smtp-url: .*\(DBBACKUP_SMTP_URL\)$/)]);
