@@ -422,16 +422,22 @@ class State {
 
   /** Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws. */
   async #tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
-    const { telling, to } = this.#config;
+    const { telling } = this.#config;
     if (record.exitCode === 75) return null;
-    const warn = this.#recorder.warn.bind(this.#recorder);
-    const occasion = this.#occasionOf(record);
-    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
-    const { failure, heard } = await tell(this.#ctx, telling, { stateDir: this.#stateDir, name: this.#name }, letters, warn, signal);
-    if (occasion.events.includes('failure') && letters.some((letter) => heard.has(letter.message.id))) this.#noteTold(record);
+    const failure = hasChannel(telling) ? await this.#tellAll(record, signal) : null;
     // After the others, since what they could not tell is a failure as well.
     const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
     return together([failure, unpinged].filter((f) => f !== null));
+  }
+
+  async #tellAll(record: RunRecord, signal: AbortSignal): Promise<NotifyFailure | null> {
+    const { telling, to } = this.#config;
+    const occasion = this.#occasionOf(record);
+    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
+    const box = { stateDir: this.#stateDir, name: this.#name };
+    const { failure, heard } = await tell(this.#ctx, telling, box, letters, (w) => this.#recorder.warn(w), signal);
+    if (occasion.events.includes('failure') && letters.some((letter) => heard.has(letter.message.id))) this.#noteTold(record);
+    return failure;
   }
 
   /** Says how the run ended, where somebody waits for that. A signal leaves no time for it; that no ping comes then is the message. */

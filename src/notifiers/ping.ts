@@ -4,7 +4,6 @@
  */
 import { printable } from '../settings/values.js';
 import type { PostOptions } from './http.js';
-import { post } from './http.js';
 import type { NotifyFailure } from './undelivered.js';
 import { notifyFailure, Undelivered } from './undelivered.js';
 
@@ -16,6 +15,8 @@ const BODY_BYTES = 10_000;
 /** Pings once. Throws `Undelivered`. `rid`: ties the end of a run to its start. */
 export async function ping(url: URL, event: PingEvent, rid: string, lines: readonly string[], options: PostOptions): Promise<void> {
   const content = { type: 'text/plain; charset=utf-8', body: lastLines(lines) };
+  // What speaks HTTP is loaded by runs that do.
+  const { post } = await import('./http.js');
   const text = await post('ping', addressOf(url, event, rid), content, { ...options, wantsText: true });
   // It answers 200 to an address that it does not know, so that nobody can find out which ones it does.
   if (/^OK \(not found\)/i.test(text)) throw new Undelivered(`ping at ${url.host}: the server does not know this check`, true);
