@@ -5,9 +5,9 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // Tests change directories, umasks and signals of their process, and load a native module: a process per file.
     pool: 'forks',
-    // Two files at a time, whatever the machine: each starts processes of its own, and time limits must mean the same everywhere.
+    // Three files at a time, whatever the machine: each starts processes of its own and waits for them, and time limits must mean the same everywhere.
     fileParallelism: true,
-    maxWorkers: 2,
+    maxWorkers: 3,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // A test that passes at the second try has found something.

@@ -319,14 +319,9 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
       tags: [],
     };
   }
-  const whole = stats.size === manifest.sizeBytes && (!manifest.files || sizeThere(join(directory, manifest.files.file)) === manifest.files.sizeBytes);
-  return copyOf(manifest, whole ? manifest.status : 'bad');
+  // An archive of files that is lost must not take the database with it: `verify` says what is missing.
+  return copyOf(manifest, stats.size === manifest.sizeBytes ? manifest.status : 'bad');
 }
-
-const sizeThere = (path: string): number | null => {
-  const stats = lstatOrNull(path);
-  return stats?.isFile() ? stats.size : null;
-};
 
 /** All copies, newest first; of one name, or of all. */
 export function readCopies(directory: string, name: string | null): Copy[] {

@@ -28,7 +28,18 @@ const WEEK_MS = 7 * 86_400_000;
 /** What tells of telling: it is over as soon as it is told. */
 const SILENT: ReadonlySet<Warning['code']> = new Set(['NOTIFY_FAILED', 'NOBODY_HEARS', 'UNDELIVERED']);
 /** What happens at a moment does not end. */
-const MOMENTARY: ReadonlySet<Warning['code']> = new Set(['HEALED', 'FILES_CHANGED', 'LAST_RUN_DIED', 'MEMORY_HIGH']);
+const MOMENTARY: ReadonlySet<Warning['code']> = new Set([
+  'HEALED',
+  'FILES_CHANGED',
+  'LAST_RUN_DIED',
+  'MEMORY_HIGH',
+  // The next night compares with this one.
+  'COPY_SHRANK',
+  'TABLE_GONE',
+  'TABLE_EMPTY',
+  'SLOW_RUN',
+  'WAL_GREW',
+]);
 
 /** Nothing for a dry run, and for one that lost the race for the lock. `past` null: not known. */
 export function occasionOf(record: RunRecord, past: Past | null): Occasion {

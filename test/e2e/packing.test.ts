@@ -133,7 +133,8 @@ describe.skipIf(reason)('packed copies', { concurrent: true }, () => {
     test('is made, read by the programs of Debian, proves out as far as the keys go, and comes back', async () => {
       await isMade();
       await provesOut();
-      await comesBack();
+      // Back into a new file all of them come in offsite.test.ts; into a database one of each kind.
+      if (compress === 'zstd' || (compress === 'none' && sealed)) await comesBack();
     });
   });
 

@@ -300,7 +300,8 @@ function mustBeKept(stage: Stage, shape: Shape, marks: Marks, when: string): voi
     must(marks.breaking === null || isKeptBroken(place, marks), `${when}: what the command broke is neither at its place nor in aside/`);
     return;
   }
-  if (!marks.committed) return;
+  // Killed between the deletion that it had announced and its mark: what it had committed, it has deleted itself.
+  if (!marks.committed || marks.breaking === null) return;
   const fresh = stage.fresh.get(shape.journal);
   const asides = setAsides(place).some(({ directory }) => {
     if (marks.breaking !== undefined && bytesAt(directory).get('') === marks.breaking) return true;

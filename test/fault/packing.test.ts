@@ -147,7 +147,6 @@ const DAMAGES: readonly (readonly [name: string, act: (v: Victim) => void, where
 describe.skipIf(reason)('damage', { concurrent: true }, () => {
   test.each([
     ['.gz', ['--compress', 'gzip'], false],
-    ['.zst', ['--compress', 'zstd'], false],
     ['.zst.age', ['--compress', 'zstd'], true],
   ] as const)('no damaged copy %s is called good or comes back', { timeout: 120_000 }, async (suffix, flags, sealed) => {
     const home = tempDirectory('packed-damage');
