@@ -123,7 +123,7 @@ describe('a run', () => {
   });
 
   test.each([
-    ['is over when upload-timeout is', ['--upload-timeout', '1s'], null, 3, 'TIMEOUT'],
+    ['is over when upload-timeout is', ['--upload-timeout', '6s'], null, 3, 'TIMEOUT'],
     ['ends within 2 s at a signal, and the record has the copy', [], 'SIGTERM', 143, null],
   ] as const)('an upload that hangs %s', async (_, more, signal, code, error) => {
     const s = scene();
