@@ -298,13 +298,17 @@ describe('restore --files-to', () => {
     expect([restore.json.restored, statSync(s.source, { bigint: true }).mtimeNs]).toEqual([undefined, before]);
   });
 
-  test('a copy whose archive is gone says so, and that its database is there', async () => {
+  test('a copy whose archive is gone still gives back its database, and says what is missing to who wants the files', async () => {
     const s = await withFiles();
     const tar = here(s, '.tar')[0] ?? '';
     rmSync(join(s.to, tar));
-    const restore = await s.ask('restore', [here(s, '.db')[0] ?? '', '-o', join(s.home, 'new.db'), '--json']);
-    expect([restore.code, restore.json.error?.code]).toEqual([1, 'COPY_BAD']);
-    expect(restore.json.error?.message).toContain(`${tar} is not there`);
+    const out = join(s.home, 'new.db');
+    const files = await s.ask('restore', ['-o', out, '--files-to', join(s.home, 'files'), '--json']);
+    expect([files.code, files.json.error?.code, existsSync(out), existsSync(join(s.home, 'files'))]).toEqual([1, 'COPY_BAD', false, false]);
+    expect(files.json.error?.message).toContain(tar);
+    const restore = await s.ask('restore', ['-o', out, '--json']);
+    expect([restore.code, existsSync(out)], restore.stderr).toEqual([0, true]);
+    expect((await s.ask('verify', ['--json'])).json.results?.[0]?.problems.join()).toContain(tar);
   });
 
   test('an archive that a killed run gave its name by renaming, without hard links, is swept', async () => {
