@@ -295,7 +295,7 @@ describe('files beside the database', () => {
 });
 
 describe('every combination comes back bit for bit', () => {
-  test.each(['none', 'gzip', 'zstd'].flatMap((compress) => [false, true].map((sealed) => [compress, sealed] as const)))(
+  test.each(['none', 'zstd'].flatMap((compress) => [false, true].map((sealed) => [compress, sealed] as const)))(
     'compress %s, sealed %s',
     async (compress, sealed) => {
       const s = scene();

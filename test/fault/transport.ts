@@ -37,7 +37,8 @@ function faultOf(random: Random, operation: Operation): { fault: Fault; text: st
   return { fault, text: JSON.stringify(fault) };
 }
 
-const LANES = 2;
+// They wait for retries most of the time.
+const LANES = 4;
 
 async function play(request: Request): Promise<Failure[]> {
   const seen = { ok: 0, incomplete: 0, codes: new Map<string, number>() };
