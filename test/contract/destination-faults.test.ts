@@ -416,7 +416,8 @@ describe('a directory that misbehaves', () => {
       expect(readdirSync(root)).toEqual(['a.db']);
       expect((await bytesOf(await there.get('a.db', never))).equals(small.bytes)).toBe(true);
     } finally {
-      spawnSync('umount', [root]);
+      // A descriptor that is just being closed holds it for a moment.
+      if (spawnSync('umount', [root]).status !== 0) spawnSync('umount', ['-l', root]);
     }
   });
 });
