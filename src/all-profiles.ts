@@ -6,12 +6,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import type { ExitCode } from './outcome.js';
-import { EXIT_CODES, Failed, isEndSignal } from './outcome.js';
+import { EXIT_CODES, errnoOf, errnoWords, Failed, isEndSignal } from './outcome.js';
 import type { Output } from './output.js';
 import type { CommandName } from './records.js';
 import { SCHEMA_VERSION } from './records.js';
 import { DEFAULTS, profileDirectories } from './settings/load.js';
-import { NAME, PROFILE } from './settings/values.js';
 import { findSetpriv } from './system/workers.js';
 
 export interface AllProfiles {
@@ -25,17 +24,20 @@ export interface AllProfiles {
   readonly signal: AbortSignal;
 }
 
-/** The names of all profiles, in alphabetical order. A directory that is not there or cannot be read has none. */
-export function profilesIn(env: Readonly<Record<string, string | undefined>>): string[] {
-  const names = profileDirectories(env).flatMap((directory) => {
+/**
+ * The names of all profiles in these directories, in alphabetical order, also of those that are no names: who runs them says so. A
+ * directory that is not there has none; one that cannot be read is a failure, or databases would go without a backup in silence.
+ */
+export function profileNames(directories: readonly string[]): string[] {
+  const names = directories.flatMap((directory) => {
     try {
-      return readdirSync(directory);
-    } catch {
-      return [];
+      return readdirSync(directory).filter((file) => /^[^.].*\.env$/.test(file) && file !== DEFAULTS);
+    } catch (error) {
+      if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error))) return [];
+      throw new Failed({ code: 'IO_ERROR', path: directory, reason: errnoWords(error) }, { cause: error });
     }
   });
-  const found = names.filter((file) => file.endsWith('.env') && file !== DEFAULTS).map((file) => file.slice(0, -'.env'.length));
-  return [...new Set(found)].filter((name) => PROFILE.test(name) && NAME.test(name)).sort();
+  return [...new Set(names.map((file) => file.slice(0, -'.env'.length)))].sort();
 }
 
 /** The first of these that any profile ended with; a person is needed for the first two (DESIGN, "Exit codes"). */
@@ -54,7 +56,7 @@ interface Done {
 /** Runs the command for every profile. Throws `Failed`: SETTINGS where there is none, INTERRUPTED at a signal. */
 export async function runAllProfiles(input: AllProfiles): Promise<ExitCode> {
   const { output, signal } = input;
-  const names = profilesIn(input.env);
+  const names = profileNames(profileDirectories(input.env));
   if (names.length === 0) {
     const message = `there are no profiles: looked for *.env in ${profileDirectories(input.env).join(' and ')}`;
     throw new Failed({ code: 'SETTINGS', problems: [{ setting: 'all-profiles', message, origin: '--all-profiles' }] });
@@ -80,7 +82,7 @@ export async function runAllProfiles(input: AllProfiles): Promise<ExitCode> {
 
 async function one({ argv, script, env, output, signal }: AllProfiles, name: string): Promise<Done> {
   // In its place: what follows a -- would be no flag.
-  const words = argv.flatMap((word) => (word === '--all-profiles' ? ['--profile', name] : [word]));
+  const words = argv.flatMap((word) => (word === '--all-profiles' ? [`--profile=${name}`] : [word]));
   const node = [process.execPath, ...process.execArgv, '--', script, ...words];
   const setpriv = findSetpriv();
   // Killed with us, also at kill -9. In our process group: what a terminal sends reaches it as well.

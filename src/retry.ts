@@ -3,7 +3,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Acting } from './acting.js';
 import { duration } from './format.js';
 import type { Failure } from './outcome.js';
-import { describe, Failed, failureOf, warning } from './outcome.js';
+import { describe, failureOf, warning } from './outcome.js';
 import type { Retries } from './settings/load.js';
 import { removeTree } from './system/files.js';
 
@@ -48,6 +48,7 @@ export async function again({ recorder, config, signal }: Acting, attempt: numbe
   const of = `attempt ${attempt} of ${config.retries.count + 1}`;
   recorder.warn(warning(failure.code, `${of} failed: ${describe(failure).message}; again in ${duration(ms)}`));
   await wait(ms, undefined, { signal }).catch((error: unknown) => {
-    throw signal.aborted ? (signal.reason instanceof Error ? signal.reason : new Failed(failure, { cause: error })) : error;
+    signal.throwIfAborted();
+    throw error;
   });
 }

@@ -1,7 +1,6 @@
 /** What packing and unpacking share: the error, names as the file system has them, and files reached through a descriptor. */
 import { isUtf8 } from 'node:buffer';
-import { write as writeCallback } from 'node:fs';
-import { promisify } from 'node:util';
+
 import { errnoWords } from '../outcome.js';
 
 export type ArchiveErrorCode =
@@ -54,10 +53,3 @@ export const inside = (directory: number, name: ByteName): Buffer => bytesOf(`/p
 
 /** An error of the system in words, without the path below /proc by which the file was reached. */
 export const reasonOf = (error: unknown): string => errnoWords(error).replace(/, [a-z_]+( '.*)?$/s, '');
-
-const writeAt = promisify(writeCallback);
-
-/** Writes all of the bytes at an offset. */
-export async function writeAll(fd: number, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) done += (await writeAt(fd, bytes, done, bytes.length - done, position + done)).bytesWritten;
-}

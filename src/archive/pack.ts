@@ -28,8 +28,8 @@ import {
 import { promisify } from 'node:util';
 import type { Pack } from 'tar-stream';
 import { errnoOf } from '../outcome.js';
-import { ReadFailed } from '../system/files.js';
-import { ArchiveError, type ByteName, bytesOf, inside, reasonOf, shown, textOf, writeAll } from './common.js';
+import { ReadFailed, writeAll } from '../system/files.js';
+import { ArchiveError, type ByteName, bytesOf, inside, reasonOf, shown, textOf } from './common.js';
 
 /** What came of archiving. Paths are absolute, bytes that are not UTF-8 in them as `\xE9`; at most 100 of each kind are kept. */
 export interface Archived {

@@ -28,7 +28,8 @@ import { addAbortSignal, type Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import type { Extract, Header } from 'tar-stream';
 import { errnoOf } from '../outcome.js';
-import { ArchiveError, inside, reasonOf, textOf, writeAll } from './common.js';
+import { writeAll } from '../system/files.js';
+import { ArchiveError, inside, reasonOf, textOf } from './common.js';
 
 /** Entries of regular files, and bytes of their content. */
 export interface Counted {

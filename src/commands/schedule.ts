@@ -2,16 +2,17 @@
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { profileNames } from '../all-profiles.js';
 import type { Invocation } from '../cli.js';
 import type { Context } from '../context.js';
 import type { ExitCode, SettingsProblem, Warning } from '../outcome.js';
-import { critical, describe, errnoOf, errnoWords, Failed } from '../outcome.js';
+import { critical, describe, Failed } from '../outcome.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { redactor } from '../redact.js';
 import type { Schedule, ScheduledProfile, Shipped, UnitFile, Wish } from '../schedule.js';
 import { scheduleOf, unitValue } from '../schedule.js';
 import type { Config, Loaded } from '../settings/load.js';
-import { DEFAULTS, loadSettings, profileDirectories, SYSTEM_PROFILES } from '../settings/load.js';
+import { loadSettings, profileDirectories, SYSTEM_PROFILES } from '../settings/load.js';
 import { printable, UNPRINTABLE } from '../settings/values.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import { homeOf, shellWord, userName } from '../system/processes.js';
@@ -85,19 +86,6 @@ export async function schedule(ctx: Context, invocation: Invocation): Promise<Ex
     problems,
   });
   return problems.length > 0 ? 78 : 0;
-}
-
-/** The names that `--profile` could be given, each once, in alphabetical order. Throws what makes a directory unreadable. */
-function profileNames(directories: readonly string[]): string[] {
-  const names = directories.flatMap((directory) => {
-    try {
-      return readdirSync(directory).filter((file) => /^[^.].*\.env$/.test(file) && file !== DEFAULTS);
-    } catch (error) {
-      if (['ENOENT', 'ENOTDIR'].includes(errnoOf(error))) return [];
-      throw new Failed({ code: 'IO_ERROR', path: directory, reason: errnoWords(error) }, { cause: error });
-    }
-  });
-  return [...new Set(names.map((file) => file.slice(0, -'.env'.length)))].sort();
 }
 
 function readShipped(): Shipped {

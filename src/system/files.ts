@@ -336,6 +336,6 @@ async function readOrFail(fd: number, buffer: Buffer, position: number): Promise
 const writeAt = promisify(writeCallback);
 
 /** Writes all of it at a position. */
-export async function writeAll(fd: number, bytes: Buffer, position: number): Promise<void> {
+export async function writeAll(fd: number, bytes: Uint8Array, position: number): Promise<void> {
   for (let done = 0; done < bytes.length; ) done += (await writeAt(fd, bytes, done, bytes.length - done, position + done)).bytesWritten;
 }

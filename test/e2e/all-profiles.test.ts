@@ -80,6 +80,22 @@ describe('--all-profiles', () => {
     expect((await dbbackup(['status', '--all-profiles', '--quiet'], w.options)).code).toBe(0);
   });
 
+  test('a profile with a name that is none is a failure, and not passed over in silence', async () => {
+    const w = world();
+    const a = w.add('a');
+    w.add('my db');
+    const run = await dbbackup(['run', '--all-profiles', '--json'], w.options);
+    const all = JSON.parse(run.stdout) as All;
+    expect([run.code, all.profiles?.map((p) => [p.name, p.exitCode]), dataFiles(a).length]).toEqual([
+      78,
+      [
+        ['a', 0],
+        ['my db', 78],
+      ],
+      1,
+    ]);
+  });
+
   test('a signal ends the one at work, and no other begins', async () => {
     const w = world();
     w.add('a', { DBBACKUP_BEFORE: 'sleep 600' });

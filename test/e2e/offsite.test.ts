@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, sym
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { UploadResult } from '../../src/records.js';
-import { dbbackup, type Options, PATH, query, type Result, start, tempDirectory } from '../support/cli.js';
+import { dbbackup, type Options, PATH, query, type Result, start, tempDirectory, until } from '../support/cli.js';
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
 import { makeKey } from '../support/packed.js';
 import { ago, baseAt, DAY, everything, plant, type Scene, scene, tree } from './scene.js';
@@ -99,6 +99,25 @@ describe('a run', () => {
     expect(named(prefix)).not.toContain(early);
     const again = await s.run(['--upload', url, '--json'], withKeys());
     expect(uploadsOf(again)[0]?.uploaded.map((u) => u.file)).toEqual([again.json.copy?.file]);
+  });
+
+  test('with retries what did not answer is asked again, and only that', async () => {
+    const s = scene({ journal: 'wal' });
+    const { url, prefix } = place();
+    const disk = `file://${tempDirectory('disk')}`;
+    let down = true;
+    s3.rule = ({ operation }) => (down && operation === 'put' ? { resetAtByte: 100 } : null);
+    const running = start(['run', s.source, '--to', s.to, '--upload', disk, '--upload', url, '--retries', '1', '--retry-wait', '1s', '--json'], withKeys());
+    await until('the first attempt has failed', () => running.stderr().includes('attempt 1 of 2 failed'), 30_000);
+    down = false;
+    const run = await running.result;
+    expect([run.code, run.json.attempts, run.json.stages?.filter((x) => x.name === 'upload').length], run.stderr).toEqual([0, 2, 2]);
+    const file = run.json.copy?.file ?? '';
+    expect(uploadsOf(run).map((u) => [u.destination, u.status, u.uploaded.map((x) => x.file)])).toEqual([
+      [disk, 'ok', [file]],
+      [url, 'ok', [file]],
+    ]);
+    expect(named(prefix)).toHaveLength(2);
   });
 
   test('each destination has its own result, and the tagged copies stay here', async () => {

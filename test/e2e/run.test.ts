@@ -151,6 +151,27 @@ test('writers are not blocked in WAL mode, and a copy holds whole transactions',
   expect(run.json.copy && manifestOf(s, run.json.copy.file).rows['beat']).toBe(count);
 });
 
+test('what looks at more than one night is in the record and in status until a night does not find it any more', async () => {
+  const s = scene({ journal: 'wal' });
+  const change = (sql: string): void => {
+    const db = new Database(s.source);
+    db.exec(sql);
+    db.close();
+  };
+  change(
+    'CREATE TABLE gone (x); CREATE TABLE many (x); INSERT INTO many WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) SELECT i FROM n',
+  );
+  expect((await s.run(['--json'])).json.warnings).toEqual([]);
+  change('DROP TABLE gone; DELETE FROM many');
+  const found = ['critical TABLE_GONE', 'warning TABLE_EMPTY'];
+  const run = await s.run(['--json']);
+  expect([run.code, run.json.warnings?.map((w) => `${w.severity} ${w.code}`)]).toEqual([0, found]);
+  const problems = async (): Promise<string[] | undefined> => (await s.ask('status', ['--json'])).json.problems?.map((p) => `${p.severity} ${p.code}`);
+  expect(await problems()).toEqual(found);
+  expect((await s.run(['--json'])).json.warnings).toEqual([]);
+  expect(await problems()).toEqual([]);
+});
+
 test('the hash of the schema follows the schema, and nothing else', async () => {
   const s = scene();
   const hash = async (): Promise<string> => manifestOf(s, (await s.run(['--json'])).json.copy?.file ?? '').schemaHash ?? '';
