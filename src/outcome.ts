@@ -402,7 +402,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'USAGE':
       return { message: f.message, hint: f.hint };
     case 'COPY_NOT_FOUND':
-      return { message: `${f.path}: ${f.reason}`, hint: `the copies there are: ${listLine(f.to)}` };
+      return { message: `${f.path}: ${f.reason}`, hint: `check the directory and the name; what is there: ${listLine(f.to)}` };
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
