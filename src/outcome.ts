@@ -88,8 +88,8 @@ export type Failure =
   | { code: 'NO_SPACE'; path: string; neededBytes: number | null; freeBytes: number | null; prune: string }
   /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
   | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
-  /** The backup directory cannot be made or written. */
-  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string }
+  /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. */
+  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean }
   /** The backup directory is somebody else's, or somebody else could swap it. `sudo`: the line that would work. */
   | { code: 'TARGET_OWNER'; path: string; reason: string; remedy: string }
   /** Copies of another database already carry this name. */
@@ -245,6 +245,9 @@ const some = (findings: readonly string[]): string => findings.slice(0, 3).join(
 /** `to`: a directory, or a destination. */
 const listLine = (to: string): string => `dbbackup list ${to.startsWith('/') ? '--to' : '--from'} ${shellWord(to)}`;
 
+/** Copies can be read without writing beside them: on a disk that is mounted read-only, in a directory of somebody else. */
+const orReadOnly = (path: string): string => `; to verify or restore the copies that are in it, as they are: --from ${shellWord(`file://${path}`)}`;
+
 /** What the database is after a guarded command that failed. */
 function afterCommand(f: { rolledBack: boolean; untouched?: boolean }): string {
   if (f.untouched) return 'the database itself was not touched; mend the command';
@@ -363,7 +366,10 @@ export function describe(f: Failure): { message: string; hint: string } {
         hint: 'make room on the file system of the database, or run when it writes less',
       };
     case 'TARGET_UNWRITABLE':
-      return { message: `cannot use the backup directory ${f.path}: ${f.reason}`, hint: 'choose another --to, or mend it and run: dbbackup check' };
+      return {
+        message: `cannot use the backup directory ${f.path}: ${f.reason}`,
+        hint: `choose another --to, or mend it and run: dbbackup check${f.there ? orReadOnly(f.path) : ''}`,
+      };
     case 'TARGET_OWNER':
       return { message: `${f.path}: ${f.reason}`, hint: f.remedy };
     case 'NAME_TAKEN':

@@ -157,7 +157,7 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
   try {
     accessSync(real, constants.R_OK | constants.W_OK | constants.X_OK);
   } catch (error) {
-    throw unwritable(`${errnoWords(error)} at ${real}`);
+    throw new Failed({ code: 'TARGET_UNWRITABLE', path, reason: `${errnoWords(error)} at ${real}`, there: named !== null });
   }
   for (const directory of new Set([stateDir, stateDirOf(path), tempRoot(path)])) {
     const stats = lstatOrNull(directory);

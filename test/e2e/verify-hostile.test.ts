@@ -186,13 +186,16 @@ test('data and manifest that do not belong together are refused by restore and b
 });
 
 describe('what cannot be written', () => {
-  test.skipIf(cannot('root', 'mount'))('a backup directory on a read-only mount: said at once, no verdict is made up, nothing is changed', async () => {
+  test.skipIf(cannot('root', 'mount'))('a backup directory on a read-only mount: said at once, with the way to read its copies all the same', async () => {
     const { s } = await made();
     const before = tree(s.to);
     const readOnly = bindReadOnly(s.to);
     const verify = await dbbackup(['verify', '--all', '--to', readOnly, '--json']);
     expect([verify.code, verify.json.error?.code, verify.json.results], verify.stderr).toEqual([1, 'TARGET_UNWRITABLE', undefined]);
     expect(verify.json.error?.message).toContain(`backup directory ${readOnly}: the file system is read-only (EROFS)`);
+    expect(verify.json.error?.hint).toContain(`--from file://${readOnly}`);
+    const asItIs = await dbbackup(['verify', '--all', '--from', `file://${readOnly}`, '--json']);
+    expect([asItIs.code, asItIs.json.results?.map((r) => [r.status, r.proved])], asItIs.stderr).toEqual([0, [['good', 'full']]]);
     expect(tree(s.to)).toEqual(before);
   });
 
