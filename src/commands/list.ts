@@ -15,14 +15,15 @@ export function list(ctx: Context, config: Config): ExitCode {
   const { output } = ctx;
   if (!lstatOrNull(copiesIn(config)))
     throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config) });
+  const name = config.nameGiven ? config.name : null;
   let copies: Copy[];
   try {
-    copies = readCopies(copiesIn(config), config.nameGiven ? config.name : null);
+    copies = readCopies(copiesIn(config), name);
   } catch (error) {
     throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
   }
   const now = ctx.clock.now().getTime();
-  if (copies.length === 0) output.info(`no copies in ${placeOf(config)}`);
+  if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);
   else {
     const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
     output.data(...table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
