@@ -24,6 +24,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import Database from 'better-sqlite3';
 import type { Copy, RunRecord } from '../../src/records.js';
+import { betrayed } from './canaries.js';
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** TEST_EXECUTABLE points the same tests at an installed tarball, or at a build that nobody else is about to replace. */
@@ -225,6 +226,8 @@ export function startCommand(words: readonly string[], options: Options = {}): R
       clearTimeout(timer);
       children.delete(child);
       const stdout = Buffer.concat(out).toString();
+      const told = betrayed({ args: words, env: options.env ?? {} }, stdout + Buffer.concat(err).toString());
+      if (told.length > 0) fail(new Error(told.join('\n')));
       const json = parseJson(stdout);
       done({
         code: child.exitCode,
