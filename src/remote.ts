@@ -11,7 +11,7 @@ import { MANIFEST_MAX, parseCopyFile } from './catalog.js';
 import type { Invocation } from './cli.js';
 import type { Context } from './context.js';
 import type { Destination, RemoteObject } from './destinations/destination.js';
-import { DestinationError } from './destinations/destination.js';
+import { DestinationError, tooLong } from './destinations/destination.js';
 import { destination } from './destinations/url.js';
 import { plural } from './format.js';
 import type { ExitCode } from './outcome.js';
@@ -83,7 +83,7 @@ function requirePlace(config: Config, { command, restore }: Invocation): void {
 const MANIFESTS_MAX = 1 << 30;
 /** A file's name in bytes, on all file systems of Linux. */
 const NAME_MAX = 255;
-/** Refused so often before one could be read, credentials may read none. */
+/** After so many that could not be read, with a refusal among them, and before one that could, credentials may read none. */
 const DENIED_MAX = 3;
 
 /** One that cannot be read does not stand in the way of the others. Returns what is wrong with those. */
@@ -94,32 +94,68 @@ async function fetchManifests(there: Destination, directory: string, name: strin
     if (parsed && (name === null || parsed.name === name)) objects.set(object.name, { ...object, kind: parsed.kind });
   }
   const unread: string[] = [];
+  let refused: DestinationError | null = null;
   let read = 0;
   let bytes = 0;
-  for (const object of objects.values()) {
-    const path = join(directory, object.name);
-    if (object.kind !== 'manifest') {
-      placeHolder(path, object.sizeBytes);
-      continue;
+  const manifests = [...objects.values()].filter((o) => o.kind === 'manifest');
+  for (const object of objects.values()) if (object.kind !== 'manifest') placeHolder(join(directory, object.name), object.sizeBytes);
+  await readManifests(there, manifests, signal, ({ name: file }, found) => {
+    if (found instanceof DestinationError) {
+      unread.push(withoutName(found.message, there.shown));
+      if (found.kind === 'denied') refused ??= found;
+      if (refused && read === 0 && unread.length >= DENIED_MAX) throw refused;
+      return;
     }
-    try {
-      if (object.sizeBytes > MANIFEST_MAX) throw tooLarge(object);
-      const manifest = await fetchSmall(there, object, signal);
-      bytes += manifest.length;
-      if (bytes > MANIFESTS_MAX)
-        throw new Failed({ code: 'REMOTE_FAILED', shown: there.shown, reason: 'its manifests have more than 1 GiB: say which copies, --name' });
-      writeNew(path, manifest);
-      read++;
-    } catch (error) {
-      if (!(error instanceof DestinationError) || error.transient || ['unreachable', 'program'].includes(error.kind)) throw error;
-      unread.push(withoutName(error.message, there.shown));
-      if (error.kind === 'denied' && read === 0 && unread.length === DENIED_MAX) throw error;
-    }
-  }
+    read++;
+    bytes += found.length;
+    if (bytes > MANIFESTS_MAX)
+      throw new Failed({ code: 'REMOTE_FAILED', shown: there.shown, reason: 'its manifests have more than 1 GiB: say which copies, --name' });
+    writeNew(join(directory, file), found);
+  });
   return unread;
 }
 
-const tooLarge = ({ name }: RemoteObject): DestinationError => new DestinationError('wrong-bytes', `${name} is larger than ${MANIFEST_MAX} bytes`, false);
+/** Manifests asked for at once, and up to which size, bytes: of larger ones memory holds one at a time. */
+const AT_ONCE = 8;
+const SMALL = 1 << 20;
+
+/**
+ * Reads manifests, in no certain order; each is taken as its bytes, or as why that one cannot be had. Rejects where the place itself
+ * does not answer, and with what `take` throws; nothing is taken after that.
+ */
+export async function readManifests<O extends RemoteObject>(
+  there: Destination,
+  objects: readonly O[],
+  signal: AbortSignal,
+  take: (object: O, found: Buffer | DestinationError) => void,
+): Promise<void> {
+  let failed = false;
+  const work = async (queue: O[]): Promise<void> => {
+    for (let object = queue.shift(); object && !failed; object = queue.shift()) {
+      try {
+        const found = await readManifest(there, object, signal);
+        if (!failed) take(object, found);
+      } catch (error) {
+        failed = true;
+        throw error;
+      }
+    }
+  };
+  const small = objects.filter((o) => o.sizeBytes <= SMALL);
+  const done = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => work(small)));
+  for (const one of done) if (one.status === 'rejected') throw one.reason;
+  await work(objects.filter((o) => o.sizeBytes > SMALL));
+}
+
+async function readManifest(there: Destination, object: RemoteObject, signal: AbortSignal): Promise<Buffer | DestinationError> {
+  try {
+    if (object.sizeBytes > MANIFEST_MAX) throw tooLong(object.name, MANIFEST_MAX);
+    return await there.read(object.name, MANIFEST_MAX, signal);
+  } catch (error) {
+    if (!(error instanceof DestinationError) || error.transient || ['unreachable', 'program'].includes(error.kind)) throw error;
+    return error;
+  }
+}
 
 /** Takes no room: a listing looks at its size alone, and nobody opens it. */
 function placeHolder(path: string, sizeBytes: number): void {
@@ -131,18 +167,6 @@ function placeHolder(path: string, sizeBytes: number): void {
   } finally {
     closeSync(fd);
   }
-}
-
-/** A small object as a whole. Rejects with what the destination says. */
-export async function fetchSmall(there: Destination, object: RemoteObject, signal: AbortSignal): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let length = 0;
-  for await (const chunk of (await there.get(object.name, signal)) as AsyncIterable<Buffer>) {
-    length += chunk.length;
-    if (length > MANIFEST_MAX) throw tooLarge(object);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks);
 }
 
 const asFailed = (error: unknown, there: Destination): unknown =>

@@ -38,7 +38,7 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
     ledger: acting.ledger(),
     startedAt: recorder.startedAt,
     now: () => ctx.clock.now(),
-    open: (url: (typeof settings.to)[number]) => openDestination(url, env),
+    open: (url: (typeof settings.to)[number]) => openDestination(url, env, { apartFrom: [config.to] }),
     signal: AbortSignal.any([ctx.signal, limit.signal]),
     warn: recorder.warn.bind(recorder),
     progress: (done: number, total: number) => ctx.output.progress('upload', done, total),

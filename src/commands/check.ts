@@ -2,7 +2,6 @@
 import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
-import { requireApart } from '../destinations/apart.js';
 import { bytes, plural, table } from '../format.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
@@ -70,10 +69,9 @@ async function checkDestinations(ctx: Context, config: Config, problems: Warning
   if (config.upload.to.length === 0) return lines;
   const { openDestination } = await import('../destinations/open.js');
   for (const url of config.upload.to) {
-    const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env });
+    const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env }, { apartFrom: [config.to] });
     const limit = AbortSignal.timeout(DESTINATION_MS);
     try {
-      requireApart(url, config.to);
       const objects = await there.list(AbortSignal.any([ctx.signal, limit]));
       lines.push(`destination: ${there.shown}, ${plural(objects.filter((o) => o.name.endsWith('.json')).length, 'copy', 'copies')}`);
     } catch (error) {

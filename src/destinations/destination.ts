@@ -22,7 +22,7 @@ export interface Expected {
 }
 
 /**
- * One destination; asked one thing at a time. Every method rejects with a DestinationError, or with the signal's reason within two
+ * One destination; asked one thing at a time, but for `read`. Every method rejects with a DestinationError, or with the signal's reason within two
  * seconds of its abort, and leaves no process behind. Names are bare: see `bareName`.
  */
 export interface Destination {
@@ -41,6 +41,11 @@ export interface Destination {
    * size. It is to be read without long pauses, since a server hangs up on an idle reader; destroying it ends the transfer.
    */
   get(name: string, signal: AbortSignal): Promise<Readable>;
+  /**
+   * A small object as a whole. Rejects as `get` does, and with kind `wrong-bytes` where it has more than `maxBytes`. Several may be
+   * asked for at once.
+   */
+  read(name: string, maxBytes: number, signal: AbortSignal): Promise<Buffer>;
   /** Removes an object; one that is not there is no error. */
   remove(name: string, signal: AbortSignal): Promise<void>;
   /**
@@ -71,6 +76,10 @@ export class DestinationError extends Error {
     this.transient = transient;
   }
 }
+
+/** For an object that has more bytes than it may have. `what`: `PLACE: "NAME"`. */
+export const tooLong = (what: string, maxBytes: number): DestinationError =>
+  new DestinationError('wrong-bytes', `${what} has more than ${maxBytes} bytes: it is not what was stored there`, false);
 
 /** How long a silent other side is waited for, milliseconds. */
 export interface Patience {

@@ -9,11 +9,13 @@ import { Transform } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import { redactor } from '../redact.js';
 import { findSetpriv } from '../system/workers.js';
-import { DestinationError } from './destination.js';
+import { DestinationError, tooLong } from './destination.js';
 
 const STDERR_MAX = 4000;
 const GROUP_TRIES = 40;
 const GROUP_WAIT_MS = 5;
+/** A killed process that hangs in the kernel, on a dead disk say, may stay for ever: longer than this nobody waits for it. */
+const GONE_MS = 700;
 
 export interface End {
   readonly code: number | null;
@@ -30,9 +32,11 @@ export function secretsOf(env: NodeJS.ProcessEnv): string[] {
 /** One process and what it started. */
 export class Leashed {
   readonly child: ChildProcess;
-  /** Resolves when the process is gone and its output was read; never rejects. */
+  /** Resolves when the process is gone and its output was read, or when it was left behind; never rejects. */
   readonly closed: Promise<End>;
   readonly #gone: Promise<void>;
+  #leave: () => void = () => undefined;
+  #left = false;
   readonly #redact: (text: string) => string;
   #stderr = '';
 
@@ -63,6 +67,7 @@ export class Leashed {
     this.closed = new Promise((done) => {
       this.child.once('error', () => done({ code: 127, signal: null }));
       this.child.once('close', (code, signal) => done({ code, signal }));
+      this.#leave = () => done({ code: null, signal: 'SIGKILL' });
     });
   }
 
@@ -71,16 +76,42 @@ export class Leashed {
     return this.#redact(this.#stderr);
   }
 
-  /** Ends it and all of its group at once, and waits until it is gone. Nothing when it has ended by itself. */
+  /** Sends it a signal that it knows how to end at, and waits until it is gone, or so long. */
+  async ask(signal: NodeJS.Signals, waitMs: number): Promise<void> {
+    if (this.#left) return;
+    this.child.kill(signal);
+    await within(this.#gone, waitMs);
+  }
+
+  /**
+   * Ends it and all of its group at once, and waits until it is gone. Nothing when it has ended by itself. One that cannot go,
+   * since it hangs in the kernel, is left behind: it does not keep us from ending.
+   */
   async kill(): Promise<void> {
     const { pid, exitCode, signalCode } = this.child;
     const running = pid !== undefined && exitCode === null && signalCode === null;
     if (running) signalGroup(pid, 'SIGKILL');
     // What nobody reads any more would keep 'close' from coming.
     for (const stream of this.child.stdio) stream?.destroy();
-    await this.#gone;
+    if (this.#left || !(await within(this.#gone, GONE_MS))) {
+      this.#left = true;
+      this.child.unref();
+      this.#leave();
+      return;
+    }
     // What it had started was killed with it and may take a moment longer; as a zombie that nobody collects it stays in the group.
     for (let tries = 0; running && tries < GROUP_TRIES && signalGroup(pid, 0); tries++) await setTimeout(GROUP_WAIT_MS);
+  }
+}
+
+/** Whether it resolved in time. */
+async function within(promise: Promise<void>, ms: number): Promise<boolean> {
+  const over = new AbortController();
+  const late = setTimeout(ms, false, { signal: over.signal }).catch(() => false);
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    over.abort();
   }
 }
 
@@ -118,7 +149,8 @@ export function judged(
   const stream = new Transform({
     transform(chunk: Buffer, _encoding, done) {
       seen += chunk.length;
-      done(null, chunk);
+      if (sizeBytes === null || seen <= sizeBytes) done(null, chunk);
+      else done(tooLong(what, sizeBytes));
     },
     flush(done) {
       verdict().then(

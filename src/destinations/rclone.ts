@@ -9,7 +9,7 @@ import type { Readable } from 'node:stream';
 import { redactor } from '../redact.js';
 import { lstatOrNull } from '../system/files.js';
 import type { Destination, DestinationErrorKind, Expected, Patience, Proved, RemoteObject } from './destination.js';
-import { bareName, DestinationError } from './destination.js';
+import { bareName, DestinationError, tooLong } from './destination.js';
 import { judged, Leashed, onAbort, reasonOf, secretsOf } from './leash.js';
 import type { RcloneUrl } from './url.js';
 
@@ -98,6 +98,17 @@ export class RcloneDestination implements Destination {
     if (!stdout) throw new Error('no channel from rclone');
     const verdict = async (): Promise<void> => this.#mustBeFine(await rclone.closed, rclone.stderr, doing);
     return judged(stdout, sizeBytes, `${this.shown}: "${name}"`, verdict, () => this.#end(rclone), signal);
+  }
+
+  async read(name: string, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+    const chunks: Buffer[] = [];
+    let length = 0;
+    for await (const chunk of (await this.get(name, signal)) as AsyncIterable<Buffer>) {
+      length += chunk.length;
+      if (length > maxBytes) throw tooLong(`${this.shown}: "${name}"`, maxBytes);
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks);
   }
 
   async remove(name: string, signal: AbortSignal): Promise<void> {

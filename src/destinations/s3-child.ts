@@ -3,11 +3,8 @@
  * proves it, answers. A file goes out in parts, each with its SHA-256, which the server checks; at most two parts are in memory.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from 'node:fs';
-import { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { pipeline as pipelineCallback, Readable, Transform } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import {
   AbortMultipartUploadCommand,
   CompleteMultipartUploadCommand,
@@ -22,12 +19,13 @@ import {
   UploadPartCommand,
 } from '@aws-sdk/client-s3';
 import { redactor } from '../redact.js';
+import type { Answers, Request, S3Target as Target, Trouble, Unfinished } from './child-protocol.js';
+import type { Handed } from './child-serve.js';
+import { collect, doing, sendBytes, serve } from './child-serve.js';
 import type { Expected, Proved, RemoteObject } from './destination.js';
-import type { Answers, Reply, Request, Target, Trouble, Unfinished } from './s3-protocol.js';
-import { factsOf, Recognised, troubleOf } from './s3-trouble.js';
+import { DestinationError } from './destination.js';
+import { factsOf, troubleOf } from './s3-trouble.js';
 
-const ANSWERS_FD = 3;
-const BYTES_FD = 4;
 const MiB = 1 << 20;
 /** Parts have at least 5 MiB, and an upload has at most 10,000 (S3's own limits). */
 const PART_BYTES = 8 * MiB;
@@ -51,9 +49,11 @@ interface Session {
   readonly redact: (text: string) => string;
 }
 
+/** One for the life of the child: made at the first request, which others may come beside. */
+let connecting: Promise<Session> | null = null;
 let session: Session | null = null;
 /** The object that `get` opened, until `bytes` sends it. */
-let opened: { readonly body: Readable; readonly sizeBytes: number; readonly name: string } | null = null;
+let opened: { readonly body: Readable; readonly handed: Handed } | null = null;
 
 /** The SDK takes an answer into memory as a whole, all but the bytes of an object: a server must not fill ours. */
 function boundAnswers(client: S3Client, { shown }: Target): S3Client {
@@ -68,7 +68,7 @@ function boundAnswers(client: S3Client, { shown }: Target): S3Client {
           transform(chunk: Buffer, _encoding, done) {
             seen += chunk.length;
             if (seen <= ANSWER_MAX_BYTES) done(null, chunk);
-            else done(new Recognised('other', `${shown}: the server's answer has no end: is this the right endpoint?`, false));
+            else done(new DestinationError('other', `${shown}: the server's answer has no end: is this the right endpoint?`, false));
           },
         });
         pipelineCallback(response.body, bounded, () => undefined);
@@ -108,7 +108,7 @@ async function connect(target: Target): Promise<Session> {
     region = await client.config.region();
   } catch {
     if (!target.forcePathStyle) {
-      throw new Recognised(
+      throw new DestinationError(
         'other',
         `${target.shown}: the region of the bucket is not known: say it with ?region= in the setting upload, or set AWS_REGION`,
         false,
@@ -130,7 +130,7 @@ async function connect(target: Target): Promise<Session> {
   } catch (error) {
     // Its text is not repeated: it may hold the command line of a credential_process.
     const { code } = factsOf(error);
-    throw new Recognised(
+    throw new DestinationError(
       'denied',
       `${target.shown}: no credentials (${code}): set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the env file, or AWS_PROFILE, or give this machine a role`,
       false,
@@ -147,25 +147,17 @@ async function answer<O extends Request['op']>(s: Session, r: Request): Promise<
     case 'get':
       return await get(s, r.name);
     case 'bytes':
-      return await sendBytes(s);
+      return await bytes();
+    case 'read':
+      return await read(s, r.name, r.maxBytes);
     case 'remove':
       return await remove(s, r.name);
     case 'unfinished':
       return await unfinished(s);
     case 'abort':
-      return await abort(s, r.name, r.uploadId);
+      return await abort(s, r.name, r.id);
   }
 }
-
-const DOING: { readonly [O in Request['op']]: string } = {
-  list: 'listing it',
-  put: 'storing',
-  get: 'reading',
-  bytes: 'reading',
-  remove: 'removing',
-  unfinished: 'looking for unfinished uploads',
-  abort: 'clearing away an unfinished upload of',
-};
 
 /** The bucket and key of an object, as every command takes them. */
 const at = (s: Session, name: string): { Bucket: string; Key: string } => ({ Bucket: s.target.bucket, Key: `${s.target.prefix}${name}` });
@@ -182,7 +174,7 @@ async function list(s: Session): Promise<RemoteObject[]> {
   let pages = 0;
   for (let from: string | undefined; ; ) {
     if (++pages > PAGES_MAX || found.length > OBJECTS_MAX) {
-      throw new Recognised('other', `${s.target.shown}: the listing of the server (${s.host}) has no end: give the copies a prefix of their own`, false);
+      throw new DestinationError('other', `${s.target.shown}: the listing of the server (${s.host}) has no end: give the copies a prefix of their own`, false);
     }
     const page = await s.client.send(
       new ListObjectsV2Command({
@@ -199,7 +191,7 @@ async function list(s: Session): Promise<RemoteObject[]> {
     if (!page.IsTruncated) return found;
     const next = page.NextContinuationToken;
     // Half a listing taken for a whole one would look as if copies were gone.
-    if (next === undefined || next === from) throw new Recognised('other', `${s.target.shown}: the server (${s.host}) breaks its listing off`, false);
+    if (next === undefined || next === from) throw new DestinationError('other', `${s.target.shown}: the server (${s.host}) breaks its listing off`, false);
     from = next;
   }
 }
@@ -211,14 +203,14 @@ type Said = 'right' | 'nothing' | 'lost';
 function compare(s: Session, name: string, sent: string, returned: string | undefined): Said {
   if (returned === undefined || returned === '') return 'nothing';
   if (returned === sent) return 'right';
-  throw new Recognised(
+  throw new DestinationError(
     'wrong-bytes',
     `${s.target.shown}: the server (${s.host}) got other bytes of "${name}" than were sent: try again, and check that server`,
     false,
   );
 }
 
-const changed = (file: string): Recognised => new Recognised('wrong-bytes', `${file} is not what it was when it was proven: verify it`, false);
+const changed = (file: string): DestinationError => new DestinationError('wrong-bytes', `${file} is not what it was when it was proven: verify it`, false);
 
 async function put(s: Session, file: string, name: string, expected: Expected): Promise<Proved> {
   const source = new Source(file, expected);
@@ -247,7 +239,7 @@ async function putWhole(s: Session, source: Source, name: string): Promise<Said>
 
 async function putInParts(s: Session, source: Source, name: string): Promise<Said> {
   const { UploadId } = await s.client.send(new CreateMultipartUploadCommand({ ...at(s, name), ...storageClass(s), ChecksumAlgorithm: 'SHA256' }));
-  if (!UploadId) throw new Recognised('other', `${s.target.shown}: the server (${s.host}) cannot take a file in parts`, false);
+  if (!UploadId) throw new DestinationError('other', `${s.target.shown}: the server (${s.host}) cannot take a file in parts`, false);
   const upload = { ...at(s, name), UploadId };
   try {
     const parts = await sendParts(s, source, name, upload);
@@ -338,7 +330,7 @@ async function readBack(s: Session, name: string, expected: Expected, ours: bool
   if (sizeBytes === expected.sizeBytes && hash.digest('hex') === expected.sha256) return;
   if (ours) await takeBack(s, new DeleteObjectCommand(at(s, name)));
   const how = sizeBytes === expected.sizeBytes ? 'with other bytes' : `with ${sizeBytes} bytes instead of ${expected.sizeBytes}`;
-  throw new Recognised(
+  throw new DestinationError(
     'wrong-bytes',
     `${s.target.shown}: the server (${s.host}) gives "${name}" back ${how}${ours ? '; it was removed again' : ''}: check that server`,
     false,
@@ -375,7 +367,7 @@ class Source {
     try {
       this.#fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     } catch (error) {
-      throw new Recognised('other', `cannot read ${file} (${factsOf(error).code})`, false);
+      throw new DestinationError('other', `cannot read ${file} (${factsOf(error).code})`, false);
     }
     const stats = fstatSync(this.#fd);
     if (stats.isFile() && stats.size === expected.sizeBytes) return;
@@ -413,15 +405,17 @@ class Source {
     try {
       return readSync(this.#fd, bytes, filled, bytes.length - filled, this.#done + filled);
     } catch (error) {
-      throw new Recognised('other', `cannot read ${this.#file} (${factsOf(error).code})`, false);
+      throw new DestinationError('other', `cannot read ${this.#file} (${factsOf(error).code})`, false);
     }
   }
 }
 
-async function get(s: Session, name: string): Promise<Answers['get']> {
+/** An object's body, and what is said of it. */
+async function open(s: Session, name: string): Promise<{ body: Readable; handed: Handed }> {
   const { Body, ContentLength } = await s.client.send(new GetObjectCommand(at(s, name)));
+  const what = `${s.target.shown}: "${name}"`;
   if (!(Body instanceof Readable) || ContentLength === undefined) {
-    throw new Recognised(
+    throw new DestinationError(
       'other',
       `${s.target.shown}: the server (${s.host}) does not say how long "${name}" is, so that a part could pass for the whole`,
       false,
@@ -429,27 +423,26 @@ async function get(s: Session, name: string): Promise<Answers['get']> {
   }
   // An error that comes before somebody reads is met when somebody does.
   Body.on('error', () => undefined);
-  opened = { body: Body, sizeBytes: ContentLength, name };
-  return { sizeBytes: ContentLength };
+  const cut = (seen: number): DestinationError =>
+    new DestinationError('unreachable', `${what} was cut short by ${s.host}: ${seen} of ${ContentLength} bytes came; try again`, true);
+  return { body: Body, handed: { what, sizeBytes: ContentLength, cut } };
 }
 
-async function sendBytes(s: Session): Promise<Answers['bytes']> {
+async function get(s: Session, name: string): Promise<Answers['get']> {
+  opened = await open(s, name);
+  return { sizeBytes: opened.handed.sizeBytes };
+}
+
+async function bytes(): Promise<Answers['bytes']> {
   if (opened === null) throw new Error('no object was opened');
-  const { body, sizeBytes, name } = opened;
+  const { body, handed } = opened;
   opened = null;
-  let seen = 0;
-  body.on('data', (chunk: Buffer) => {
-    seen += chunk.length;
-  });
-  const cut = (): Recognised =>
-    new Recognised('unreachable', `${s.target.shown}: "${name}" was cut short by ${s.host}: ${seen} of ${sizeBytes} bytes came; try again`, true);
-  try {
-    await pipeline(body, new Socket({ fd: BYTES_FD, readable: false, writable: true }));
-  } catch {
-    throw cut();
-  }
-  if (seen !== sizeBytes) throw cut();
-  return null;
+  return await sendBytes(body, handed);
+}
+
+async function read(s: Session, name: string, maxBytes: number): Promise<Answers['read']> {
+  const { body, handed } = await open(s, name);
+  return (await collect(body, maxBytes, handed)).toString('base64');
 }
 
 async function remove(s: Session, name: string): Promise<null> {
@@ -474,7 +467,7 @@ async function unfinished(s: Session): Promise<Unfinished[]> {
     }
     for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
       const name = bare(s, Key);
-      if (name !== null && UploadId && Initiated) found.push({ name, uploadId: UploadId, begunAt: Initiated.toISOString() });
+      if (name !== null && UploadId && Initiated) found.push({ name, id: UploadId, begunAt: Initiated.toISOString() });
     }
     const { NextKeyMarker, NextUploadIdMarker } = page;
     // As many as these are swept now, the others by the next run.
@@ -497,32 +490,19 @@ async function abort(s: Session, name: string, uploadId: string): Promise<boolea
   }
 }
 
-function reply(r: Reply): void {
-  const line = Buffer.from(`${JSON.stringify(r)}\n`);
-  try {
-    for (let done = 0; done < line.length; ) done += writeSync(ANSWERS_FD, line, done);
-  } catch {
-    // The parent is gone: nobody is left to tell (traps, 44).
-    process.exitCode = 1;
-  }
+function explain(error: unknown, target: Target, request: Request): Trouble {
+  const trouble = troubleOf(error, target.shown, doing(request), session?.host ?? target.endpoint ?? 'S3');
+  return { ...trouble, message: session ? session.redact(trouble.message) : trouble.message };
 }
 
-async function serve(line: string): Promise<void> {
-  const { target, ...request } = JSON.parse(line) as Request & { target: Target };
+serve<Target>(async (target, request) => {
+  connecting ??= connect(target);
   try {
-    session ??= await connect(target);
-    reply({ ok: true, value: await answer(session, request) });
+    session = await connecting;
   } catch (error) {
-    const doing = 'name' in request ? `${DOING[request.op]} "${request.name}"` : DOING[request.op];
-    const trouble: Trouble = troubleOf(error, target.shown, doing, session?.host ?? target.endpoint ?? 'S3');
-    reply({ ok: false, trouble: { ...trouble, message: session ? session.redact(trouble.message) : trouble.message } });
+    // Credentials may be there the next time.
+    connecting = null;
+    throw error;
   }
-}
-
-// The parent may have died before the kernel was asked to kill us with it (traps, 41).
-if (process.ppid === Number(process.argv[2])) {
-  let last: Promise<void> = Promise.resolve();
-  createInterface({ input: process.stdin }).on('line', (line) => {
-    last = last.then(() => serve(line));
-  });
-}
+  return await answer(session, request);
+}, explain);

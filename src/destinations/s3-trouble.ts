@@ -1,6 +1,8 @@
 /** What can go wrong between us and an S3 server, in words. Texts of the server are not repeated: they may quote what we sent. */
+import type { Trouble } from './child-protocol.js';
+import { inWords } from './child-serve.js';
 import type { DestinationErrorKind } from './destination.js';
-import type { Trouble } from './s3-protocol.js';
+import { DestinationError } from './destination.js';
 
 /** What is known about an error of the SDK, of the server behind it, or of the network. */
 export interface Facts {
@@ -8,15 +10,6 @@ export interface Facts {
   readonly status: number | null;
   /** The server's code (`AccessDenied`), the SDK's name of the error, or an errno. */
   readonly code: string;
-}
-
-/** A failure that was recognised where it happened. */
-export class Recognised extends Error {
-  readonly trouble: Trouble;
-  constructor(kind: DestinationErrorKind, message: string, transient: boolean) {
-    super(message);
-    this.trouble = { kind, message, transient };
-  }
 }
 
 export function factsOf(error: unknown): Facts {
@@ -140,7 +133,7 @@ const CASES: readonly Case[] = [
  * @param host whom we spoke to
  */
 export function troubleOf(error: unknown, shown: string, doing: string, host: string): Trouble {
-  if (error instanceof Recognised) return error.trouble;
+  if (error instanceof DestinationError) return inWords(error);
   const facts = factsOf(error);
   const found = CASES.find((c) => c.when(facts));
   const said = [facts.status === null ? null : `status ${facts.status}`, facts.code === '' ? null : facts.code].filter(Boolean).join(' ');

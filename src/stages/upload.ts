@@ -6,8 +6,7 @@
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Ledger } from '../artifacts.js';
-import { baseOf, copyOf, parseCopyFile, parseManifest, readCopies, readManifest } from '../catalog.js';
-import { requireApart } from '../destinations/apart.js';
+import { baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readCopies, readManifest } from '../catalog.js';
 import type { Destination, Proved, RemoteObject } from '../destinations/destination.js';
 import { DestinationError } from '../destinations/destination.js';
 import type { DestinationUrl } from '../destinations/url.js';
@@ -16,7 +15,7 @@ import type { Failure, Warning } from '../outcome.js';
 import { errnoWords, Failed, failureOf, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
 import type { Copy, Manifest, Pruned, UploadResult } from '../records.js';
-import { fetchSmall } from '../remote.js';
+import { readManifests } from '../remote.js';
 import { decide } from '../retention.js';
 import type { Policy, UploadSettings } from '../settings/load.js';
 import { hashFile } from '../system/files.js';
@@ -68,10 +67,9 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
   let there: Destination | null = null;
   try {
     missing = lackedBy(input, url);
-    requireApart(url, input.to);
     there = input.open(url);
+    const present = await presentAt(there, input.signal);
     await sweep(input, there);
-    const present = missing.length === 0 ? new Map<string, RemoteObject>() : await presentAt(there, input.signal);
     const bytes = missing.map((c) => c.sizeBytes);
     const sum = (of: readonly number[]): number => of.reduce((a, b) => a + b, 0);
     for (const [n, copy] of missing.entries()) {
@@ -136,7 +134,7 @@ async function presentAt(there: Destination, signal: AbortSignal): Promise<Map<s
 /** A copy of another run is never replaced: two machines with one prefix and one name would take each other's. */
 async function refuseForeign(there: Destination, object: RemoteObject | undefined, manifest: Manifest, signal: AbortSignal): Promise<void> {
   if (!object) return;
-  const other = parseManifest(await fetchSmall(there, object, signal), baseOf(manifest.file));
+  const other = parseManifest(await there.read(object.name, MANIFEST_MAX, signal), baseOf(manifest.file));
   if (!other || other.runId === manifest.runId) return;
   const what = `${object.name} is there already, and of another run: if another machine uploads to this place, give each one of its own`;
   throw new DestinationError('other', what, false);
@@ -213,14 +211,17 @@ async function copiesOf(
 ): Promise<{ copy: Copy; manifest: Manifest }[]> {
   const sizes = new Map(objects.map((o) => [o.name, o.sizeBytes]));
   const found: { copy: Copy; manifest: Manifest }[] = [];
-  for (const object of objects) {
+  const ours = objects.filter((object) => {
     const parsed = parseCopyFile(object.name);
-    if (parsed?.kind !== 'manifest' || parsed.name !== name) continue;
-    const manifest = parseManifest(await fetchSmall(there, object, signal), parsed.base);
-    if (!manifest || !sizes.has(manifest.file)) continue;
+    return parsed?.kind === 'manifest' && parsed.name === name;
+  });
+  await readManifests(there, ours, signal, (object, read) => {
+    if (read instanceof DestinationError) throw read;
+    const manifest = parseManifest(read, baseOf(object.name));
+    if (!manifest || !sizes.has(manifest.file)) return;
     const whole = sizes.get(manifest.file) === manifest.sizeBytes && (!manifest.files || sizes.get(manifest.files.file) === manifest.files.sizeBytes);
     found.push({ copy: copyOf(manifest, whole ? manifest.status : 'bad'), manifest });
-  }
+  });
   const sequence = (c: { copy: Copy }): number => parseCopyFile(c.copy.file)?.sequence ?? 0;
   return found.sort((a, b) => Date.parse(b.copy.createdAt) - Date.parse(a.copy.createdAt) || sequence(b) - sequence(a));
 }

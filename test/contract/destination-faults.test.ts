@@ -21,6 +21,7 @@ import type { Found } from '../support/destinations.js';
 import { bytesOf, localFile, markedEnvironment, noRclone, rejection } from '../support/destinations.js';
 import type { FakeS3, Fault, Operation } from '../support/fake-s3.js';
 import { startFakeS3 } from '../support/fake-s3.js';
+import { hungMount, noHungMount } from '../support/hung-mount.js';
 
 const never = new AbortController().signal;
 const BUCKET = 'copies';
@@ -51,7 +52,7 @@ afterEach(async () => {
 });
 
 function place(patience = PATIENCE, query = '', more: NodeJS.ProcessEnv = {}): Destination {
-  const made = openDestination(destination(`s3://${BUCKET}/app?endpoint=${server.endpoint}${query}`), { ...env, ...more }, patience);
+  const made = openDestination(destination(`s3://${BUCKET}/app?endpoint=${server.endpoint}${query}`), { ...env, ...more }, { patience });
   open.push(made);
   return made;
 }
@@ -233,7 +234,7 @@ describe('what a server may do while a file is stored', () => {
     const { port } = closed.address() as AddressInfo;
     closed.close();
     await once(closed, 'close');
-    const gone = openDestination(destination(`s3://${BUCKET}?endpoint=http://127.0.0.1:${port}`), env, SHORT);
+    const gone = openDestination(destination(`s3://${BUCKET}?endpoint=http://127.0.0.1:${port}`), env, { patience: SHORT });
     open.push(gone);
     const local = localFile(10);
     for (const attempt of [() => gone.put(local.file, 'a.db', local, never), () => gone.list(never), () => gone.get('a.db', never)]) {
@@ -371,9 +372,51 @@ describe('a directory that misbehaves', () => {
   const why = noRoot ?? cannot('mount');
   if (why !== null) console.warn(`not run: a full disk: ${why}`);
 
+  /** Closed at the end, and its processes looked for, as those of the others. */
+  const directory = (path: string, more = {}): Destination => {
+    const made = openDestination(destination(`file://${path}`), env, more);
+    open.push(made);
+    return made;
+  };
+
+  const noHang = noHungMount();
+  if (noHang !== null) console.warn(`not run: a mount that never answers: ${noHang}`);
+  test.skipIf(noHang !== null)('a mount that never answers: everything ends within 2 s of an abort, and what hangs in the kernel is left behind', async () => {
+    const why = new Error('the run was told to end');
+    for (const attempt of [
+      (there: Destination, signal: AbortSignal) => there.list(signal),
+      (there: Destination, signal: AbortSignal) => there.get('a', signal),
+    ]) {
+      const hung = hungMount();
+      const abort = new AbortController();
+      const there = directory(hung.point);
+      const asking = rejection(attempt(there, abort.signal));
+      await until('it hangs', hung.asked);
+      const began = performance.now();
+      abort.abort(why);
+      expect(await asking).toBe(why);
+      await there.close();
+      expect(performance.now() - began).toBeLessThan(2000);
+      expect(processes()).toHaveLength(1);
+      hung.release();
+      await until('it is gone', () => processes().length === 0);
+    }
+  });
+
+  test('an abort in the middle of storing leaves no unfinished file', async () => {
+    const root = tempDirectory('mounted');
+    const local = localFile(200_000_000);
+    const abort = new AbortController();
+    const storing = rejection(directory(root).put(local.file, 'a.db', local, abort.signal));
+    await until('it is being written', () => readdirSync(root).length > 0);
+    abort.abort(new Error('the run was told to end'));
+    expect((await storing).message).toBe('the run was told to end');
+    expect(readdirSync(root)).toEqual([]);
+  });
+
   test('leftovers of a killed run are swept by age and name, and never listed', async () => {
     const root = tempDirectory('mounted');
-    const there = openDestination(destination(`file://${root}`), {});
+    const there = directory(root);
     const old = join(root, '.part-0123abcd-a.db');
     for (const name of ['.part-0123abcd-a.db', '.part-0123abcd-theirs.db', '.part-89abcdef-a.db', 'a.db', '.part-x-a.db']) writeFileSync(join(root, name), 'x');
     utimesSync(old, 1000, 1000);
@@ -385,14 +428,14 @@ describe('a directory that misbehaves', () => {
   test('a file where the directory should be', async () => {
     const file = join(tempDirectory('mounted'), 'file');
     writeFileSync(file, '');
-    const error = await rejection(openDestination(destination(`file://${file}`), {}).list(never));
+    const error = await rejection(directory(file).list(never));
     expect(error).toMatchObject({ name: 'DestinationError', kind: 'other' });
     expect(error.message).toContain('is not a directory');
   });
 
   test('a link under the name of an object is not followed when read, and replaced when stored', async () => {
     const root = tempDirectory('mounted');
-    const there = openDestination(destination(`file://${root}`), {});
+    const there = directory(root);
     const elsewhere = join(tempDirectory('elsewhere'), 'file');
     writeFileSync(elsewhere, 'precious');
     symlinkSync(elsewhere, join(root, 'a.db'));
@@ -408,7 +451,7 @@ describe('a directory that misbehaves', () => {
     const root = tempDirectory('full');
     expect(spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=1M', 'none', root]).status).toBe(0);
     try {
-      const there = openDestination(destination(`file://${root}`), {});
+      const there = directory(root);
       const small = localFile(1000);
       await there.put(small.file, 'a.db', small, never);
       const local = localFile(2_000_000);

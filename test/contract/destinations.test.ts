@@ -42,12 +42,13 @@ const KINDS: readonly Kind[] = [
     cannot: () => null,
     async start() {
       const root = tempDirectory('mounted');
+      const { env, processes } = markedEnvironment({});
       return {
         open: (prefix) => {
           mkdirSync(join(root, prefix), { recursive: true });
-          return openDestination(destination(`file://${root}/${prefix}`), {});
+          return openDestination(destination(`file://${root}/${prefix}`), env);
         },
-        processes: () => [],
+        processes,
         close: async () => undefined,
       };
     },
@@ -175,6 +176,16 @@ for (const kind of KINDS) {
       expect(error.message).toContain('nowhere.db');
     });
 
+    test('small objects are read several at once, and none that has more bytes than it may have', async () => {
+      const place = fresh();
+      const locals = [1000, 1, 0].map((sizeBytes) => ({ name: `of-${sizeBytes}.json`, ...localFile(sizeBytes) }));
+      for (const local of locals) await place.put(local.file, local.name, local, never);
+      const read = await Promise.all(locals.map((local) => place.read(local.name, 1000, never)));
+      expect(read.map((bytes, n) => bytes.equals(locals[n]?.bytes ?? Buffer.from('other')))).toEqual([true, true, true]);
+      expect(await rejection(place.read('of-1000.json', 999, never))).toMatchObject({ name: 'DestinationError', kind: 'wrong-bytes' });
+      expect(await rejection(place.read('nowhere.json', 999, never))).toMatchObject({ name: 'DestinationError', kind: 'missing' });
+    });
+
     test('an object of that name is replaced, also by one of the same size and time', async () => {
       const place = fresh();
       for (const sizeBytes of [100, 100, 7]) {
@@ -263,8 +274,14 @@ test('a directory that is not there is an error and is not made', async () => {
   rmSync(root, { recursive: true });
   const place = openDestination(destination(`file://${root}/disk`), {});
   const local = localFile(1);
-  for (const attempt of [place.list(never), place.put(local.file, 'a.db', local, never), place.get('a.db', never), place.remove('a.db', never)]) {
-    expect(await rejection(attempt)).toMatchObject({ name: 'DestinationError', kind: 'unreachable' });
-  }
+  const attempts = [
+    () => place.list(never),
+    () => place.put(local.file, 'a.db', local, never),
+    () => place.get('a.db', never),
+    () => place.read('a.db', 10, never),
+    () => place.remove('a.db', never),
+  ];
+  for (const attempt of attempts) expect(await rejection(attempt())).toMatchObject({ name: 'DestinationError', kind: 'unreachable' });
+  await place.close();
   expect(() => rmSync(root)).toThrow('ENOENT');
 });

@@ -9,8 +9,9 @@ import { gzipSync } from 'node:zlib';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { stampOf } from '../../src/catalog.js';
-import { dbbackup, type Options, start, tempDirectory } from '../support/cli.js';
+import { dbbackup, type Options, start, tempDirectory, until } from '../support/cli.js';
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
+import { hungMount, noHungMount } from '../support/hung-mount.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { entry } from '../support/tar.js';
 import { DAY, HOUR, plant, type Scene, scene } from './scene.js';
@@ -105,6 +106,24 @@ describe('upload', () => {
       expect([check.code, check.json.problems?.find((p) => p.severity === 'critical')?.code]).toEqual([1, 'UPLOAD_FAILED']);
     }
     expect(readdirSync(join(s.to, 'below'))).toEqual([]);
+  });
+
+  const noHang = noHungMount();
+  if (noHang !== null) console.warn(`not run: a mount that never answers: ${noHang}`);
+  test.skipIf(noHang !== null).each([
+    ['SIGTERM', [], 143, undefined],
+    ['upload-timeout', ['--upload-timeout', '1s'], 3, 'TIMEOUT'],
+  ] as const)('to a mount that never answers ends within 2 s of %s', async (why, more, code, error) => {
+    const s = scene({ journal: 'wal' });
+    const hung = hungMount();
+    const running = start(['run', s.source, '--to', s.to, '--upload', `file://${hung.point}`, ...more, '--json']);
+    await until('it hangs', hung.asked);
+    const began = performance.now();
+    if (why === 'SIGTERM') process.kill(running.pid, 'SIGTERM');
+    const run = await running.result;
+    expect(performance.now() - began).toBeLessThan(why === 'SIGTERM' ? 2000 : 3500);
+    expect([run.code, run.json.copy?.status, run.json.uploads?.[0]?.error?.code], run.stderr).toEqual([code, 'good', error]);
+    hung.release();
   });
 
   test('by credentials that may not list broken-off uploads is a warning', async () => {
