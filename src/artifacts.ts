@@ -111,10 +111,13 @@ export interface Ledger {
   /** Since when a name has this destination; from `now` on, if it is new. */
   destinationSince(destination: string, name: string, now: Date): Date;
   hasUploaded(destination: string, file: string): boolean;
-  uploadedFiles(destination: string, name: string): string[];
+  /** The files of a name, or of all, that were proven to have arrived and were not removed there by us. */
+  uploadedFiles(destination: string, name: string | null): string[];
   /** Records of a name that are not dry, newest first. */
   since(name: string | null): IterableIterator<RunRecord>;
   noteUploaded(destination: string, file: string, at: Date): void;
+  /** A copy that had arrived is removed there by us. */
+  noteRemoved(destination: string, file: string, at: Date): void;
 }
 
 /** A copy at its final name, whole and synced. `manifest`: with what is sealed in the published one. */

@@ -56,7 +56,7 @@ export class History {
     try {
       db.pragma('trusted_schema = OFF');
       const isNew = db.pragma('user_version', { simple: true }) !== 1;
-      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'trimmed'").get() === undefined) {
+      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'removals'").get() === undefined) {
         db.exec(`BEGIN IMMEDIATE;
           CREATE TABLE IF NOT EXISTS runs(
             seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
@@ -65,6 +65,7 @@ export class History {
           CREATE TABLE IF NOT EXISTS told(key TEXT PRIMARY KEY, at TEXT NOT NULL);
           CREATE TABLE IF NOT EXISTS destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name));
           CREATE TABLE IF NOT EXISTS uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
+          CREATE TABLE IF NOT EXISTS removals(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
           CREATE TABLE IF NOT EXISTS trimmed(name TEXT NOT NULL, command TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY(name, command, status));
           PRAGMA user_version = 1;
           COMMIT`);
@@ -225,13 +226,20 @@ export class History {
     return this.#db.prepare('SELECT 1 FROM uploads WHERE destination = ? AND file = ?').get(destination, file) !== undefined;
   }
 
-  /** The files of a name that were proven to have arrived. */
-  uploadedFiles(destination: string, name: string): string[] {
-    const prefix = `${name}-`;
+  /** The files of a name, or of all, that were proven to have arrived and were not removed there by us. */
+  uploadedFiles(destination: string, name: string | null): string[] {
+    const prefix = name === null ? '' : `${name}-`;
     return this.#db
-      .prepare<unknown[], string>('SELECT file FROM uploads WHERE destination = ? AND substr(file, 1, ?) = ? ORDER BY file DESC')
+      .prepare<unknown[], string>(
+        `SELECT file FROM uploads WHERE destination = :destination AND substr(file, 1, :length) = :prefix
+         AND NOT EXISTS (SELECT 1 FROM removals r WHERE r.destination = uploads.destination AND r.file = uploads.file) ORDER BY file DESC`,
+      )
       .pluck()
-      .all(destination, prefix.length, prefix);
+      .all({ destination, length: prefix.length, prefix });
+  }
+
+  noteRemoved(destination: string, file: string, at: Date): void {
+    this.#db.prepare('INSERT OR REPLACE INTO removals(destination, file, at) VALUES (?, ?, ?)').run(destination, file, at.toISOString());
   }
 
   noteUploaded(destination: string, file: string, at: Date): void {

@@ -153,6 +153,7 @@ export type WarningCode =
   | 'TABLE_GONE'
   | 'TABLE_EMPTY'
   | 'DESTINATION_BEHIND'
+  | 'COPIES_VANISHED'
   | 'SLOW_RUN'
   | 'WAL_GREW'
   | 'SPACE_LOW'
@@ -525,6 +526,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   TABLE_GONE: 'A table that the good copy before had is not there any more.',
   TABLE_EMPTY: 'A table that held thousands of rows is empty.',
   DESTINATION_BEHIND: 'A destination lacks copies; critical when its newest one is older than `max-age`.',
+  COPIES_VANISHED: 'Copies that had arrived at a destination are gone or changed there. They are uploaded again.',
   SLOW_RUN: 'The run took longer than `warn-after`, or than three times the usual and a minute.',
   WAL_GREW: 'During the snapshot the WAL grew by more than the whole database.',
   SPACE_LOW: 'There is room for fewer than three more copies.',

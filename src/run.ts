@@ -21,7 +21,7 @@ import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js
 import { prune } from './stages/prune.js';
 import { isStaged, sweepStaging } from './staging.js';
 import { lstatOrNull } from './system/files.js';
-import { uploadStage } from './uploading.js';
+import { oweUploads, uploadStage } from './uploading.js';
 
 /** All that can be known without SQLite and without a trace. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
@@ -71,6 +71,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     );
     if (isSkip(seen)) return seen;
     await acting.begin();
+    oweUploads(acting);
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
     const plan = look();
     if (isSkip(plan)) return plan;

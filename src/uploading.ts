@@ -1,8 +1,9 @@
 /** The stage `upload` of a run: its time limit, its line, its place in the record. */
 import type { Acting } from './acting.js';
+import type { DestinationUrl } from './destinations/url.js';
 import { plural } from './format.js';
 import type { Failure } from './outcome.js';
-import { Failed } from './outcome.js';
+import { errnoWords, Failed, warning } from './outcome.js';
 import type { UploadResult } from './records.js';
 import { again } from './retry.js';
 import type { Uploaded } from './stages/upload.js';
@@ -26,39 +27,77 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
   // A run that was ended in its prune has no time for this; the next one has.
   if (settings.to.length === 0 || acting.signal.aborted) return null;
   acting.stopClock();
-  const limit = new AbortController();
-  const over = new Failed({ code: 'TIMEOUT', afterMs: settings.timeoutMs, published: null });
-  const timer = setTimeout(() => limit.abort(over), Math.min(settings.timeoutMs, 0x7fffffff));
+  const limits = new Limits(settings.timeoutMs);
   const { openDestination } = await import('./destinations/open.js');
   const env = { ...ctx.childEnv, ...settings.env };
+  const results: UploadResult[] = [];
   const input = {
     ...config,
     name,
     made,
+    scratch: acting.workspace.directory,
     ledger: acting.ledger(),
     startedAt: recorder.startedAt,
     now: () => ctx.clock.now(),
-    open: (url: (typeof settings.to)[number]) => openDestination(url, env, { apartFrom: [config.to] }),
-    signal: AbortSignal.any([ctx.signal, limit.signal]),
+    open: (url: DestinationUrl) => openDestination(url, env, { apartFrom: [config.to] }),
+    signal: ctx.signal,
+    limit: (url: DestinationUrl) => limits.of(url),
+    done: (result: UploadResult) => {
+      replaceResult(results, result);
+      recorder.setUploads([...results], null);
+    },
     warn: recorder.warn.bind(recorder),
     progress: (done: number, total: number) => ctx.output.progress('upload', done, total),
   };
   try {
-    const results: UploadResult[] = [];
     let failure: Failure | null = null;
     for (let attempt = 1, to = settings.to; ; attempt++) {
       const last = await recorder.stage('upload', () => upload({ ...input, upload: { ...settings, to } }), note);
       failure = last.failure;
-      for (const r of last.results) replaceResult(results, r);
       recorder.setUploads([...results], failure);
-      to = settings.to.filter((url) => results.some((r) => r.destination === url.shown && r.error?.code === 'UPLOAD_UNREACHABLE'));
-      if (!failure || to.length === 0 || attempt > config.retries.count || input.signal.aborted) break;
-      await again({ ...acting, signal: input.signal }, attempt, failure);
+      const silent = results.filter((r) => r.error?.code === 'UPLOAD_UNREACHABLE').map((r) => r.destination);
+      to = settings.to.filter((url) => silent.includes(url.shown) && !limits.of(url).aborted);
+      if (!failure || to.length === 0 || attempt > config.retries.count || ctx.signal.aborted) break;
+      await again({ ...acting, signal: ctx.signal }, attempt, failure);
       recorder.nextAttempt();
     }
     for (const r of results) for (const p of r.pruned) ctx.output.detail(`removed ${p.file} at ${r.destination}: ${p.reason}`);
     return failure;
   } finally {
-    clearTimeout(timer);
+    limits.clear();
+  }
+}
+
+/** `upload-timeout`, for each destination its own: one that stalls takes nothing from the next. It counts from the first attempt on. */
+class Limits {
+  readonly #timeoutMs: number;
+  readonly #begun = new Map<string, { readonly signal: AbortSignal; readonly timer: NodeJS.Timeout }>();
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+  }
+
+  of({ shown }: DestinationUrl): AbortSignal {
+    const begun = this.#begun.get(shown);
+    if (begun) return begun.signal;
+    const controller = new AbortController();
+    const over = new Failed({ code: 'TIMEOUT', afterMs: this.#timeoutMs, published: null });
+    const timer = setTimeout(() => controller.abort(over), Math.min(this.#timeoutMs, 0x7fffffff));
+    this.#begun.set(shown, { signal: controller.signal, timer });
+    return controller.signal;
+  }
+
+  clear(): void {
+    for (const { timer } of this.#begun.values()) clearTimeout(timer);
+  }
+}
+
+/** From now on a copy of this run is owed to the destinations, also when it is killed before it comes to them. Needs `begin`. */
+export function oweUploads(acting: Acting): void {
+  const { config, name, recorder } = acting;
+  try {
+    for (const url of config.upload.to) acting.ledger()?.destinationSince(url.shown, name, recorder.startedAt);
+  } catch (error) {
+    recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
   }
 }

@@ -243,7 +243,7 @@ export const OPTIONS = {
     value: 'DURATION',
     fallback: '6h',
     commands: ['run', 'check'],
-    summary: 'How long uploading may take; what is missing then is uploaded by the next run.',
+    summary: 'How long uploading to each destination may take; the next run uploads what is missing then.',
     parse: positiveDuration,
   },
   'warn-after': {

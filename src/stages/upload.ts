@@ -1,24 +1,25 @@
 /**
  * Stage 7: copies go where a fire or a thief does not reach them with the machine. Tonight's first, then those that a
- * destination never confirmed, newest first, while time lasts. Of each copy the manifest goes last, so that what has one is
+ * destination never confirmed or does not have any more, newest first, while time lasts. Of each copy the manifest goes last, so that what has one is
  * whole. Each destination has its own result; what failed is made good by the next run.
  */
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Ledger } from '../artifacts.js';
-import { baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readCopies, readManifest } from '../catalog.js';
+import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readCopies, readManifest } from '../catalog.js';
 import type { Destination, Proved, RemoteObject } from '../destinations/destination.js';
 import { DestinationError } from '../destinations/destination.js';
-import type { DestinationUrl } from '../destinations/url.js';
+import type { DestinationUrl, DirectoryUrl } from '../destinations/url.js';
 import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
-import { errnoWords, Failed, failureOf, warning } from '../outcome.js';
+import { critical, errnoWords, Failed, failureOf, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
 import type { Copy, Manifest, Pruned, UploadResult } from '../records.js';
 import { readManifests } from '../remote.js';
 import { decide } from '../retention.js';
 import type { Policy, UploadSettings } from '../settings/load.js';
-import { hashFile } from '../system/files.js';
+import { hashFile, removeTree, sizeOf, writeNew } from '../system/files.js';
+import { shellWord } from '../system/processes.js';
 
 export interface UploadInput {
   readonly to: string;
@@ -27,13 +28,19 @@ export interface UploadInput {
   readonly upload: UploadSettings;
   /** The copy that this run has just made. */
   readonly made: string;
+  /** A private directory of this run. */
+  readonly scratch: string;
   /** Remembers what arrived; null: state cannot be written, and only tonight's copy goes. */
   readonly ledger: Ledger | null;
   readonly startedAt: Date;
   readonly now: () => Date;
   readonly open: (url: DestinationUrl) => Destination;
-  /** A signal, or that `upload-timeout` is over. */
+  /** A signal. */
   readonly signal: AbortSignal;
+  /** Aborts when `upload-timeout` is over for this destination, which begins to count when it is first asked for. */
+  readonly limit: (url: DestinationUrl) => AbortSignal;
+  /** Told of each destination as soon as it is done with, also of the one that a signal came to. */
+  readonly done: (result: UploadResult) => void;
   readonly warn: (w: Warning) => void;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
 }
@@ -47,12 +54,21 @@ export interface Uploaded {
 /** Uploads to all destinations, one after the other. Throws the signal's reason alone; what else goes wrong is in the results. */
 export async function upload(input: UploadInput): Promise<Uploaded> {
   const results: UploadResult[] = [];
-  for (const url of input.upload.to) results.push(await toOne(input, url));
+  for (const url of input.upload.to) {
+    const result = await toOne({ ...input, signal: AbortSignal.any([input.signal, input.limit(url)]) }, url);
+    results.push(result);
+    input.done(result);
+    if (result.error?.code === 'INTERRUPTED') throw input.signal.reason;
+  }
   const failed = results.flatMap((r) => (r.error ? [`${r.destination}: ${r.error.message}`] : []));
   return { results, failure: failed.length === 0 ? null : { code: 'UPLOAD_FAILED', failed } };
 }
 
+/** What a destination holds, by names; null: credentials may not list it. */
+type Listed = ReadonlyMap<string, RemoteObject> | null;
+
 async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadResult> {
+  const { ledger } = input;
   const uploaded: { file: string; proved: Proved }[] = [];
   let missing: readonly Copy[] = [];
   let pruned: readonly Pruned[] = [];
@@ -66,19 +82,25 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
   });
   let there: Destination | null = null;
   try {
-    missing = lackedBy(input, url);
+    const home = copiesHere(input);
+    missing = lackedBy(input, url, home, []);
     there = input.open(url);
-    const present = await presentAt(there, input.signal);
+    const listed = await listedAt(there, input.signal);
+    if (ledger && listed) {
+      if (url.kind === 'directory') requireDisk(ledger, url, listed);
+      missing = lackedBy(input, url, home, vanished(input, url, home, listed));
+    }
     await sweep(input, there);
     const bytes = missing.map((c) => c.sizeBytes);
     const sum = (of: readonly number[]): number => of.reduce((a, b) => a + b, 0);
     for (const [n, copy] of missing.entries()) {
       input.progress(sum(bytes.slice(0, n)), sum(bytes));
-      const proved = await putCopy(input, there, copy, present);
+      const proved = await putCopy(input, there, copy, listed);
       if (proved === null) continue;
       uploaded.push({ file: copy.file, proved });
-      input.ledger?.noteUploaded(url.shown, copy.file, input.now());
+      ledger?.noteUploaded(url.shown, copy.file, input.now());
     }
+    if (url.kind === 'directory' && listed && !listed.has(MARKER)) await mark(input, there);
     if (input.upload.prune) pruned = await pruneThere(input, there);
     return result(null);
   } catch (error) {
@@ -86,6 +108,26 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
   } finally {
     await there?.close();
   }
+}
+
+/** Tells a directory in which copies are stored from the empty one that is seen while its disk is not mounted. */
+const MARKER = '.dbbackup-destination';
+const MARKER_TEXT = 'dbbackup stores copies in this directory. One without copies and without this file it takes for a disk that is not mounted.\n';
+
+/** What would be stored in an empty mount point would fill the disk that it is to be safe from, and everybody would think that it is safe. */
+function requireDisk(ledger: Ledger, url: DirectoryUrl, listed: NonNullable<Listed>): void {
+  const stored = ledger.uploadedFiles(url.shown, null);
+  if (stored.length === 0 || listed.has(MARKER) || stored.some((file) => listed.has(file))) return;
+  const what = `nothing of what was stored in ${url.path} is there (${plural(stored.length, 'copy', 'copies')}): is the disk mounted?`;
+  throw new DestinationError('unreachable', `${what} If it is a new one: touch ${shellWord(join(url.path, MARKER))}`, true);
+}
+
+async function mark({ scratch, signal }: UploadInput, there: Destination): Promise<void> {
+  const file = join(scratch, 'destination');
+  removeTree(file);
+  writeNew(file, MARKER_TEXT);
+  const sha256 = await hashFile(file, signal, () => undefined);
+  await there.put(file, MARKER, { sizeBytes: MARKER_TEXT.length, sha256 }, signal);
 }
 
 /** What broken-off uploads left. Credentials that may store and nothing else are good ones: this is not worth a failure. */
@@ -98,11 +140,11 @@ async function sweep({ name, startedAt, signal, warn }: UploadInput, there: Dest
   }
 }
 
-/** The time limit is one failure among others; a signal ends the run, and what is missing is told by the next one. */
+/** The time limit is one failure among others; at a signal the run ends, and what is missing is told by the next one. */
 function errorOf(error: unknown, { signal }: UploadInput, shown: string): NonNullable<UploadResult['error']> {
   if (signal.aborted) {
     const ended = failureOf(signal.reason);
-    if (ended.code === 'INTERRUPTED') throw signal.reason;
+    if (ended.code === 'INTERRUPTED') return { code: 'INTERRUPTED', message: `ended by ${ended.signal}` };
     return { code: 'TIMEOUT', message: 'upload-timeout is over' };
   }
   if (error instanceof DestinationError) return { code: `UPLOAD_${error.kind.toUpperCase().replaceAll('-', '_')}`, message: withoutName(error.message, shown) };
@@ -110,23 +152,49 @@ function errorOf(error: unknown, { signal }: UploadInput, shown: string): NonNul
   return { code: 'IO_ERROR', message: errnoWords(error) };
 }
 
-/** Tonight's copy, then what was made since the destination was set and never arrived there, newest first. */
-function lackedBy({ to, name, made, ledger, startedAt }: UploadInput, url: DestinationUrl): Copy[] {
-  const whole = readCopies(to, name).filter((c) => c.manifest !== null && c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
-  const tonight = whole.filter((c) => c.file === made);
+/** The copies here that may go anywhere, newest first. */
+const copiesHere = ({ to, name }: UploadInput): Copy[] =>
+  readCopies(to, name).filter((c) => c.manifest !== null && c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
+
+/** Tonight's copy, then what was made since the destination was set and never arrived there or is gone, newest first. */
+function lackedBy({ name, made, ledger, startedAt }: UploadInput, url: DestinationUrl, home: readonly Copy[], gone: readonly Copy[]): Copy[] {
+  const tonight = home.filter((c) => c.file === made);
   if (!ledger) return tonight;
   // Since this run began: its own copy was made after that, however long it took. Names tell time to the second.
   const since = Math.floor(ledger.destinationSince(url.shown, name, startedAt).getTime() / 1000) * 1000;
-  const others = whole.filter((c) => c.file !== made && Date.parse(c.createdAt) >= since && !ledger.hasUploaded(url.shown, c.file));
-  return [...tonight, ...others];
+  const never = (c: Copy): boolean => Date.parse(c.createdAt) >= since && !ledger.hasUploaded(url.shown, c.file);
+  return [...tonight, ...home.filter((c) => c.file !== made && (never(c) || gone.includes(c)))];
 }
 
-/** Objects by their names; none where credentials may not list. */
-async function presentAt(there: Destination, signal: AbortSignal): Promise<Map<string, RemoteObject>> {
+/**
+ * Copies here that had arrived there, were not removed by us, and are not there now, or in another size. Manifests are only
+ * missed: `verify` writes its verdict into those here.
+ */
+function vanished({ to, name, ledger, warn }: UploadInput, url: DestinationUrl, home: readonly Copy[], listed: NonNullable<Listed>): Copy[] {
+  const stored = new Set(ledger?.uploadedFiles(url.shown, name));
+  const archives = archivesIn(to, name);
+  const isWhole = (c: Copy): boolean =>
+    listed.get(c.file)?.sizeBytes === c.sizeBytes &&
+    listed.has(c.manifest ?? '') &&
+    (archives.get(baseOf(c.file)) ?? []).every((file) => listed.get(file)?.sizeBytes === sizeOf(join(to, file)));
+  const arrived = home.filter((c) => stored.has(c.file));
+  const gone = arrived.filter((c) => !isWhole(c));
+  if (gone.length > 0) {
+    const some = `${gone
+      .slice(0, 3)
+      .map((c) => c.file)
+      .join(', ')}${gone.length > 3 ? ', ...' : ''}`;
+    const what = `${plural(gone.length, 'copy', 'copies')} of ${arrived.length} that had arrived at ${url.shown} ${gone.length === 1 ? 'is' : 'are'} gone or changed, and uploaded again: ${some}`;
+    warn((gone.length === arrived.length ? critical : warning)('COPIES_VANISHED', what));
+  }
+  return gone;
+}
+
+async function listedAt(there: Destination, signal: AbortSignal): Promise<Listed> {
   try {
     return new Map((await there.list(signal)).map((o) => [o.name, o]));
   } catch (error) {
-    if (error instanceof DestinationError && error.kind === 'denied' && !signal.aborted) return new Map();
+    if (error instanceof DestinationError && error.kind === 'denied' && !signal.aborted) return null;
     throw error;
   }
 }
@@ -141,10 +209,10 @@ async function refuseForeign(there: Destination, object: RemoteObject | undefine
 }
 
 /** Null: it was pruned here meanwhile. The weakest proof of its files counts. */
-async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Copy, present: ReadonlyMap<string, RemoteObject>): Promise<Proved | null> {
+async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Copy, listed: Listed): Promise<Proved | null> {
   const manifest = readManifest(to, baseOf(copy.file));
   if ('unreadable' in manifest) return null;
-  await refuseForeign(there, present.get(manifest.manifest ?? ''), manifest, signal);
+  await refuseForeign(there, listed?.get(manifest.manifest ?? ''), manifest, signal);
   const json = join(to, manifest.manifest ?? '');
   const parts = [
     ...(manifest.files ? [manifest.files] : []),
@@ -190,6 +258,8 @@ async function pruneThere(input: UploadInput, there: Destination): Promise<Prune
     for (const one of decision.remove) {
       const manifest = copies.find((c) => c.copy.file === one.file)?.manifest;
       if (!manifest) continue;
+      // Before it goes: what we have removed must never look as if it had vanished.
+      ledger.noteRemoved(there.shown, one.file, input.now());
       await there.remove(manifest.file, signal);
       if (manifest.files) await there.remove(manifest.files.file, signal);
       if (manifest.manifest !== null) await there.remove(manifest.manifest, signal);

@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { UploadResult } from '../../src/records.js';
 import { dbbackup, type Options, PATH, query, type Result, start, tempDirectory, until } from '../support/cli.js';
@@ -136,32 +137,108 @@ describe('a run', () => {
       [`file://${disk}`, 'ok', ['read-back']],
     ]);
     expect(existsSync(join(s.home, 'not-mounted'))).toBe(false);
-    expect(readdirSync(disk).sort()).toEqual([file, file.replace('.db', '.json')].sort());
+    expect(readdirSync(disk).sort()).toEqual(['.dbbackup-destination', file, file.replace('.db', '.json')].sort());
     expect(hash(join(disk, file))).toBe(hash(join(s.to, file)));
     expect(named(prefix)).toHaveLength(4);
   });
 
   test.each([
     ['is over when upload-timeout is', ['--upload-timeout', '6s'], null, 3, 'TIMEOUT'],
-    ['ends within 2 s at a signal, and the record has the copy', [], 'SIGTERM', 143, null],
+    ['ends within 2 s at a signal, and the record has the copy', [], 'SIGTERM', 143, 'INTERRUPTED'],
   ] as const)('an upload that hangs %s', async (_, more, signal, code, error) => {
     const s = scene();
     const { url } = place();
+    const [before, after] = [`file://${tempDirectory('before')}`, `file://${tempDirectory('after')}`];
     s3.rule = ({ operation }) => (operation === 'put' || operation === 'create' ? 'stall' : null);
     const hangs = s3.stalled();
-    const running = start(['run', s.source, '--to', s.to, '--upload', url, '--json', ...more], withKeys());
+    const all = [before, url, after].flatMap((to) => ['--upload', to]);
+    const running = start(['run', s.source, '--to', s.to, ...all, '--json', ...more], withKeys());
     await hangs;
     if (signal) process.kill(running.pid, signal);
     const began = performance.now();
     const run = await running.result;
     expect(run.code, run.stderr).toBe(code);
     if (signal) expect(performance.now() - began).toBeLessThan(2000);
-    if (error) expect(uploadsOf(run)[0]?.error?.code).toBe(error);
     expect(run.json.copy?.status).toBe('good');
+    const file = run.json.copy?.file ?? '';
+    // Each has its own time: what hangs takes nothing from the next. At a signal the record has what was done until then.
+    const done = [
+      [before, 'ok', [], undefined],
+      [url, 'failed', [file], error],
+      [after, 'ok', [], undefined],
+    ].slice(0, signal ? 2 : 3);
+    expect(uploadsOf(run).map((u) => [u.destination, u.status, u.missing, u.error?.code])).toEqual(done);
+    expect((await s.ask('history', ['--json'])).json.runs?.[0]?.uploads).toEqual(uploadsOf(run));
     s3.rule = () => null;
     const next = await s.run(['--upload', url, '--json'], withKeys());
     expect(next.code, next.stderr).toBe(0);
-    expect(uploadsOf(next)[0]?.uploaded.map((u) => u.file)).toEqual([next.json.copy?.file, run.json.copy?.file]);
+    expect(uploadsOf(next)[0]?.uploaded.map((u) => u.file)).toEqual([next.json.copy?.file, file]);
+  });
+
+  test('a run that is killed before it uploads owes its copy all the same', async () => {
+    const s = scene({ journal: 'wal' });
+    const { url } = place();
+    const killed = await s.run(['--upload', url, '--before', "sh -c 'kill -9 $PPID'"], withKeys());
+    expect(killed.signal).toBe('SIGKILL');
+    const made = await s.run(['--json']);
+    const run = await s.run(['--upload', url, '--json'], withKeys());
+    expect(uploadsOf(run)[0]?.uploaded.map((u) => u.file)).toEqual([run.json.copy?.file, made.json.copy?.file]);
+  });
+
+  test('what vanished at a destination is uploaded again and told, but for what was removed there by us', async () => {
+    const s = scene({ journal: 'wal' });
+    const { url, prefix } = place();
+    const args = ['--upload', url, '--json', '--keep-last', '9'];
+    const key = (file: string): string => `${prefix}/${file}`;
+    const four = (await s.run(args, withKeys())).json.copy?.file ?? '';
+    const [one, two, three] = [3, 2, 1].map((days) => plant(s.to, baseAt(ago(days * DAY)), { configuredPath: s.source })) as [string, string, string];
+    const history = new Database(join(s.state, 'history.db'));
+    for (const file of [one, two, three]) {
+      for (const part of [file, file.replace('.db', '.json')]) s3.objects.set(key(part), readFileSync(join(s.to, part)));
+      history.prepare('INSERT INTO uploads VALUES (?, ?, ?)').run(url, file, '2026-01-01T00:00:00Z');
+    }
+    history.prepare('INSERT INTO removals VALUES (?, ?, ?)').run(url, one, '2026-01-01T00:00:00Z');
+    history.close();
+    s3.objects.delete(key(one));
+    s3.objects.set(key(two), Buffer.from('cut'));
+    s3.objects.delete(key(three.replace('.db', '.json')));
+    s3.rule = ({ operation }) => (operation === 'list' ? { status: 403, code: 'AccessDenied' } : null);
+    const blind = await s.run(args, withKeys());
+    expect([blind.code, uploadsOf(blind)[0]?.uploaded.length, blind.json.warnings]).toEqual([0, 1, []]);
+    s3.rule = () => null;
+    s3.seen.length = 0;
+    const pages = Math.ceil(named(prefix).length / 2);
+    const run = await s.run(args, withKeys());
+    expect([run.code, uploadsOf(run)[0]?.uploaded.map((u) => u.file)]).toEqual([0, [run.json.copy?.file, three, two]]);
+    expect(s3.seen.filter((x) => x.operation === 'list')).toHaveLength(pages);
+    expect(run.json.warnings?.map((w) => [w.code, w.severity])).toEqual([['COPIES_VANISHED', 'warning']]);
+    expect(run.json.warnings?.[0]?.message).toContain(`2 copies of 4 that had arrived at ${url} are gone or changed, and uploaded again: ${three}, ${two}`);
+    expect([named(prefix).includes(one), s3.objects.get(key(two))?.equals(readFileSync(join(s.to, two)))]).toEqual([false, true]);
+    const pruned = await s.run(['--upload', url, '--json', '--keep-last', '3', '--upload-prune'], withKeys());
+    expect([pruned.code, pruned.json.warnings]).toEqual([0, []]);
+    const noted = new Database(join(s.state, 'history.db'), { readonly: true });
+    expect(noted.prepare('SELECT file FROM removals ORDER BY file').pluck().all()).toEqual([one, two, three, four].sort());
+    noted.close();
+  });
+
+  test('an empty directory where copies were stored is a disk that is not mounted, until it is marked', async () => {
+    const s = scene({ journal: 'wal' });
+    const disk = tempDirectory('disk');
+    const args = ['--upload', `file://${disk}`, '--json'];
+    const first = await s.run(args);
+    expect(first.code, first.stderr).toBe(0);
+    for (const file of readdirSync(disk)) rmSync(join(disk, file));
+    const run = await s.run(args);
+    expect([run.code, uploadsOf(run)[0]?.error?.code, readdirSync(disk)]).toEqual([3, 'UPLOAD_UNREACHABLE', []]);
+    const line = /touch (\S+)$/.exec(uploadsOf(run)[0]?.error?.message ?? '')?.[1] ?? '';
+    writeFileSync(line, '');
+    const next = await s.run(args);
+    expect([next.code, uploadsOf(next)[0]?.uploaded.map((u) => u.file)]).toEqual([0, [next.json.copy?.file, run.json.copy?.file, first.json.copy?.file]]);
+    expect(next.json.warnings?.map((w) => [w.code, w.severity])).toEqual([['COPIES_VANISHED', 'critical']]);
+    // A copy of it is as good as the mark: one may be removed, and not all.
+    rmSync(join(disk, '.dbbackup-destination'));
+    expect((await s.run(args)).code).toBe(0);
+    expect(readdirSync(disk)).toContain('.dbbackup-destination');
   });
 
   test('--dry-run and check name the destinations; a dry run asks nobody', async () => {
