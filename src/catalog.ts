@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, errnoWords } from './outcome.js';
-import { packedAs } from './packing.js';
+import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
 import { NAME } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
@@ -277,6 +277,18 @@ export function isWhole(bytes: Buffer): boolean {
   const sum = /^ "selfSha256": "([0-9a-f]{64})"\n}\n$/.exec(bytes.subarray(Math.max(0, at)).toString('latin1'))?.[1];
   if (sum === undefined || sum === NO_SUM) return false;
   return createHash('sha256').update(bytes.subarray(0, at)).update(selfSum(NO_SUM)).digest('hex') === sum;
+}
+
+/** Bytes: 4294967294 pages of 65536 (sqlite.org/limits.html). */
+const LARGEST_DATABASE = 4_294_967_294 * 65_536;
+
+/** Why a packed copy cannot unpack to what its manifest says, or null: nobody may look for so much room, or make it. */
+export function sizesProblem({ file, plainSizeBytes, pageSize, pageCount }: Manifest): string | null {
+  if (isPlain(packedAs(file))) return null;
+  if (!isCount(plainSizeBytes) || plainSizeBytes > LARGEST_DATABASE)
+    return `its manifest says that it unpacks to ${String(plainSizeBytes)} bytes, which no database has`;
+  if (plainSizeBytes === pageSize * pageCount) return null;
+  return `its manifest says that it unpacks to ${plainSizeBytes} bytes, and to ${pageCount} pages of ${pageSize}`;
 }
 
 /** The Copy part of a manifest: what listings show. */

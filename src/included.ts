@@ -69,7 +69,8 @@ async function proveArchive(acting: Acting, manifest: Manifest, files: FilesArti
       also.destroy();
       return error instanceof Error ? error.message : String(error);
     });
-    const u = await unpack({ from, packed: packedAs(files.file), identity: config.identity, to, also, limit: files.plainSizeBytes, tools, progress });
+    const sizes = { packedBytes: files.sizeBytes, limit: files.plainSizeBytes };
+    const u = await unpack({ from, packed: packedAs(files.file), identity: config.identity, to, also, ...sizes, tools, progress });
     const counted = await counting;
     if (u.sha256 !== files.sha256) throw bad(`its SHA-256 is ${u.sha256}, not ${files.sha256}`);
     if (u.plainSha256 !== plainSha256) throw bad(`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(plainSha256)}`);

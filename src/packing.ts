@@ -39,7 +39,7 @@ export class WrongIdentity extends Error {}
 /** The unpacked bytes cannot be written; `code` is the system's. */
 export class WriteFailed extends Error {}
 
-/** What comes out is more than what went in was: the rest is not unpacked. */
+/** What comes out is more than what went in was, or what goes in more than was stored: the rest is not unpacked. */
 export class TooLong extends Error {}
 
 const SUFFIX: Record<Compression, string> = { none: '', gzip: '.gz', zstd: '.zst' };
@@ -283,6 +283,8 @@ export interface Unpacked {
 export interface UnpackInput {
   /** The packed bytes: a file, or a stream of them. */
   readonly from: string | Readable;
+  /** How many there are; more than that ends it with `TooLong`: what comes from elsewhere may have no end. */
+  readonly packedBytes: number;
   readonly packed: Packed;
   /** Needed for what is encrypted. */
   readonly identity: Identity | null;
@@ -315,10 +317,12 @@ export async function unpack(input: UnpackInput): Promise<Unpacked> {
         tools.signal.throwIfAborted();
         outer.update(chunk);
         sizeBytes += chunk.length;
+        if (sizeBytes > input.packedBytes) throw new TooLong(`it has more than ${input.packedBytes} bytes`);
         input.progress(sizeBytes);
         yield chunk;
       }
     } catch (error) {
+      if (error instanceof TooLong) throw error;
       throw tools.signal.aborted ? tools.signal.reason : Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) });
     }
   }

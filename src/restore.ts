@@ -3,7 +3,7 @@ import { lstatSync, readdirSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
-import { baseOf, isCopyOf, readManifest } from './catalog.js';
+import { baseOf, isCopyOf, readManifest, sizesProblem } from './catalog.js';
 import type { Chosen } from './choose.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
@@ -34,6 +34,8 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   const manifest = readManifest(copiesIn(config), baseOf(copy.file));
   if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config) });
   if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config) });
+  const impossible = sizesProblem(manifest);
+  if (impossible !== null) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [impossible], to: placeOf(config) });
   refuseInside(config, input.target);
   if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Acting } from '../acting.js';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
-import { baseOf, readManifestText, renderManifest } from '../catalog.js';
+import { baseOf, readManifestText, renderManifest, sizesProblem } from '../catalog.js';
 import { chooseAll, chooseCopies } from '../choose.js';
 import type { VerifyFlags } from '../cli.js';
 import type { Context } from '../context.js';
@@ -38,6 +38,8 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     await acting.begin({ lock: false });
     const began = ctx.clock.monotonic();
     let unmarked: Failure | null = null;
+    let noRoom: Failure | null = null;
+    const proven: VerifyResult[] = [];
     const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
     let left: readonly Copy[] = copies;
     await acting.recorder.stage(
@@ -51,16 +53,18 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
           left = left.slice(1);
           done += copy.sizeBytes;
           if (verified) results.push(verified.result);
+          if (verified && !verified.noRoom) proven.push(verified.result);
+          noRoom ??= verified?.noRoom ?? null;
           unmarked ??= verified?.unmarked ?? null;
           acting.recorder.add({ results: [...results] });
         }
       },
-      () => `${plural(results.length, 'copy', 'copies')} proven: ${count(results)}`,
+      () => `${plural(proven.length, 'copy', 'copies')} proven: ${count(proven)}`,
     );
     print(ctx, results);
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
-    return { failure: failureFrom(results, placeOf(config)) ?? unmarked, stage: 'verify' };
+    return { failure: failureFrom(proven, placeOf(config)) ?? noRoom ?? unmarked, stage: 'verify' };
   });
 }
 
@@ -68,18 +72,24 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
 const leastRecentlyVerified = (a: Copy, b: Copy): number =>
   (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
 
-/** Null: it was pruned meanwhile. `unmarked`: why the verdict could not be written down. */
-async function verifyOne(
-  acting: Acting,
-  copy: Copy,
-  progress: (done: number) => void,
-): Promise<{ readonly result: VerifyResult; readonly unmarked: Failure | null } | null> {
+/** `unmarked`: why the verdict could not be written down. `noRoom`: why there is none: the disk is too small for this copy. */
+interface Verified {
+  readonly result: VerifyResult;
+  readonly unmarked: Failure | null;
+  readonly noRoom: Failure | null;
+}
+
+/** Null: it was pruned meanwhile. */
+async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) => void): Promise<Verified | null> {
   const { ctx, config, workspace, pool, tools, signal, prune, recorder } = acting;
   const base = baseOf(copy.file);
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
   const neededBytes = spaceFor(config, copy, base);
   if (freeBytes !== null && freeBytes < neededBytes) {
-    throw new Failed({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune });
+    // That says nothing of the others, nor of this one: it is not marked.
+    const noRoom = { code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune } as const;
+    const problems = [`not proven: ${describe(noRoom).message}`];
+    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, unmarked: null, noRoom };
   }
   const proof = await prove({
     to: copiesIn(config),
@@ -104,11 +114,11 @@ async function verifyOne(
   }
   const result = { file: copy.file, status, proved: proof.proved, problems: proof.problems };
   // What lies at a destination is not ours to change: the verdict is only told.
-  if (config.from) return { result, unmarked: null };
+  if (config.from) return { result, unmarked: null, noRoom: null };
   let unmarked: Failure | null = null;
   if (proof.manifest) unmarked = await mark(acting, proof, base, status);
   else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
-  return { result, unmarked };
+  return { result, unmarked, noRoom: null };
 }
 
 /**
@@ -119,7 +129,8 @@ function spaceFor(config: Config, copy: Copy, base: string): number {
   if (copy.manifest === null) return 0;
   if (isPlain(packedAs(copy.file))) return Math.min(copy.sizeBytes, sizeOf(join(copiesIn(config), copy.file)));
   const read = readManifestText(copiesIn(config), base);
-  return 'unreadable' in read || !read.whole() || (packedAs(read.manifest.file).encrypted && !config.identity) ? 0 : read.manifest.plainSizeBytes;
+  if ('unreadable' in read || !read.whole() || sizesProblem(read.manifest) !== null) return 0;
+  return packedAs(read.manifest.file).encrypted && !config.identity ? 0 : read.manifest.plainSizeBytes;
 }
 
 /** A copy of a damaged source stays suspect, however well it proves out. */

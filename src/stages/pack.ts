@@ -63,7 +63,8 @@ async function compress(input: PackInput, plain: string): Promise<Unpacked | nul
     await syncFile(path);
     if (!isFormat(path, packing.compress)) throw new Failed({ code: 'PACK_FAILED', reason: `what came out is no ${packing.compress} file` });
     const packed = { compress: packing.compress, encrypted: false };
-    return await unpack({ from: path, packed, identity: null, to: null, limit: lstatSync(plain).size, tools, progress: () => undefined });
+    const sizes = { packedBytes: lstatSync(path).size, limit: lstatSync(plain).size };
+    return await unpack({ from: path, packed, identity: null, to: null, ...sizes, tools, progress: () => undefined });
   } catch (error) {
     throw asFailed(error, input, path);
   }

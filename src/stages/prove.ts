@@ -6,7 +6,7 @@
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { PassThrough } from 'node:stream';
-import { baseOf, readManifestText, withSecrets } from '../catalog.js';
+import { baseOf, readManifestText, sizesProblem, withSecrets } from '../catalog.js';
 import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { DestinationError } from '../destinations/destination.js';
@@ -85,12 +85,14 @@ export async function prove(input: ProveInput): Promise<Proof> {
   for (const suffix of ['-wal', '-journal']) {
     if (lstatOrNull(data + suffix)) problems.push(`${file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
   }
+  const impossible = manifestWhole ? sizesProblem(read.manifest) : null;
+  if (impossible !== null) problems.push(impossible);
   const unsealed = await unseal(read.manifest, input.identity);
   if ('problem' in unsealed) problems.push(unsealed.problem);
   const manifest = 'problem' in unsealed ? read.manifest : unsealed.manifest;
   const locked = 'locked' in unsealed;
   // What such a manifest says of sizes could let a small file unpack until the disk is full; the verdict stands anyway.
-  const asItIs = locked || (!manifestWhole && !isPlain(packedAs(file)));
+  const asItIs = locked || ((!manifestWhole || impossible !== null) && !isPlain(packedAs(file)));
   const copied = asItIs
     ? await proveSealed(input, data, manifest)
     : isPlain(packedAs(file)) && !input.open
@@ -157,6 +159,7 @@ async function provePacked(input: ProveInput, data: string, manifest: Manifest):
   try {
     const u = await unpack({
       from: await bytesOf(input, input.file),
+      packedBytes: manifest.sizeBytes,
       packed: packedAs(input.file),
       identity,
       to: target,
@@ -198,13 +201,13 @@ async function proveSealed(input: ProveInput, data: string, manifest: Manifest):
     const u = await unpack({
       ...AS_IT_IS,
       from: await bytesOf(input, input.file),
+      packedBytes: manifest.sizeBytes,
       tools: input.tools,
       progress: (done) => input.progress(done, manifest.sizeBytes),
     });
     return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256)], made: NONE };
   } catch (error) {
-    if (input.signal.aborted || error instanceof Failed) throw error;
-    return unreadable(input, data, error);
+    return { problems: faultsOf(input, data, error), made: NONE };
   }
 }
 
@@ -226,7 +229,7 @@ async function proveArchive(input: ProveInput, files: FilesArtifact, locked: boo
   try {
     const from = await bytesOf(input, files.file);
     if (locked) {
-      const { sha256, sizeBytes } = await unpack({ ...AS_IT_IS, from, tools, progress });
+      const { sha256, sizeBytes } = await unpack({ ...AS_IT_IS, from, packedBytes: files.sizeBytes, tools, progress });
       return [...sizeProblems(sizeBytes, files.sizeBytes), ...sumProblems(sha256, files.sha256)];
     }
     const also = new PassThrough({ highWaterMark: 1 << 20 });
@@ -235,7 +238,8 @@ async function proveArchive(input: ProveInput, files: FilesArtifact, locked: boo
       also.destroy();
       return error instanceof Error ? error.message : String(error);
     });
-    const u = await unpack({ from, packed: packedAs(files.file), identity, to: null, also, limit: files.plainSizeBytes, tools, progress });
+    const sizes = { packedBytes: files.sizeBytes, limit: files.plainSizeBytes };
+    const u = await unpack({ from, packed: packedAs(files.file), identity, to: null, also, ...sizes, tools, progress });
     const counted = await counting;
     return [
       ...sizeProblems(u.sizeBytes, files.sizeBytes),

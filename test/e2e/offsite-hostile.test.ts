@@ -13,6 +13,7 @@ import { dbbackup, type Options, start, tempDirectory, until } from '../support/
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
 import { hungMount, noHungMount } from '../support/hung-mount.js';
 import { type Said, textOf } from '../support/manifest.js';
+import { makeKey } from '../support/packed.js';
 import { entry } from '../support/tar.js';
 import { DAY, HOUR, plant, type Scene, scene } from './scene.js';
 
@@ -250,6 +251,44 @@ describe('--from', () => {
     const verify = await s.ask('verify', [packed, '--json', '--name', 'app']);
     expect([verify.code, verify.json.results?.map((r) => [r.status, r.proved])]).toEqual([1, [['bad', 'bytes']]]);
     expect(verify.json.results?.[0]?.problems).toEqual([expect.stringContaining('the manifest is not as it was written')]);
+  });
+
+  test('packed copies whose manifests say what cannot be, or what no disk holds, are their own result, and the others are proven', async () => {
+    const s = scene();
+    expect((await s.run(['--compress', 'gzip'])).code).toBe(0);
+    const [json = '', packed = ''] = [here(s, '.json')[0], here(s, '.gz')[0]];
+    const forge = (days: number, more: object): string => {
+      const base = `app-${stampOf(new Date(Date.now() - days * DAY))}`;
+      const [file, manifest] = [`${base}.db.gz`, `${base}.json`];
+      const createdAt = `${new Date(Math.floor((Date.now() - days * DAY) / 1000) * 1000).toISOString().slice(0, 19)}Z`;
+      writeFileSync(join(s.to, file), readFileSync(join(s.to, packed)));
+      writeFileSync(join(s.to, manifest), textOf(saidOf(join(s.to, json)), { file, manifest, createdAt, ...more }));
+      return file;
+    };
+    const impossible = forge(1, { plainSizeBytes: 1e15 });
+    const contradicting = forge(2, { plainSizeBytes: 2 ** 40 });
+    const large = forge(3, { plainSizeBytes: 2 ** 46, pageSize: 65_536, pageCount: 2 ** 30 });
+    const verify = await s.ask('verify', ['--all', '--json']);
+    const verdicts = Object.fromEntries((verify.json.results ?? []).map((r) => [r.file, r.status]));
+    expect(verdicts).toEqual({ [packed]: 'good', [impossible]: 'bad', [contradicting]: 'bad', [large]: 'unverified' });
+    expect([verify.code, verify.json.error?.code]).toEqual([1, 'COPY_BAD']);
+    // It is not the fault of that copy, and not a mark on it.
+    expect((await s.ask('list', ['--json'])).json.copies?.find((c) => c.file === large)?.status).toBe('good');
+    const alone = await s.ask('verify', [packed, large, '--json']);
+    expect([alone.code, alone.json.error?.code, alone.json.results?.length]).toEqual([1, 'NO_SPACE', 2]);
+    const restore = await s.ask('restore', [impossible, '-o', join(s.home, 'new.db'), '--json']);
+    expect([restore.code, restore.json.error?.code]).toEqual([1, 'COPY_BAD']);
+  });
+
+  test('an object without end is read no further than its manifest says', async () => {
+    const s = scene();
+    const key = await makeKey();
+    const url = at(s3.endpoint);
+    expect((await s.run(['--upload', url, '--encrypt-to', key.recipient], withKeys)).code).toBe(0);
+    s3.rule = ({ operation, key: object }) => (operation === 'get' && object.endsWith('.age') ? 'endless' : null);
+    const verify = await dbbackup(['verify', '--from', url, '--json'], { ...withKeys, deadlineMs: 20_000 });
+    expect([verify.hung, verify.code, verify.json.results?.[0]?.status], verify.stderr).toEqual([false, 1, 'bad']);
+    expect(verify.json.results?.[0]?.problems.join()).toMatch(/it has more than \d+ bytes/);
   });
 
   test('messages name the destination, never the temporary directory', async () => {

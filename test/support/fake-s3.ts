@@ -31,6 +31,8 @@ export type Fault =
   | { readonly resetAtByte: number }
   /** Drops the connection after so many bytes of the answer. */
   | { readonly cutAtByte: number }
+  /** Gives an object that has no end. */
+  | 'endless'
   /** Starts the answer, and stops at this byte without closing. */
   | { readonly stallAtByte: number }
   /** Returns a checksum of other bytes. */
@@ -230,6 +232,16 @@ export async function startFakeS3(bucket: string): Promise<FakeS3> {
         const object = fake.objects.get(key);
         if (!object) {
           fail(response, 404, 'NoSuchKey');
+          return;
+        }
+        if (fault === 'endless') {
+          response.writeHead(200, { 'content-length': '1000000000000000' });
+          const block = Buffer.alloc(1 << 20);
+          const pump = (): void => {
+            while (response.write(block));
+          };
+          response.on('drain', pump);
+          pump();
           return;
         }
         response.writeHead(200, { 'content-length': String(object.length), 'content-type': 'application/octet-stream' });

@@ -71,7 +71,7 @@ beforeAll(async () => {
 });
 
 const open = (from: string | Readable, packed: Packed, more: Partial<UnpackInput> = {}): Promise<Unpacked> =>
-  unpack({ from, packed, identity: null, to: null, limit: 100_000_000, tools: tools(), progress: () => undefined, ...more });
+  unpack({ from, packed, identity: null, to: null, packedBytes: 100_000_000, limit: 100_000_000, tools: tools(), progress: () => undefined, ...more });
 
 /** Bytes around the sizes at which formats cut. */
 const CONTENTS: readonly (readonly [string, Buffer])[] = [
