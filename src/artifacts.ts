@@ -42,6 +42,8 @@ export interface Facts {
   readonly copies: readonly Copy[];
   readonly newestGood: Copy | null;
   readonly newestManifest: Manifest | null;
+  /** What each included path takes in the archive of a copy, in the order of the setting; empty: no files go with it. */
+  readonly included: readonly number[];
 }
 
 export const isFailure = <T extends object>(v: T | Failure): v is Failure => 'code' in v;

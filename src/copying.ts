@@ -33,10 +33,14 @@ export function verifyStage(acting: Acting, snapshot: Snapshot, note: Note<Verif
   return recorder.stage('verify', () => verify({ ...config, ...input, progress: progressOf(acting, 'verify') }), note);
 }
 
+/** Destinations that are directories of this machine. */
+export const directoriesOf = ({ upload }: Acting['config']): string[] => upload.to.flatMap((url) => (url.kind === 'directory' ? [url.path] : []));
+
 const packInput = ({ config, workspace, tools, recorder, prune }: Acting, include: readonly string[]): PackInput => ({
   packing: config.packing,
   include,
   own: [config.to, config.stateDir],
+  destinations: directoriesOf(config),
   workspace,
   tools,
   warn: recorder.warn.bind(recorder),

@@ -17,7 +17,6 @@ import { unseal } from './stages/prove.js';
 import { makeStaging } from './staging.js';
 import type { FileId } from './system/files.js';
 import { openToCopy, ReadFailed } from './system/files.js';
-import { fileSystem } from './system/processes.js';
 
 /** Puts the files into their directory. */
 export type PutFiles = () => Promise<void>;
@@ -29,7 +28,6 @@ export type PutFiles = () => Promise<void>;
 export async function withFiles<T>(acting: Acting, manifest: Manifest, directory: string | null, work: (put: PutFiles) => Promise<T>): Promise<T> {
   const { files } = manifest;
   if (directory === null || !files) return await work(async () => undefined);
-  refuseFull(directory, files);
   const staging = await makeStaging(dirname(directory), acting.signal);
   try {
     const archive = join(staging.directory, 'files.tar');
@@ -42,14 +40,6 @@ export async function withFiles<T>(acting: Acting, manifest: Manifest, directory
   } finally {
     staging.remove();
   }
-}
-
-/** The plain archive and the files out of it are there at once. */
-function refuseFull(directory: string, { plainSizeBytes, fileBytes }: FilesArtifact): void {
-  const place = dirname(directory);
-  const freeBytes = fileSystem(place)?.freeBytes ?? Number.POSITIVE_INFINITY;
-  const neededBytes = plainSizeBytes + fileBytes;
-  if (freeBytes < neededBytes) throw new Failed({ code: 'NO_SPACE', path: place, neededBytes, freeBytes, prune: '' });
 }
 
 async function proveArchive(acting: Acting, manifest: Manifest, files: FilesArtifact, to: string): Promise<FileId | null> {

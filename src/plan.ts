@@ -61,7 +61,7 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     const message = `the state directory ${config.stateDir} lies on ${target.network}, where locks are unreliable: give a local one`;
     problems.push({ code: 'SETTINGS', problems: [{ setting: 'state-dir', message, origin: '--state-dir' }] });
   }
-  const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.newestManifest);
+  const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.included, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune: pruneLine(config, name) });
   }
@@ -91,14 +91,16 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   };
 }
 
-/** The snapshot, and what packing makes of it in turn, as far as the newest copy tells how small that is. Bytes. */
-function spaceFor({ packing }: Config, plainBytes: number, newest: Manifest | null): number {
+/** The snapshot and the archive, and what packing makes of both in turn, as far as the newest copy tells how small that is. Bytes. */
+function spaceFor({ packing }: Config, plainBytes: number, included: readonly number[], newest: Manifest | null): number {
+  const archiveBytes = included.reduce((sum, bytes) => sum + bytes, 0);
   const encrypted = packing.recipients.length > 0;
-  if (packing.compress === 'none' && !encrypted) return plainBytes;
-  const alike = newest && packing.compress !== 'none' && packedAs(newest.file).compress === packing.compress && newest.plainSizeBytes > 0;
-  const ratio = alike ? Math.min(1, (1.1 * newest.sizeBytes) / newest.plainSizeBytes) : 1;
-  const files = (packing.compress === 'none' ? 0 : 1) + (encrypted ? 1 : 0);
-  return Math.ceil(plainBytes * (1 + files * ratio));
+  if (packing.compress === 'none' && !encrypted) return plainBytes + archiveBytes;
+  const alike = newest && packing.compress !== 'none' && packedAs(newest.file).compress === packing.compress ? newest : null;
+  const ratioOf = (part: { readonly sizeBytes: number; readonly plainSizeBytes: number } | null | undefined): number =>
+    part && part.plainSizeBytes > 0 ? Math.min(1, (1.1 * part.sizeBytes) / part.plainSizeBytes) : 1;
+  const times = (packing.compress === 'none' ? 0 : 1) + (encrypted ? 1 : 0);
+  return Math.ceil(plainBytes * (1 + times * ratioOf(alike)) + archiveBytes * (1 + times * ratioOf(alike?.files)));
 }
 
 function skipReason(config: Config, newest: Copy | null, now: Date): string | null {

@@ -315,26 +315,36 @@ async function settle(acting: Acting, state: SourceState): Promise<void> {
 /** What a copy unpacks to; of a plain one the size that its file has, too. */
 export const plainBytesOf = (m: Manifest): number => (isPlain(packedAs(m.file)) ? m.sizeBytes : m.plainSizeBytes);
 
-/** Free space for a restore, before anything is done: a failure, or null. */
-export function spaceProblem(acting: Pick<Acting, 'config' | 'prune'>, manifest: Manifest, target: string, live: SourceState | null): Failure | null {
+/**
+ * Free space for a restore, before anything is done: a failure, or null. `filesTo`: where the included files go; null: nowhere.
+ */
+export function spaceProblem(
+  acting: Pick<Acting, 'config' | 'prune'>,
+  manifest: Manifest,
+  target: string,
+  live: SourceState | null,
+  filesTo: string | null,
+): Failure | null {
   const { config, prune } = acting;
-  const beside = fileSystem(dirname(target));
-  const here = fileSystem(config.to);
-  const sameDisk = lstatSync(dirname(target)).dev === lstatSync(config.to).dev;
   // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
   const besideBytes = plainBytesOf(manifest);
-  const hereBytes = live ? besideBytes + live.usedBytes + live.walBytes : 0;
-  const problem = (path: string, neededBytes: number, freeBytes: number): Failure => ({
-    code: 'NO_SPACE',
-    path,
-    neededBytes,
-    freeBytes,
+  const files = filesTo === null ? null : manifest.files;
+  const needs = [
+    { path: config.to, bytes: live ? besideBytes + live.usedBytes + live.walBytes : 0 },
+    { path: dirname(target), bytes: besideBytes },
+    // The plain archive and the files out of it are there at once.
+    ...(filesTo !== null && files ? [{ path: dirname(filesTo), bytes: files.plainSizeBytes + files.fileBytes }] : []),
+  ].map((need) => ({ ...need, dev: lstatSync(need.path).dev }));
+  for (const dev of new Set(needs.map((need) => need.dev))) {
+    const here = needs.filter((need) => need.dev === dev && need.bytes > 0);
+    const neededBytes = here.reduce((sum, need) => sum + need.bytes, 0);
+    const [first] = needs.filter((need) => need.dev === dev);
+    const freeBytes = first ? fileSystem(first.path)?.freeBytes : undefined;
+    if (!first || freeBytes === undefined || freeBytes >= neededBytes) continue;
     // Fewer copies would not help elsewhere.
-    prune: path === config.to ? prune : '',
-  });
-  if (sameDisk) return here && here.freeBytes < besideBytes + hereBytes ? problem(config.to, besideBytes + hereBytes, here.freeBytes) : null;
-  if (beside && beside.freeBytes < besideBytes) return problem(dirname(target), besideBytes, beside.freeBytes);
-  return here && here.freeBytes < hereBytes ? problem(config.to, hereBytes, here.freeBytes) : null;
+    return { code: 'NO_SPACE', path: first.path, neededBytes, freeBytes, prune: first.path === config.to ? prune : '' };
+  }
+  return null;
 }
 
 /** Makes names durable; what a file system cannot do is only remarked. */

@@ -7,7 +7,7 @@ import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
-import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
+import { directoriesOf, packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { copyBefore, lookBack } from './looking-back.js';
@@ -23,27 +23,42 @@ import { isStaged, sweepStaging } from './staging.js';
 import { lstatOrNull } from './system/files.js';
 import { oweUploads, uploadStage } from './uploading.js';
 
-/** All that can be known without SQLite and without a trace. */
+/** What the included files take in an archive: for the facts of a run. */
+export async function measureIncluded(config: Config, database: string, signal: AbortSignal): Promise<number[]> {
+  if (config.include.length === 0) return [];
+  const { measure } = await import('./archive/measure.js');
+  const [source = database, ...own] = [database, config.to, config.stateDir].map((path) => realOrNull(path) ?? path);
+  const left = [source, `${source}-wal`, `${source}-shm`, `${source}-journal`, ...own, ...directoriesOf(config)];
+  return await measure({ roots: config.include, leftOut: left, signal });
+}
+
+const realOrNull = (path: string): string | null => (lstatOrNull(path) ? realpathSync(path) : null);
+
+/** All that can be known without SQLite and without a trace; of included files nothing. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
   const source = inspectSource(database, ctx.identity, (ino, path) => isLeftByUs(config.stateDir, ino) || isStaged(path, ino));
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
-  const none = { copies: [], newestGood: null, newestManifest: null };
+  const none = { copies: [], newestGood: null, newestManifest: null, included: [] };
   if (isFailure(target)) return { source, target, ...none };
   const own = includesOwn(config);
   if (own) return { source, target: own, ...none };
   try {
-    return { source, target, ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
+    return { source, target, included: [], ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
   } catch (error) {
     return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, ...none };
   }
 }
 
-/** The backup directory is left out of an archive; where it is all that is to be archived, that cannot be meant. */
-function includesOwn({ include, to, stateDir }: Config): Failure | null {
-  const real = (path: string): string | null => (lstatOrNull(path) ? realpathSync(path) : null);
-  const own = [to, stateDir].map(real);
+/** The backup directory and destinations are left out of an archive; where one is all that is to be archived, that cannot be meant. */
+function includesOwn(config: Config): Failure | null {
+  const { include, to, stateDir } = config;
+  const destinations = directoriesOf(config);
+  const own = [to, stateDir].map(realOrNull);
   const problems = include.flatMap((path) => {
-    const at = real(path);
+    const at = realOrNull(path);
+    // By its name alone: a destination is looked at by nobody but its own process.
+    if (at !== null && destinations.some((d) => at === d || at.startsWith(`${d}/`)))
+      return [{ setting: 'include', message: `include ${path} is where copies are uploaded to: each copy would hold all earlier ones`, origin: '--include' }];
     if (at === null || !(own.includes(at) || (own[1] && at.startsWith(`${own[1]}/`)))) return [];
     return [
       { setting: 'include', message: `include ${path} is where the copies or their state lie: each copy would hold all earlier ones`, origin: '--include' },
@@ -58,16 +73,25 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     const { recorder, signal } = acting;
     const now = (): Date => ctx.clock.now();
     const warn = recorder.warn.bind(recorder);
+    let included: readonly number[] = [];
     const look = (): RunPlan | Skip => {
-      const facts = inspect(ctx, config, database, name, 'newest');
+      const facts = { ...inspect(ctx, config, database, name, 'newest'), included };
       if (!isFailure(facts.source)) recorder.setSource(facts.source);
       const plan = planRun(config, name, facts, now());
       if (hasProblems(plan)) throw new Failed(plan.problems[0]);
       return plan;
     };
 
-    const seen = await recorder.stage('inspect', look, (p) =>
-      isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`,
+    const seen = await recorder.stage(
+      'inspect',
+      async () => {
+        // Nothing else is to be done where there is nothing to do.
+        const first = look();
+        if (isSkip(first) || config.include.length === 0) return first;
+        included = await measureIncluded(config, database, signal);
+        return look();
+      },
+      (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`),
     );
     if (isSkip(seen)) return seen;
     await acting.begin();

@@ -56,6 +56,8 @@ export interface ArchiveInput {
   readonly signal: AbortSignal;
   /** True for what is left out without a word, a directory with all below it: the backup directory, say. The target always is. */
   readonly exclude?: (dev: number, ino: number) => boolean;
+  /** Absolute paths that are left out in the same way, and not even looked at: a mount whose server is gone does not answer. */
+  readonly leftOut?: readonly string[];
   /** Told of each path before it is opened (0), and of the bytes of a file read so far. */
   readonly progress?: (path: string, doneBytes: number) => void;
 }
@@ -166,6 +168,7 @@ class Walk {
   readonly #roots: readonly Root[];
   /** Paths of roots that the walk has not come to yet. */
   readonly #waiting: Set<ByteName>;
+  readonly #leftOut: ReadonlySet<ByteName>;
   readonly #vanished = new Names();
   readonly #changed = new Names();
   readonly #unreadable = new Names();
@@ -179,6 +182,7 @@ class Walk {
     this.#target = target;
     this.#roots = [...roots].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
     this.#waiting = new Set(roots.map(({ path }) => path));
+    this.#leftOut = new Set(input.leftOut?.map((path) => Buffer.from(path).toString('latin1')));
   }
 
   result(): Archived {
@@ -207,6 +211,7 @@ class Walk {
 
   /** Archives what is at a path. `at`: how it is reached; `device`: the file system that is not left. */
   async #visit(at: Buffer, path: ByteName, device: bigint): Promise<void> {
+    if (this.#leftOut.has(path)) return;
     try {
       for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
         this.#input.signal.throwIfAborted();

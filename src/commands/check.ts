@@ -8,7 +8,7 @@ import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
 import { hasProblems, isSkip, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
-import { inspect } from '../run.js';
+import { inspect, measureIncluded } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
 import { findSetpriv } from '../system/workers.js';
@@ -20,7 +20,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   const { database, name } = config;
   if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup check FILE --to DIR' });
   const problems: Warning[] = [];
-  const facts = inspect(ctx, config, database, name, 'newest');
+  const facts = { ...inspect(ctx, config, database, name, 'newest'), included: await measureIncluded(config, database, ctx.signal) };
   const plan = planRun({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
   if (hasProblems(plan)) {
     for (const p of plan.problems) {

@@ -110,8 +110,9 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
           : `would put it at ${input.target} offline: ${target.why}`,
       );
     }
-    if (input.filesTo !== null && manifest.files) ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} into ${input.filesTo}`);
-    const problem = spaceProblem({ config, prune: pruneLine(config, input.chosen.name) }, manifest, input.target, live);
+    if (input.filesTo !== null && manifest.files)
+      ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} (${bytes(manifest.files.fileBytes)}) into ${input.filesTo}`);
+    const problem = spaceProblem({ config, prune: pruneLine(config, input.chosen.name) }, manifest, input.target, live, input.filesTo);
     if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
   } catch (error) {

@@ -11,7 +11,7 @@ import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
-import { inspect, runBackup } from '../run.js';
+import { inspect, measureIncluded, runBackup } from '../run.js';
 import type { Config } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
@@ -35,7 +35,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   const now = ctx.clock.now();
   const facts = await recorder.stage(
     'inspect',
-    () => inspect(ctx, config, database, name, 'every'),
+    async () => ({ ...inspect(ctx, config, database, name, 'every'), included: await measureIncluded(config, database, ctx.signal) }),
     () => 'looked, without opening anything',
   );
   const { source, target } = facts;
@@ -59,8 +59,8 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   const freeBytes = isFailure(target) ? null : target.freeBytes;
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   output.result(`would make ${config.to}/${plan.file} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
-  for (const path of config.include) {
-    if (lstatOrNull(path)) output.result(`would archive ${path} with it`);
+  for (const [n, path] of config.include.entries()) {
+    if (lstatOrNull(path)) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
     else recorder.warn(critical('INCLUDE_FAILED', `${path} is not there: it would be missing in the copy`));
   }
   for (const url of config.upload.to) output.result(`would upload it to ${url.shown}`);

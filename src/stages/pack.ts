@@ -24,6 +24,8 @@ export interface PackInput {
   readonly include: readonly string[];
   /** The backup directory and that of the state: never archived, or each copy would hold all earlier ones. */
   readonly own: readonly string[];
+  /** Directories that copies are uploaded to: left out for the same reason. */
+  readonly destinations: readonly string[];
   readonly workspace: Workspace;
   readonly tools: Tools;
   readonly warn: (w: Warning) => void;
@@ -81,7 +83,13 @@ async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepa
   if (roots.length === 0) return { files: null, unreadable: { what: missing, total: missing.length } };
   try {
     const { writeArchive } = await import('../archive/pack.js');
-    const { sizeBytes, sha256, ...archived } = await writeArchive({ roots, target: workspace.files, signal: tools.signal, exclude: ours(snapshot, input) });
+    const { sizeBytes, sha256, ...archived } = await writeArchive({
+      roots,
+      target: workspace.files,
+      signal: tools.signal,
+      exclude: ours(snapshot, input),
+      leftOut: input.destinations,
+    });
     await syncFile(workspace.files);
     const compressed = await compress(input, workspace.files);
     const unreadable = { what: [...missing, ...archived.unreadable], total: missing.length + archived.totals.unreadable };

@@ -1,7 +1,7 @@
 /** Off-site copies and included files where others may write, and where settings contradict one another. */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, watch, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, watch, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -91,6 +91,48 @@ describe('include', () => {
       expect(run.json.error?.message).toContain(path);
     }
     expect(here(s, '.db')).toEqual([]);
+  });
+
+  test('of what a destination lies in does not archive the copies there; of the destination itself is a settings error', async () => {
+    const s = scene({ journal: 'wal' });
+    writeFileSync(join(s.home, 'data/one.txt'), 'one');
+    const upload = ['--upload', `file://${disk(s)}`];
+    for (let n = 0; n < 2; n++) expect((await s.run([...upload, '--include', s.home])).code).toBe(0);
+    const back = join(tempDirectory('back'), 'files');
+    expect((await s.ask('restore', ['-o', join(tempDirectory('new'), 'new.db'), '--files-to', back])).code).toBe(0);
+    expect(readdirSync(join(back, s.home))).toEqual(['data']);
+    mkdirSync(join(disk(s), 'below'));
+    symlinkSync(disk(s), join(s.home, 'link'));
+    for (const path of [disk(s), join(disk(s), 'below'), join(s.home, 'link')]) {
+      const run = await s.run([...upload, '--include', path, '--dry-run', '--json']);
+      expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
+      expect(run.json.error?.message).toContain(path);
+    }
+  });
+
+  test('that no disk has room for is NO_SPACE beforehand, here and on the way back', async () => {
+    const s = scene({ journal: 'wal' });
+    mkdirSync(join(s.home, 'up'));
+    writeFileSync(join(s.home, 'up/one.txt'), Buffer.alloc(100_000));
+    const include = ['--include', join(s.home, 'up'), '--include', join(s.home, 'data')];
+    expect((await s.run(include)).code).toBe(0);
+    const [small, without] = [await s.run([...include, '--dry-run', '--json']), await s.run(['--dry-run', '--json'])];
+    // Headers and all, and the database itself once, whatever is included.
+    const added = (small.json.plan?.neededBytes ?? 0) - (without.json.plan?.neededBytes ?? 0);
+    expect(added).toBe(3 * 1536 + Math.ceil(100_000 / 512) * 512);
+    expect((await s.run([...include, '--dry-run'])).stdout).toContain(`would archive ${join(s.home, 'up')} with it (1`);
+    truncateSync(join(s.home, 'up/one.txt'), 2 ** 42);
+    for (const more of [['--dry-run'], []]) {
+      const run = await s.run([...include, ...more, '--json'], { deadlineMs: 20_000 });
+      expect([run.code, run.json.error?.code, run.json.error?.stage], run.stderr).toEqual([1, 'NO_SPACE', 'inspect']);
+    }
+    const [json = ''] = here(s, '.json');
+    const said = saidOf(join(s.to, json));
+    writeFileSync(join(s.to, json), textOf(said, { files: { ...said.files, fileBytes: 2 ** 50 } }));
+    for (const more of [['--dry-run'], []]) {
+      const restore = await s.ask('restore', ['-o', join(s.home, 'new.db'), '--files-to', join(s.home, 'back'), ...more, '--json']);
+      expect([restore.code, restore.json.error?.code, existsSync(join(s.home, 'new.db'))], restore.stderr).toEqual([1, 'NO_SPACE', false]);
+    }
   });
 });
 
