@@ -90,8 +90,10 @@ async function put(acting: Acting, archive: string, proven: FileId | null, direc
   } catch (error) {
     const ended = acting.signal.aborted ? failureOf(acting.signal.reason) : null;
     // The database has its name already: no error may say that nothing was left behind.
-    if (ended?.code === 'INTERRUPTED' || ended?.code === 'TIMEOUT')
-      throw new Failed({ ...ended, published: `the database, with a part of the files in ${directory},` }, { cause: error });
+    if (ended?.code === 'INTERRUPTED' || ended?.code === 'TIMEOUT') {
+      const next = `the database is whole and stays; for all of the files: empty ${directory}, and restore once more into another new file (-o)`;
+      throw new Failed({ ...ended, published: `the database, with a part of the files in ${directory},`, next }, { cause: error });
+    }
     const state = 'the database itself was restored; restore into a new file (-o) with another --files-to to have the files as well';
     throw new Failed({ code: 'RESTORE_FAILED', path: directory, reason: errnoWords(error), state }, { cause: error });
   }

@@ -31,7 +31,8 @@ export const restoreLine = ({ copy, target, to, name }: WayBack): string =>
 /** What a killed run was at, where that matters for what to do next. `back`: to the state before, where there is a copy of it. */
 export interface Killed {
   readonly command: 'restore' | 'guard';
-  readonly target: string;
+  /** Null: a restore that had not come to its target, or was to make a new file. */
+  readonly target: string | null;
   readonly back: WayBack | null;
 }
 
@@ -96,10 +97,10 @@ export type Failure =
   | { code: 'NAME_TAKEN'; name: string; source: string; other: string }
   /** Another run holds the lock of this name. */
   | { code: 'LOCKED'; name: string; holder: string | null }
-  /** `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database. */
-  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean }
+  /** `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database. `next`: the hint, where it is no usual one. */
+  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean; next?: string }
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
-  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean }
+  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; next?: string }
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
@@ -235,6 +236,8 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
 
 function hintForKilled({ command, target, back: way }: Killed): string {
   const back = way ? restoreLine(way) : null;
+  if (target === null)
+    return 'what it was to make is there, whole, or not at all: look, and run it again if not; that also clears away what it left beside it (.dbbackup-*)';
   if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
   return command === 'restore'
     ? `${target} is the old database or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to the old one: ${back}` : ''}`
@@ -386,7 +389,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'TIMEOUT':
       return {
         message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
-        hint: 'raise --timeout, or find out what made it slow: dbbackup history shows the stages',
+        hint: f.next ?? 'raise --timeout, or find out what made it slow: dbbackup history shows the stages',
       };
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {
@@ -397,7 +400,7 @@ export function describe(f: Failure): { message: string; hint: string } {
       }
       return {
         message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : guardedIs(f) || '; nothing was left behind'}`,
-        hint: 'run again',
+        hint: f.next ?? 'run again',
       };
     case 'IO_ERROR':
       return { message: `${f.path}: ${f.reason}`, hint: 'look at dmesg and the health of the disk, then run again' };

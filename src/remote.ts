@@ -3,7 +3,7 @@
  * data file stands an empty file of its size. So listings, names, times and refusals are the same code as at home. The bytes
  * are streamed from the destination when they are asked for, and are proven like all others.
  */
-import { closeSync, constants, ftruncateSync, openSync } from 'node:fs';
+import { accessSync, closeSync, constants, ftruncateSync, openSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CopyFile } from './catalog.js';
@@ -15,7 +15,7 @@ import { DestinationError, tooLong } from './destinations/destination.js';
 import { destination } from './destinations/url.js';
 import { plural } from './format.js';
 import type { ExitCode } from './outcome.js';
-import { Failed, warning } from './outcome.js';
+import { errnoWords, Failed, warning } from './outcome.js';
 import { withoutName } from './place.js';
 import type { Config } from './settings/load.js';
 import { makeStaging } from './staging.js';
@@ -26,10 +26,10 @@ import { stateDirOf } from './workspace.js';
 export async function withRemote(ctx: Context, config: Config, invocation: Invocation, work: (config: Config) => Promise<ExitCode>): Promise<ExitCode> {
   const url = parse(invocation.from ?? '');
   requirePlace(config, invocation);
+  // Not below the backup directory: there may be none, and a listing changes nothing there.
+  const staging = await makeStaging(requireTemporary(tmpdir()), ctx.signal);
   const { openDestination } = await import('./destinations/open.js');
   const there = openDestination(url, { ...ctx.childEnv, ...config.upload.env });
-  // Not below the backup directory: there may be none, and a listing changes nothing there.
-  const staging = await makeStaging(tmpdir(), ctx.signal);
   try {
     const unread = await fetchManifests(there, staging.directory, config.nameGiven ? config.name : null, ctx.signal).catch((error: unknown) => {
       throw asFailed(error, there);
@@ -52,6 +52,20 @@ export async function withRemote(ctx: Context, config: Config, invocation: Invoc
     await there.close();
     staging.remove();
   }
+}
+
+/** Says which directory is meant, and how to name another one. */
+function requireTemporary(directory: string): string {
+  let reason: string | null = lstatOrNull(directory) ? null : 'it is not there';
+  try {
+    if (reason === null) accessSync(directory, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    reason = errnoWords(error);
+  }
+  if (reason === null) return directory;
+  const message = `the temporary directory ${directory} cannot be used: ${reason}`;
+  const hint = 'manifests and copies of a destination pass through it: name another one, TMPDIR=/somewhere/large dbbackup ...';
+  throw new Failed({ code: 'SETTINGS', problems: [{ setting: 'TMPDIR', message, origin: 'TMPDIR' }], hint });
 }
 
 function parse(raw: string): ReturnType<typeof destination> {

@@ -15,7 +15,7 @@ import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
 import { makeStaging, STAGED } from './staging.js';
-import { lstatOrNull, publish, remove, syncFile } from './system/files.js';
+import { directoryProblem, lstatOrNull, publish, remove, syncFile } from './system/files.js';
 import { makeTaggedCopy } from './tagged.js';
 
 export interface Restoring {
@@ -80,9 +80,10 @@ function inspectFiles(config: Config, directory: string, copy: Copy, manifest: M
   refuseInside(config, directory);
   if (target === directory || target.startsWith(`${directory}/`)) throw refuse(`${target} would lie in it, and it must be empty: name another --files-to`);
   const there = lstatOrNull(directory);
-  if (there && !there.isDirectory()) throw refuse('it is no directory');
+  if (there && !there.isDirectory()) throw refuse(there.isSymbolicLink() ? (directoryProblem(directory) ?? '') : 'it is no directory');
   if (there && readdirSync(directory).length > 0) throw refuse('it is not empty: name a new or an empty directory');
-  if (!there && !lstatOrNull(dirname(directory))?.isDirectory()) throw refuse(`there is no directory ${dirname(directory)}`);
+  const beside = there ? null : directoryProblem(dirname(directory));
+  if (beside !== null) throw refuse(beside);
 }
 
 function badBecause(directory: string, manifest: Manifest): string[] {
@@ -113,11 +114,12 @@ function inspectOutput(target: string, force: boolean): void {
       reason: 'it belongs to another database of that name and would be read with the new one; use --into, which sets it aside, or move it away',
     });
   }
-  if (!lstatOrNull(dirname(target))?.isDirectory()) {
+  const reason = directoryProblem(dirname(target));
+  if (reason !== null) {
     throw new Failed({
       code: 'RESTORE_FAILED',
       path: target,
-      reason: `there is no directory ${dirname(target)}`,
+      reason,
       state: 'nothing was changed; make the directory, or mend the path',
     });
   }

@@ -14,7 +14,7 @@ import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
-import { giveLook, lstatOrNull, syncDirectory, syncFile } from './system/files.js';
+import { directoryProblem, giveLook, lstatOrNull, syncDirectory, syncFile } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
@@ -48,11 +48,12 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: str
   const there = lstatOrNull(target);
   if (there?.isSymbolicLink()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind: 'a symbolic link' });
   if (!there) {
-    if (!lstatOrNull(dirname(target))?.isDirectory())
+    const reason = directoryProblem(dirname(target));
+    if (reason !== null)
       throw new Failed({
         code: 'RESTORE_FAILED',
         path: target,
-        reason: `there is no directory ${dirname(target)}`,
+        reason,
         state: 'nothing was changed; make the directory, or mend the path',
       });
     return { how: 'offline', why: 'there is no database', state: null };

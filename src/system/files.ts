@@ -20,6 +20,7 @@ import {
   openSync,
   read as readCallback,
   readSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
@@ -147,6 +148,20 @@ export function readSmall(path: string, maxBytes: number, follow: 'follow' | 'no
   } finally {
     closeSync(fd);
   }
+}
+
+/** Why a path is no directory that is written into, or null. Links are not followed, since who may change one leads us elsewhere. */
+export function directoryProblem(path: string): string | null {
+  const stats = lstatOrNull(path);
+  if (stats?.isDirectory()) return null;
+  if (!stats?.isSymbolicLink()) return `there is no directory ${path}`;
+  let real: string | null = null;
+  try {
+    real = realpathSync(path);
+  } catch {
+    // It leads nowhere.
+  }
+  return `${path} is a symbolic link, ${real === null ? 'to nothing that is there' : `and is not followed: name what it leads to, ${real}`}`;
 }
 
 /** A directory made by us, 0700 whatever the umask; false if it was there. Its parent must exist. */

@@ -356,6 +356,28 @@ describe('restore --files-to', () => {
     return s;
   };
 
+  test('a symbolic link on the way, and a temporary directory that is not there, are named with what to say instead', async () => {
+    const s = await withFiles();
+    const [real, link] = [join(s.home, 'real'), join(s.home, 'link')];
+    mkdirSync(real);
+    symlinkSync(real, link);
+    for (const [out, files] of [
+      [join(s.home, 'new.db'), join(link, 'files')],
+      [join(s.home, 'new.db'), link],
+      [join(link, 'new.db'), join(s.home, 'files')],
+    ] as const) {
+      const restore = await s.ask('restore', ['-o', out, '--files-to', files, '--json']);
+      expect([restore.code, restore.json.error?.code]).toEqual([1, 'RESTORE_FAILED']);
+      expect(restore.json.error?.message).toContain(`${link} is a symbolic link, and is not followed: name what it leads to, ${real}`);
+    }
+    const list = await dbbackup(['list', '--from', `file://${s.to}`, '--json'], { env: { TMPDIR: join(s.home, 'nowhere') } });
+    expect([list.code, list.json.error?.message, list.json.error?.hint]).toEqual([
+      78,
+      expect.stringContaining(`the temporary directory ${s.home}/nowhere cannot be used: it is not there`),
+      expect.stringContaining('TMPDIR='),
+    ]);
+  });
+
   test('a directory that the new file itself would lie in is refused beforehand', async () => {
     const s = await withFiles();
     const to = join(s.home, 'back');
@@ -380,6 +402,7 @@ describe('restore --files-to', () => {
     const restore = await running.result;
     expect([restore.code, restore.json.error?.code, restore.json.restored?.target, existsSync(out)]).toEqual([143, 'INTERRUPTED', out, true]);
     expect(restore.json.error?.message).toContain(`with a part of the files in ${back}, was already made`);
+    expect(restore.json.error?.hint).toContain(`empty ${back}`);
   });
 
   test('an archive with an entry that would be refused leaves the database alone', async () => {
