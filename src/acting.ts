@@ -12,12 +12,12 @@ import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
-import { hasChannel, keep, tell, together } from './notifiers/delivery.js';
+import { hasWork, keep, onlyOn, tell, together } from './notifiers/delivery.js';
 import type { Occasion } from './notifiers/news.js';
 import { occasionOf } from './notifiers/news.js';
 import { RunPings } from './notifiers/ping.js';
 import type { NotifyFailure } from './notifiers/undelivered.js';
-import type { ExitCode, Failure, StageName } from './outcome.js';
+import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
@@ -25,6 +25,7 @@ import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { recover } from './recover.js';
 import { redactValue } from './redact.js';
+import { again, waitBefore } from './retry.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
@@ -127,7 +128,8 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     await acting.pool.close();
     removeQuietly(acting.workspace.directory);
   }
-  if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && state.begun) {
+  // Also where the run failed before it began: a database that is missing is what on-failure is there for.
+  if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
     const { runAfter } = await import('./hooks.js');
     await runAfter(acting, recorder.record(verdict, acting.pool.resources()));
   }
@@ -198,11 +200,6 @@ class State {
     this.#log = log;
     const { ping } = config.telling;
     this.#pings = ping && recorder.command === 'run' ? new RunPings(ping, recorder.runId, () => ctx.clock.now()) : null;
-  }
-
-  /** The lock is held, or was: somebody may have been told that the run begins. */
-  get begun(): boolean {
-    return this.#opened;
   }
 
   note(): void {
@@ -306,7 +303,7 @@ class State {
     }
     const record = this.#recorder.record(verdict, resources);
     // Telling can take half a minute: what came of the run is written down before.
-    if (hasChannel(this.#config.telling) || this.#pings) this.#save(record);
+    if (hasWork(this.#config.telling, this.#stateDir) || this.#pings) this.#save(record);
     const untold = await this.#recorder.report(() => this.#tell(record, signal));
     const final = this.#finalVerdict(verdict, untold, signal);
     this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
@@ -424,7 +421,7 @@ class State {
   async #tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
     const { telling } = this.#config;
     if (record.exitCode === 75) return null;
-    const failure = hasChannel(telling) ? await this.#tellAll(record, signal) : null;
+    const failure = hasWork(telling, this.#stateDir) ? await this.#tellAll(record, signal) : null;
     // After the others, since what they could not tell is a failure as well.
     const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
     return together([failure, unpinged].filter((f) => f !== null));
@@ -435,18 +432,45 @@ class State {
     const occasion = this.#occasionOf(record);
     const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
     const box = { stateDir: this.#stateDir, name: this.#name };
-    const { failure, heard } = await tell(this.#ctx, telling, box, letters, (w) => this.#recorder.warn(w), signal);
-    if (occasion.events.includes('failure') && letters.some((letter) => heard.has(letter.message.id))) this.#noteTold(record);
-    return failure;
+    const warn = (w: Warning): void => this.#recorder.warn(w);
+    const first = await tell(this.#ctx, telling, box, letters, warn, signal);
+    const told = [first];
+    // What was queued is in the outbox: another attempt sends what waits there, on the channels that were not to be reached.
+    for (let attempt = 1, last = first; last.unreachable.size > 0 && last.failure?.kept; attempt++) {
+      if (!(await this.#again(attempt, last.failure, signal))) break;
+      last = await tell(this.#ctx, onlyOn(telling, last.unreachable), box, [], warn, signal);
+      told.push(last);
+    }
+    if (occasion.events.includes('failure') && letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id)))) this.#noteTold(record);
+    // A channel that said no the first time has not been asked again.
+    const others = first.failures.filter((f) => !first.unreachable.has(f.channel));
+    return told.length === 1 ? first.failure : together([...others.map((f) => f.failure), ...(told.at(-1)?.failures ?? []).map((f) => f.failure)]);
   }
 
   /** Says how the run ended, where somebody waits for that. A signal leaves no time for it; that no ping comes then is the message. */
   async #ping(event: 'success' | 'fail', signal: AbortSignal): Promise<NotifyFailure | null> {
     if (!this.#pings || signal.aborted) return null;
-    const { start, end } = await this.#pings.end(event, this.#log.tail(), signal);
-    // Whoever waits needs the end alone; and what failed on both ways is told once.
-    if (start && !end) this.#recorder.warn(warning('NOTIFY_FAILED', describe(start).message));
-    return end;
+    for (let attempt = 1; ; attempt++) {
+      const { start, end } = await this.#pings.end(event, this.#log.tail(), signal);
+      if (end?.mayPass && (await this.#again(attempt, end.failure, signal))) continue;
+      // Whoever waits needs the end alone; and what failed on both ways is told once.
+      if (start && !end) this.#recorder.warn(warning('NOTIFY_FAILED', describe(start.failure).message));
+      return end?.failure ?? null;
+    }
+  }
+
+  /** Waits for another attempt to tell; false when there is none: `retries` are used up, `timeout` would pass, or a signal came. */
+  async #again(attempt: number, failure: NotifyFailure, signal: AbortSignal): Promise<boolean> {
+    const { retries, timeoutMs } = this.#config;
+    if (signal.aborted || attempt > retries.count || this.#recorder.elapsedMs() + waitBefore(retries, attempt) > timeoutMs) return false;
+    try {
+      await again({ recorder: this.#recorder, config: this.#config, signal }, attempt, failure);
+      this.#recorder.nextAttempt();
+      return true;
+    } catch {
+      // The signal, or the time limit: what was not sent waits for the next run.
+      return false;
+    }
   }
 
   #noteTold(record: RunRecord): void {

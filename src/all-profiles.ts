@@ -2,15 +2,17 @@
  * --all-profiles: the command once for every profile, one after the other, each in a process of its own with its own settings,
  * record and verdict; then a summary, and one exit code for all. A profile that fails does not keep the next from its turn.
  */
+import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import type { ExitCode } from './outcome.js';
-import { EXIT_CODES, errnoOf, errnoWords, Failed, isEndSignal } from './outcome.js';
+import { describe, EXIT_CODES, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, isEndSignal } from './outcome.js';
 import type { Output } from './output.js';
 import type { CommandName } from './records.js';
 import { SCHEMA_VERSION } from './records.js';
-import { DEFAULTS, profileDirectories } from './settings/load.js';
+import { DEFAULTS, notShared, profileDirectories } from './settings/load.js';
+import { variableOf } from './settings/options.js';
 import { findSetpriv } from './system/workers.js';
 
 export interface AllProfiles {
@@ -48,12 +50,21 @@ export const exitCodeOfAll = (codes: readonly number[]): number => WORST.find((c
 
 interface Done {
   readonly name: string;
-  readonly exitCode: number;
+  /** Null: a signal came before its turn. */
+  readonly exitCode: number | null;
   /** What it printed with --json; null: nothing that could be read. */
   readonly document: unknown;
 }
 
-/** Runs the command for every profile. Throws `Failed`: SETTINGS where there is none, INTERRUPTED at a signal. */
+const meaningOf = (code: number): string =>
+  EXIT_CODES.find(([known]) => known === code)?.[1]
+    .split(':')[0]
+    ?.split(';')[0] ?? `exit ${code}`;
+
+const lineOf = ({ name, exitCode }: Done): string =>
+  exitCode === null ? `${name}: its turn did not come` : exitCode === 0 ? `${name}: ok` : `${name}: exit ${exitCode}, ${meaningOf(exitCode)}`;
+
+/** Runs the command for every profile. Throws `Failed` with SETTINGS where there is none, or where all would get what only one can have. */
 export async function runAllProfiles(input: AllProfiles): Promise<ExitCode> {
   const { output, signal } = input;
   const names = profileNames(profileDirectories(input.env));
@@ -61,21 +72,34 @@ export async function runAllProfiles(input: AllProfiles): Promise<ExitCode> {
     const message = `there are no profiles: looked for *.env in ${profileDirectories(input.env).join(' and ')}`;
     throw new Failed({ code: 'SETTINGS', problems: [{ setting: 'all-profiles', message, origin: '--all-profiles' }] });
   }
+  // The environment wins over a profile: each of them would back up the same database, and say that all is well.
+  const shared = notShared(input.env);
+  if (shared.length > 0) {
+    const message = (setting: string): string => `--all-profiles takes no ${setting} from the environment: each profile has its own`;
+    throw new Failed({
+      code: 'SETTINGS',
+      problems: shared.map((setting) => ({ setting, message: message(setting), origin: variableOf(setting) })),
+      hint: 'unset it, or put it into the profile that it is meant for',
+    });
+  }
   const done: Done[] = [];
   for (const name of names) {
-    if (signal.aborted) break;
+    if (signal.aborted) {
+      done.push({ name, exitCode: null, document: null });
+      continue;
+    }
     if (!output.options.quiet) output.info(`profile ${name}:`);
-    done.push(await one(input, name));
+    const came = await one(input, name);
+    done.push(came);
+    // Right behind what it said, which need not tell whose database it is about.
+    if (output.options.quiet && came.exitCode !== 0) output.trouble(lineOf(came));
   }
-  const exitCode = exitCodeOfAll(done.map((d) => d.exitCode));
-  const meaning = (code: number): string =>
-    EXIT_CODES.find(([known]) => known === code)?.[1]
-      .split(':')[0]
-      ?.split(';')[0] ?? `exit ${code}`;
-  if (!output.options.quiet || exitCode !== 0)
-    for (const d of done) output.info(`${d.name}: ${d.exitCode === 0 ? 'ok' : `exit ${d.exitCode}, ${meaning(d.exitCode)}`}`);
-  output.document({ schemaVersion: SCHEMA_VERSION, command: input.command, exitCode, profiles: done });
-  signal.throwIfAborted();
+  if (!output.options.quiet) for (const d of done) d.exitCode === 0 ? output.info(lineOf(d)) : output.trouble(lineOf(d));
+  const ended = signal.aborted ? failureOf(signal.reason) : null;
+  const exitCode = ended ? exitCodeOf(ended, false) : exitCodeOfAll(done.flatMap((d) => d.exitCode ?? []));
+  if (ended) output.error(ended, null);
+  const error = ended && { code: ended.code, stage: null, ...describe(ended) };
+  output.document({ schemaVersion: SCHEMA_VERSION, command: input.command, exitCode, ...(error ? { error } : {}), profiles: done });
   const known = EXIT_CODES.find(([code]) => code === exitCode);
   return known ? known[0] : 1;
 }
@@ -94,10 +118,20 @@ async function one({ argv, script, env, output, signal }: AllProfiles, name: str
   signal.addEventListener('abort', pass, { once: true });
   const chunks: Buffer[] = [];
   child.stdout?.on('data', (chunk: Buffer) => chunks.push(chunk));
-  const [code, by] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+  const [code, by] = await endOf(child, output);
   signal.removeEventListener('abort', pass);
   const exitCode = code ?? (isEndSignal(by) ? { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 }[by] : 1);
   return { name, exitCode, document: documentOf(Buffer.concat(chunks).toString('utf8')) };
+}
+
+/** How it ended. One that cannot be started is a failure like another: the next has its turn all the same. */
+async function endOf(child: ChildProcess, output: Output): Promise<[number | null, NodeJS.Signals | null]> {
+  try {
+    return (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
+  } catch (error) {
+    output.error(failureOf(error), null);
+    return [1, null];
+  }
 }
 
 function documentOf(text: string): unknown {

@@ -117,6 +117,10 @@ export interface Ledger {
   uploadedFiles(destination: string, name: string | null): string[];
   /** Records of a name that are not dry, newest first. */
   since(name: string | null): IterableIterator<RunRecord>;
+  /** When the oldest record of a name began, milliseconds; null: there is none. */
+  beganAt(name: string): number | null;
+  /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. */
+  provenAt(name: string): number | null;
   noteUploaded(destination: string, file: string, at: Date): void;
   /** A copy that had arrived is removed there by us. */
   noteRemoved(destination: string, file: string, at: Date): void;

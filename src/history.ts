@@ -193,6 +193,28 @@ export class History {
     return null;
   }
 
+  /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
+  beganAt(name: string): number | null {
+    const at = this.#db
+      .prepare<unknown[], string>("SELECT record ->> '$.startedAt' FROM runs WHERE name = ? AND dry_run = 0 ORDER BY seq LIMIT 1")
+      .pluck()
+      .get(name);
+    return at === undefined ? null : Date.parse(at);
+  }
+
+  /** When the last `verify` began that proved a stored copy of a name in full, milliseconds since the epoch; null: none did. */
+  provenAt(name: string): number | null {
+    const rows = this.#db
+      .prepare<unknown[], string>("SELECT record FROM runs WHERE name = ? AND dry_run = 0 AND record ->> '$.command' = 'verify' ORDER BY seq DESC")
+      .pluck()
+      .iterate(name);
+    for (const row of rows) {
+      const { results, startedAt } = parse<RunRecord>(row);
+      if (results?.some((r) => r.proved === 'full' && r.problems.length === 0)) return Date.parse(startedAt);
+    }
+    return null;
+  }
+
   /** The last `run` of a name that was not dry. */
   lastRun(name: string): RunRecord | null {
     for (const record of this.since(name)) {

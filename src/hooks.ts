@@ -7,6 +7,8 @@ import type { Acting } from './acting.js';
 import type { Failure } from './outcome.js';
 import { describe, errnoWords, Failed, warning } from './outcome.js';
 import type { RunRecord } from './records.js';
+import { redactValue } from './redact.js';
+import { ProcessTree } from './system/process-tree.js';
 import { findSetpriv } from './system/workers.js';
 
 export type HookName = 'before' | 'after' | 'on-failure';
@@ -18,6 +20,7 @@ const OUTPUT_MAX = 10_000;
 
 /** Runs `before`; throws `Failed` with HOOK_FAILED when it fails, and with the signal's reason. */
 export async function runBefore(acting: Acting): Promise<void> {
+  acting.signal.throwIfAborted();
   const failure = await runHook(acting, 'before', acting.recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
   acting.signal.throwIfAborted();
   if (failure) throw new Failed(failure);
@@ -54,36 +57,39 @@ async function runHook(acting: Acting, hook: HookName, record: RunRecord): Promi
   };
 }
 
+/** What a hook is told about and by which its processes are known, also those that no longer descend from it. */
+const RUN_ID = 'DBB_RUN_ID';
+
 function run(acting: Acting, words: readonly string[], record: RunRecord, signal: AbortSignal): Promise<{ how: string | null; output: string }> {
   const { ctx, name, recorder } = acting;
+  const { redact } = ctx.output;
   const setpriv = findSetpriv();
   if (setpriv === null) return Promise.resolve({ how: 'cannot be started: setpriv (package util-linux) is not installed', output: '' });
-  const env = { ...ctx.childEnv, DBB_RUN_ID: recorder.runId, DBB_NAME: name, DBB_STATUS: record.status };
+  const env = { ...ctx.childEnv, [RUN_ID]: recorder.runId, DBB_NAME: name, DBB_STATUS: record.status };
   return new Promise((done) => {
     const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...words], { env, cwd: ctx.cwd, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+    const tree = new ProcessTree(child.pid ?? 0, `${RUN_ID}=${recorder.runId}`);
     let output = '';
+    // Twice what is shown: what the cut makes of a secret at its edge, no redactor would know any more.
     const keep = (text: string): void => {
-      output = (output + text).slice(-OUTPUT_MAX);
+      output = (output + text).slice(-2 * OUTPUT_MAX);
     };
-    const kill = (): void => {
-      try {
-        process.kill(-(child.pid ?? 0), 'SIGKILL');
-      } catch {
-        // It has ended already.
-      }
-    };
+    const said = (): string => (output.length < 2 * OUTPUT_MAX ? redact(output) : redact(output).replace(/^.*\n?/, '')).slice(-OUTPUT_MAX);
+    // All that it started: a shell that is killed leaves its children at work, in a session of their own perhaps.
+    const kill = (): void => tree.signal('SIGKILL', true);
     signal.addEventListener('abort', kill, { once: true });
+    if (signal.aborted) kill();
     child.stdout.setEncoding('utf8').on('data', keep);
     child.stderr.setEncoding('utf8').on('data', keep);
     // A hook need not read it.
     child.stdin.on('error', () => undefined);
-    child.stdin.end(`${JSON.stringify(record)}\n`);
+    child.stdin.end(`${JSON.stringify(redactValue(record, redact))}\n`);
     const end = (how: string | null): void => {
       signal.removeEventListener('abort', kill);
       // What it left behind holds its output open, and must not hold us.
       child.stdout.destroy();
       child.stderr.destroy();
-      done({ how, output });
+      done({ how, output: said() });
     };
     child.once('error', (error) => end(`cannot be started: ${errnoWords(error)}`));
     child.once('exit', (code, by) =>

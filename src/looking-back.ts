@@ -7,10 +7,6 @@ import type { Manifest, RunRecord } from './records.js';
 import { rules, TREND_RUNS } from './rules.js';
 import { fileSystem } from './system/processes.js';
 
-const MONTH_MS = 30 * 86_400_000;
-/** However often runs are, no more records than this are read. */
-const RECORDS = 1000;
-
 /** The good copy that a run compares its own with; taken before that is there. */
 export function copyBefore({ config, name, ctx }: Acting): Manifest | null {
   const copy = newestGood(config.to, name, ctx.clock.now().getTime());
@@ -34,7 +30,7 @@ export function lookBack(acting: Acting, made: Manifest, before: Manifest | null
       warnAfterMs: config.warnAfterMs,
       source: { sizeBytes: recorder.sourceBytes, walGrewBytes },
       freeBytes,
-      ...(ledger ? past(ledger, name, recorder.runId, now) : { runs: [], provenAt: null, sinceAt: null }),
+      ...(ledger ? past(ledger, name, recorder.runId) : { runs: [], provenAt: null, sinceAt: null }),
       behind: ledger ? behind(acting, ledger) : [],
       maxAgeMs: config.maxAgeMs,
     };
@@ -44,21 +40,14 @@ export function lookBack(acting: Acting, made: Manifest, before: Manifest | null
   }
 }
 
-/** The last runs, the last `verify` that proved something, and when all this began, or an older record than the rules ask for. */
-function past(ledger: Ledger, name: string, runId: string, now: number): { runs: RunRecord[]; provenAt: number | null; sinceAt: number | null } {
+/** The last runs, the last `verify` that proved something, and when all this began. */
+function past(ledger: Ledger, name: string, runId: string): { runs: RunRecord[]; provenAt: number | null; sinceAt: number | null } {
   const runs: RunRecord[] = [];
-  let provenAt: number | null = null;
-  let sinceAt: number | null = null;
-  let read = 0;
   for (const record of ledger.since(name)) {
-    if (++read > RECORDS) break;
-    if (record.name !== name || record.runId === runId) continue;
-    sinceAt = Date.parse(record.startedAt);
-    if (record.command === 'run' && runs.length < TREND_RUNS) runs.push(record);
-    if (provenAt === null && record.command === 'verify' && record.results?.some((r) => r.proved === 'full' && r.problems.length === 0)) provenAt = sinceAt;
-    if (runs.length === TREND_RUNS && (provenAt !== null || now - sinceAt > MONTH_MS)) break;
+    if (runs.length === TREND_RUNS) break;
+    if (record.command === 'run' && record.name === name && record.runId !== runId) runs.push(record);
   }
-  return { runs, provenAt, sinceAt };
+  return { runs, provenAt: ledger.provenAt(name), sinceAt: ledger.beganAt(name) };
 }
 
 /** Destinations that tonight's run could not bring up to date. */

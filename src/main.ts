@@ -8,6 +8,7 @@ import type { Context } from './context.js';
 import type { ExitCode, Failure, SignalName } from './outcome.js';
 import type { Output } from './output.js';
 import type { Loaded } from './settings/load.js';
+import { isJournal } from './system/journal.js';
 import { Worker } from './system/workers.js';
 
 const SIGNALS: readonly SignalName[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];
@@ -77,6 +78,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
       quiet: false,
       verbose: false,
       color: useColor(true),
+      journal,
     });
     return await end(output, meant ?? null, failureOf(error));
   }
@@ -87,7 +89,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
     import('./system/clock.js'),
     import('./system/processes.js'),
   ]);
-  const output = new OutputClass(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color) });
+  const output = new OutputClass(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color), journal });
   if (invocation.allProfiles) {
     const { runAllProfiles } = await import('./all-profiles.js');
     try {
@@ -184,6 +186,7 @@ const useColor = (wanted: boolean): boolean => wanted && !process.env['NO_COLOR'
 // Whatever we or our children create is ours alone.
 const umask = process.umask(0o077);
 const argv = process.argv.slice(2);
+const journal = isJournal(process.env['JOURNAL_STREAM'], 2);
 const earlyWorker = startEarly(argv);
 process.exitCode = await main(argv, earlyWorker);
 await earlyWorker?.kill();

@@ -1,7 +1,7 @@
 /**
  * What the operator sees. Data goes to stdout, messages to stderr; with --json stdout carries exactly one document.
  * Everything passes the redactor, and control and bidirectional characters are never printed raw. A closed or full
- * stdout changes nothing (traps, 29).
+ * stdout changes nothing (traps, 29). Where messages go to the journal, each line begins with its priority.
  */
 import type { WriteStream } from 'node:tty';
 import { bytes, duration, localTime } from './format.js';
@@ -16,9 +16,15 @@ export interface OutputOptions {
   readonly quiet: boolean;
   readonly verbose: boolean;
   readonly color: boolean;
+  /** stderr is the journal. */
+  readonly journal?: boolean;
 }
 
 type Stream = Pick<WriteStream, 'write' | 'isTTY' | 'on'>;
+
+/** What the journal sorts lines by (sd-daemon(3)). */
+const PRIORITIES = { error: 3, warning: 4, info: 6 } as const;
+type Priority = keyof typeof PRIORITIES;
 
 const RED = 31;
 const YELLOW = 33;
@@ -78,7 +84,7 @@ export class Output {
 
   /** A stage is done: one line. */
   stage(name: StageName, ms: number, note: string): void {
-    if (!this.options.quiet) this.#message([GREEN, name.padEnd(8)], ` ${note} `, [DIM, `(${duration(ms)})`]);
+    if (!this.options.quiet) this.#message('info', [GREEN, name.padEnd(8)], ` ${note} `, [DIM, `(${duration(ms)})`]);
   }
 
   /** What is going on; on a terminal only, overwritten by the next message. */
@@ -90,35 +96,43 @@ export class Output {
   }
 
   info(text: string): void {
-    if (!this.options.quiet) this.#message(text);
+    if (!this.options.quiet) this.#message('info', text);
+  }
+
+  /** As `info`, of something that is not well: said also with --quiet. */
+  trouble(text: string): void {
+    this.#message('error', text);
   }
 
   detail(text: string): void {
-    if (this.options.verbose) this.#message([DIM, text]);
+    if (this.options.verbose) this.#message('info', [DIM, text]);
   }
 
   /** With --quiet only what is critical is said: cron's mail then means trouble. */
   warning(w: Warning): void {
     if (this.options.quiet && w.severity !== 'critical') return;
-    this.#message('dbbackup: ', w.severity === 'critical' ? [RED, 'critical'] : [YELLOW, 'warning'], ` ${w.code}: ${w.message}`);
+    const isCritical = w.severity === 'critical';
+    this.#message(isCritical ? 'error' : 'warning', 'dbbackup: ', isCritical ? [RED, 'critical'] : [YELLOW, 'warning'], ` ${w.code}: ${w.message}`);
   }
 
   /** One line: the stable code, what failed on what, and the next thing to do. */
   error(failure: Failure, stage: StageName | null): void {
     const { message, hint } = describe(failure);
-    this.#message('dbbackup: ', [RED, 'error'], ` ${failure.code}${stage ? ` (${stage})` : ''}: ${message}. Hint: ${hint}`);
-    if (failure.code === 'INTERNAL' && this.options.verbose) for (const line of failure.stack.split('\n')) this.#message(line);
+    this.#message('error', 'dbbackup: ', [RED, 'error'], ` ${failure.code}${stage ? ` (${stage})` : ''}: ${message}. Hint: ${hint}`);
+    if (failure.code === 'INTERNAL' && this.options.verbose) for (const line of failure.stack.split('\n')) this.#message('error', line);
   }
 
   /** Each part is made safe on its own, then coloured: an escape sequence inside a text never survives. */
-  #message(...parts: readonly (string | readonly [color: number, text: string])[]): void {
+  #message(priority: Priority, ...parts: readonly (string | readonly [color: number, text: string])[]): void {
     const colored = this.options.color && this.#stderr.isTTY === true;
     const line = parts.map((part) => {
       const [color, text] = typeof part === 'string' ? [0, part] : part;
       const safe = printable(this.#redact(text));
       return colored && color !== 0 ? `\u001b[${color}m${safe}\u001b[0m` : safe;
     });
-    this.#stderr.write(`${this.#progressShown ? '\r\u001b[K' : ''}${line.join('')}\n`);
+    const begin = this.options.journal ? `<${PRIORITIES[priority]}>` : this.#progressShown ? '\r\u001b[K' : '';
+    // A text has no line breaks any more: what is one line here is one line, and one priority, there.
+    this.#stderr.write(`${begin}${line.join('')}\n`);
     this.#progressShown = false;
   }
 }

@@ -20,14 +20,15 @@ export function waitBefore({ waitMs, backoff }: Retries, attempt: number): numbe
 export const isTransient = (f: Failure): boolean => f.code === 'SOURCE_LOCKED' || f.code === 'IO_ERROR' || f.code === 'SOURCE_REPLACED';
 
 /**
- * Does `work`, and again as often as the settings say while what it fails with is transient; each failed attempt is a
- * remark in the record and in the log. A signal and the run's time limit end the wait at once. Throws the last failure.
+ * Does `work` (told which attempt it is, 1 is the first), and again as often as the settings say while what it fails with is
+ * transient; each failed attempt is a remark in the record and in the log. A signal and the run's time limit end the wait at
+ * once. Throws the last failure.
  */
-export async function withRetries<T>(acting: Acting, work: () => Promise<T>): Promise<T> {
+export async function withRetries<T>(acting: Acting, work: (attempt: number) => Promise<T>): Promise<T> {
   const { recorder, config, signal } = acting;
   for (let attempt = 1; ; attempt++) {
     try {
-      return await work();
+      return await work(attempt);
     } catch (error) {
       const failure = failureOf(error);
       if (signal.aborted || attempt > config.retries.count || !isTransient(failure)) throw error;
@@ -43,7 +44,7 @@ export async function withRetries<T>(acting: Acting, work: () => Promise<T>): Pr
 }
 
 /** Says what failed and when it goes on, and waits for that. Throws the signal's reason. */
-export async function again({ recorder, config, signal }: Acting, attempt: number, failure: Failure): Promise<void> {
+export async function again({ recorder, config, signal }: Pick<Acting, 'recorder' | 'config' | 'signal'>, attempt: number, failure: Failure): Promise<void> {
   const ms = waitBefore(config.retries, attempt);
   const of = `attempt ${attempt} of ${config.retries.count + 1}`;
   recorder.warn(warning(failure.code, `${of} failed: ${describe(failure).message}; again in ${duration(ms)}`));

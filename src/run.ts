@@ -104,8 +104,11 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     if (plan.source.links > 1) await sweepStaging(dirname(plan.source.realPath), signal);
 
     if (config.hooks.before) await runBefore(acting);
-    const artifact = await withRetries(acting, async () => {
-      const snapshot = await snapshotStage(acting, plan.source, snapshotNote);
+    const artifact = await withRetries(acting, async (attempt) => {
+      // What stood in the way may have been that the file was exchanged: then another one lies there now.
+      const now = attempt === 1 ? plan : look();
+      const { source } = isSkip(now) ? plan : now;
+      const snapshot = await snapshotStage(acting, source, snapshotNote);
       const prepared = preparing(acting, snapshot, config.include);
       try {
         return await packStage(acting, await verifyStage(acting, snapshot, verifiedNote), prepared);

@@ -7,7 +7,7 @@ import { errnoWords, Failed, warning } from './outcome.js';
 import type { UploadResult } from './records.js';
 import { again } from './retry.js';
 import type { Uploaded } from './stages/upload.js';
-import { upload } from './stages/upload.js';
+import { upload, uploadFailure } from './stages/upload.js';
 
 const note = ({ results }: Uploaded): string =>
   results.map((r) => `${r.destination}: ${r.error ? `FAILED, ${r.error.message}` : plural(r.uploaded.length, 'copy', 'copies')}`).join('; ');
@@ -50,19 +50,26 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
     progress: (done: number, total: number) => ctx.output.progress('upload', done, total),
   };
   try {
-    let failure: Failure | null = null;
     for (let attempt = 1, to = settings.to; ; attempt++) {
-      const last = await recorder.stage('upload', () => upload({ ...input, upload: { ...settings, to } }), note);
-      failure = last.failure;
-      recorder.setUploads([...results], failure);
+      const { failure } = await recorder.stage('upload', () => upload({ ...input, upload: { ...settings, to } }), note);
+      // Of all of them: one that is not worth another attempt has failed all the same.
+      recorder.setUploads([...results], uploadFailure(results));
       const silent = results.filter((r) => r.error?.code === 'UPLOAD_UNREACHABLE').map((r) => r.destination);
       to = settings.to.filter((url) => silent.includes(url.shown) && !limits.of(url).aborted);
-      if (!failure || to.length === 0 || attempt > config.retries.count || ctx.signal.aborted) break;
-      await again({ ...acting, signal: ctx.signal }, attempt, failure);
+      // They began in this order, so the time of the last one ends last.
+      const last = to.at(-1);
+      if (!failure || !last || attempt > config.retries.count || ctx.signal.aborted) break;
+      try {
+        await again({ recorder, config, signal: AbortSignal.any([ctx.signal, limits.of(last)]) }, attempt, failure);
+      } catch (error) {
+        if (ctx.signal.aborted) throw error;
+        // upload-timeout ends the wait, and what the last attempt failed with is why something is missing.
+        break;
+      }
       recorder.nextAttempt();
     }
     for (const r of results) for (const p of r.pruned) ctx.output.detail(`removed ${p.file} at ${r.destination}: ${p.reason}`);
-    return failure;
+    return uploadFailure(results);
   } finally {
     limits.clear();
   }

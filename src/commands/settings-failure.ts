@@ -69,5 +69,5 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
   const { error } = record;
   const pings = new RunPings(telling.ping, record.runId, () => ctx.clock.now());
   const { end } = await pings.end('fail', error ? [`${error.code}: ${ctx.output.redact(error.message)}`] : [], ctx.signal);
-  if (end) warn(warning('NOTIFY_FAILED', describe(end).message));
+  if (end) warn(warning('NOTIFY_FAILED', describe(end.failure).message));
 }

@@ -5,14 +5,14 @@ import { bytes, duration, plural } from '../format.js';
 import { History } from '../history.js';
 import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
-import { hasChannel, tell } from '../notifiers/delivery.js';
+import { hasChannel, hasWork, tell } from '../notifiers/delivery.js';
 import { composeStatus } from '../notifiers/message.js';
 import { outboxPath, pending } from '../notifiers/outbox.js';
 import type { ExitCode, Failure, Warning, WarningCode } from '../outcome.js';
 import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import type { Config } from '../settings/load.js';
+import type { Channel, Config } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
@@ -36,8 +36,8 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   const healthy = newestGood !== null && newestGood.ageSeconds * 1000 <= config.maxAgeMs;
   let untold: Failure | null = null;
   if (options.notify) {
-    if (hasChannel(config.telling)) untold = await notify(ctx, config, name, newestGood, problems);
-    else problems.push(warning('NOBODY_HEARS', 'no mail-to, slack-webhook or webhook is set, so --notify tells nobody'));
+    if (hasWork(config.telling, config.stateDir)) untold = await notify(ctx, config, name, newestGood, problems);
+    if (!hasChannel(config.telling)) problems.push(warning('NOBODY_HEARS', 'no mail-to, slack-webhook or webhook is set, so --notify tells nobody'));
     if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
     const unwritten = measure(config, name, problems, ctx.clock.now());
     if (unwritten) problems.push(unwritten);
@@ -143,7 +143,9 @@ function countWaiting(config: Config, name: string | null): { total: number; wor
   try {
     const waiting = pending(outboxPath(config.stateDir), name);
     const each = CHANNELS.map((channel) => ({ channel, n: waiting.filter((letter) => letter.channel === channel).length }));
-    const words = each.filter(({ n }) => n > 0).map(({ channel, n }) => `${channel} ${n}`);
+    // Nobody tries these any more: they go when they are old.
+    const lost = (channel: Channel): string => (config.telling[channel] ? '' : ', which is not set any more');
+    const words = each.filter(({ n }) => n > 0).map(({ channel, n }) => `${channel} ${n}${lost(channel)}`);
     return { total: waiting.length, words: words.join(', ') };
   } catch {
     return { total: 0, words: '' };
@@ -172,7 +174,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
     const box = { stateDir: history ? config.stateDir : null, name };
     const { failure, heard, kept } = await tell(ctx, config.telling, box, letters, (w) => ctx.output.warning(w), ctx.signal);
     // What waits in the outbox is as good as told.
-    if (message && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
+    if (message && letters.length > 0 && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
     return failure;
   } catch (error) {
     return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: true };

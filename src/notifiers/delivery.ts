@@ -8,6 +8,7 @@ import type { Warning } from '../outcome.js';
 import { critical, errnoWords, warning } from '../outcome.js';
 import type { Channel, MailSettings, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
+import { lstatOrNull } from '../system/files.js';
 import { acquireLock } from '../system/lock.js';
 import type { Audience, Letter, Pending } from './outbox.js';
 import { enqueue, forget, noteAttempt, outboxPath, pending } from './outbox.js';
@@ -29,6 +30,11 @@ export function keep(stateDir: string | null, letter: Letter, warn: (w: Warning)
 }
 /** Whether there is a channel for messages. A ping tells no words. */
 export const hasChannel = (telling: Telling): boolean => CHANNELS.some((channel) => telling[channel] !== null);
+
+/** The same, or something waits that was queued when there was one: it has to come to an end as well. */
+export function hasWork(telling: Telling, stateDir: string | null): boolean {
+  return hasChannel(telling) || (stateDir !== null && lstatOrNull(outboxPath(stateDir)) !== null);
+}
 
 /** What came of sending one message on one channel. `failure` beside `delivered`: some did not get it. */
 export interface Sent {
@@ -80,6 +86,14 @@ function recipients({ to, critical }: MailSettings, audience: Audience): string[
   return meant.length > 0 ? [...meant] : all;
 }
 
+/** As if these channels alone were set. */
+export const onlyOn = (telling: Telling, channels: ReadonlySet<Channel>): Telling => ({
+  mail: channels.has('mail') ? telling.mail : null,
+  slack: channels.has('slack') ? telling.slack : null,
+  webhook: channels.has('webhook') ? telling.webhook : null,
+  ping: null,
+});
+
 /** What came of telling. */
 export interface Told {
   /** Of all channels, as one; null: nothing is left to tell. */
@@ -88,6 +102,10 @@ export interface Told {
   readonly heard: ReadonlySet<string>;
   /** Whether all of the new ones could be queued. */
   readonly kept: boolean;
+  /** The same one by one. */
+  readonly failures: readonly { readonly channel: Channel; readonly failure: NotifyFailure }[];
+  /** Channels whose server could not be reached, or had trouble of its own: what waits there may go the next time. */
+  readonly unreachable: ReadonlySet<Channel>;
 }
 
 /** Where messages wait (null: nowhere), and whose: null is those of runs whose name is not known. */
@@ -129,7 +147,14 @@ export async function tell(
 }
 
 function told(sent: readonly Sent[], kept: boolean): Told {
-  return { kept, failure: together(sent.flatMap((s) => s.failure ?? [])), heard: new Set(sent.filter((s) => s.delivered).map((s) => s.id)) };
+  const mayPass = sent.filter((s) => s.id !== '' && !s.delivered && !s.refused && s.retryAfterMs === null);
+  return {
+    kept,
+    failures: sent.flatMap(({ channel, failure }) => (failure ? [{ channel, failure }] : [])),
+    failure: together(sent.flatMap((s) => s.failure ?? [])),
+    heard: new Set(sent.filter((s) => s.delivered).map((s) => s.id)),
+    unreachable: new Set(mayPass.map((s) => s.channel)),
+  };
 }
 
 /** Several failures as one: a run has one verdict. */

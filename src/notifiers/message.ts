@@ -282,7 +282,7 @@ function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet[
   );
   return rows(
     [
-      ['Failed at', error ? (error.stage ?? (record.stages.length === 0 && record.status === 'failed' ? 'before the first stage' : 'not recorded')) : null],
+      ['Failed at', error ? (error.stage ?? betweenStages(record, error.code)) : null],
       ['Source', record.source?.path ?? record.copy?.source ?? null],
       ['Backups in', facts.directory],
       [
@@ -307,6 +307,11 @@ function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet[
     ],
     clean,
   );
+}
+
+function betweenStages(record: RunRecord, code: string): string {
+  if (code === 'HOOK_FAILED') return 'the hook before';
+  return record.stages.length === 0 && record.status === 'failed' ? 'before the first stage' : 'not recorded';
 }
 
 const rows = (all: readonly (readonly [string, string | null])[], clean: Clean): Sheet['details'] =>

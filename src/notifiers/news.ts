@@ -39,6 +39,11 @@ const MOMENTARY: ReadonlySet<Warning['code']> = new Set([
   'TABLE_EMPTY',
   'SLOW_RUN',
   'WAL_GREW',
+  // An attempt that failed, before one that did not.
+  'SOURCE_LOCKED',
+  'SOURCE_REPLACED',
+  'IO_ERROR',
+  'UPLOAD_FAILED',
 ]);
 
 /** Nothing for a dry run, and for one that lost the race for the lock. `past` null: not known. */

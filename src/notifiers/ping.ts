@@ -42,12 +42,18 @@ function lastLines(lines: readonly string[]): string {
   return fit.map((line) => `${line}\n`).join('');
 }
 
+/** A ping that did not arrive. `mayPass`: the server did not say no to it. */
+export interface Unpinged {
+  readonly failure: NotifyFailure;
+  readonly mayPass: boolean;
+}
+
 /** The pings of one run. */
 export class RunPings {
   readonly #url: URL;
   readonly #runId: string;
   readonly #now: () => Date;
-  #started: Promise<NotifyFailure | null> = Promise.resolve(null);
+  #started: Promise<Unpinged | null> = Promise.resolve(null);
 
   constructor(url: URL, runId: string, now: () => Date) {
     this.#url = url;
@@ -61,17 +67,17 @@ export class RunPings {
   }
 
   /** Says how the run ended; after the start, since the other way round it would seem to go on. Never throws. */
-  async end(event: 'success' | 'fail', lines: readonly string[], signal: AbortSignal): Promise<{ start: NotifyFailure | null; end: NotifyFailure | null }> {
+  async end(event: 'success' | 'fail', lines: readonly string[], signal: AbortSignal): Promise<{ start: Unpinged | null; end: Unpinged | null }> {
     const start = await this.#started;
     return { start, end: await this.#send(event, lines, signal) };
   }
 
-  async #send(event: PingEvent, lines: readonly string[], signal: AbortSignal): Promise<NotifyFailure | null> {
+  async #send(event: PingEvent, lines: readonly string[], signal: AbortSignal): Promise<Unpinged | null> {
     try {
       await ping(this.#url, event, this.#runId, lines, { signal, now: this.#now() });
       return null;
     } catch (error) {
-      return notifyFailure(error);
+      return { failure: notifyFailure(error), mayPass: !(error instanceof Undelivered && error.refused) };
     }
   }
 }

@@ -428,12 +428,13 @@ function lookUp(option: OptionName, input: RawSettings, files: readonly EnvFile[
 /** A secret comes as itself, as a file, or as a systemd credential; two of these are an error (DESIGN, "Settings"). */
 function readSecret(option: OptionName, input: RawSettings, files: readonly EnvFile[], problem: Problem): Given | null {
   const variable = variableOf(option);
+  const fileVariable = `${variable}_FILE`;
   const ways: (Omit<Given, 'raw'> & { readonly read: () => string })[] = [];
-  const direct = lookUp(option, input, files);
+  // The first that has it in either way: what a profile says wins over what is shared.
+  const file = files.find((f) => f.values[variable] || f.values[fileVariable]) ?? null;
+  const direct = lookUp(option, input, file ? [file] : []);
   if (direct) ways.push({ ...direct, read: () => direct.raw[0] ?? '' });
 
-  const fileVariable = `${variable}_FILE`;
-  const file = files.find((f) => f.values[fileVariable]) ?? null;
   const named = input.env[fileVariable] || file?.values[fileVariable];
   if (named) {
     const from = input.env[fileVariable] ? null : file;
@@ -492,15 +493,22 @@ export function profileDirectories(env: Readonly<Record<string, string | undefin
 /** Settings that all profiles of a directory share; it is no profile itself. */
 export const DEFAULTS = 'defaults.env';
 
-/** What belongs to one database alone. */
-const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved'];
+/**
+ * What belongs to one database alone. In one metrics file the last profile would replace what the others wrote, and of one
+ * dead man's switch a profile that is well would hide another one that is not.
+ */
+export const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved', 'metrics-file', 'ping-url'];
+
+/** Which of these an environment or an env file holds, as itself or as the file that holds it. */
+export const notShared = (values: Readonly<Record<string, string | undefined>>): OptionName[] =>
+  NOT_SHARED.filter((option) => values[variableOf(option)] || values[`${variableOf(option)}_FILE`]);
 
 /** The shared settings beside a profile; null: there are none, or no profile was named. */
 async function findDefaults(profile: EnvFile | null, input: RawSettings, problem: Problem): Promise<EnvFile | null> {
   const path = profile?.found === 'profile' ? join(dirname(profile.path), DEFAULTS) : null;
   if (path === null || !isThere(path)) return null;
   const file = await readEnvFile(path, 'profile', input, problem);
-  for (const option of NOT_SHARED) if (file?.values[variableOf(option)]) problem(option, `${option} cannot be shared: every profile has its own`, path);
+  for (const option of notShared(file?.values ?? {})) problem(option, `${option} cannot be shared: every profile has its own`, path);
   return file;
 }
 

@@ -173,7 +173,8 @@ export const OPTIONS = {
     value: 'N',
     fallback: '0',
     commands: ['run'],
-    summary: 'How often a run tries again after what may be gone the next time: a source that is held, a read error, a destination that does not answer.',
+    summary:
+      'How often a run tries again after what may be gone the next time: a source that is held, a read error, a destination or a server that does not answer.',
     parse: times,
   },
   'retry-wait': {

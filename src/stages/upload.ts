@@ -60,8 +60,13 @@ export async function upload(input: UploadInput): Promise<Uploaded> {
     input.done(result);
     if (result.error?.code === 'INTERRUPTED') throw input.signal.reason;
   }
+  return { results, failure: uploadFailure(results) };
+}
+
+/** UPLOAD_FAILED with the reason of each destination that lacks something, or null. */
+export function uploadFailure(results: readonly UploadResult[]): Failure | null {
   const failed = results.flatMap((r) => (r.error ? [`${r.destination}: ${r.error.message}`] : []));
-  return { results, failure: failed.length === 0 ? null : { code: 'UPLOAD_FAILED', failed } };
+  return failed.length === 0 ? null : { code: 'UPLOAD_FAILED', failed };
 }
 
 /** What a destination holds, by names; null: credentials may not list it. */

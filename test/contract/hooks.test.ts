@@ -315,7 +315,7 @@ describe('the ping', () => {
     await expect.poll(() => server.heard.map((p) => p.path)).toEqual([`/${TOKEN}/start?rid=r`]);
     letGo();
     const { start, end } = await ending;
-    expect([start?.reason, end]).toEqual([expect.stringMatching(/HTTP 500/), null]);
+    expect([start?.failure.reason, end]).toEqual([expect.stringMatching(/HTTP 500/), null]);
     expect(server.heard.map((p) => p.path)).toEqual([`/${TOKEN}/start?rid=r`, `/${TOKEN}?rid=r`]);
   });
 });

@@ -3,8 +3,20 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { exitCodeOfAll } from '../../src/all-profiles.js';
-import { dbbackup, makeDatabase, type Options, start, tempDirectory, until } from '../support/cli.js';
-import { dataFiles } from './scene.js';
+import {
+  cannot,
+  dbbackup,
+  executableFor,
+  makeDatabase,
+  type Options,
+  openTempDirectory,
+  start,
+  tempDirectory,
+  until,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
+import { dataFiles, linesOf } from './scene.js';
 
 interface World {
   readonly home: string;
@@ -38,7 +50,7 @@ interface All {
   readonly exitCode?: number;
   readonly profiles?: readonly {
     name: string;
-    exitCode: number;
+    exitCode: number | null;
     document: { status?: string; copies?: readonly unknown[]; error?: { code: string } | null };
   }[];
 }
@@ -105,6 +117,62 @@ describe('--all-profiles', () => {
     process.kill(running.pid, 'SIGTERM');
     const run = await running.result;
     expect([run.code, existsSync(b)]).toEqual([143, false]);
+    // One document, which says so as well.
+    expect(run.isJson, run.stdout).toBe(true);
+    const all = JSON.parse(run.stdout) as All;
+    expect([all.exitCode, run.json.error?.code, all.profiles?.map((p) => [p.name, p.exitCode])]).toEqual([
+      143,
+      'INTERRUPTED',
+      [
+        ['a', 143],
+        ['b', null],
+      ],
+    ]);
+    expect(run.stderr).toContain('\nb: its turn did not come\n');
+  });
+
+  test('with --quiet it is said which of them failed, right behind what it said', async () => {
+    const w = world();
+    w.add('a');
+    w.profile('b', { DBBACKUP_DATABASE: join(w.home, 'missing.db'), DBBACKUP_TO: join(w.home, 'to-b') });
+    w.add('c');
+    const run = await dbbackup(['run', '--all-profiles', '--quiet'], w.options);
+    expect([run.code, run.stdout]).toEqual([1, '']);
+    expect(linesOf(run.stderr)).toEqual([expect.stringMatching(/^dbbackup: error SOURCE_MISSING/), 'b: exit 1, failed']);
+  });
+
+  test('one whose lock is held keeps no other from its turn', async () => {
+    const w = world();
+    const [a, b] = [w.add('a'), w.add('b')];
+    expect((await dbbackup(['run', '--profile', 'a'], w.options)).code).toBe(0);
+    const holder = await useDatabase(join(a, '.dbbackup/a.lock.db'), ['BEGIN IMMEDIATE']);
+    const run = await dbbackup(['run', '--all-profiles', '--json'], w.options);
+    await holder.stop();
+    expect([run.code, (JSON.parse(run.stdout) as All).profiles?.map((p) => p.exitCode), dataFiles(b).length]).toEqual([75, [75, 0], 1]);
+  });
+
+  test.each([
+    ['DBBACKUP_DATABASE', '/x.db', 'database'],
+    ['DBBACKUP_NAME', 'x', 'name'],
+    ['DBBACKUP_METRICS_FILE', '/x.prom', 'metrics-file'],
+    ['DBBACKUP_PING_URL', 'https://example.org/x', 'ping-url'],
+    ['DBBACKUP_PING_URL_FILE', '/x', 'ping-url'],
+  ])('%s of the environment would be that of every profile: nothing is run', async (variable, value, setting) => {
+    const w = world();
+    const a = w.add('a');
+    const run = await dbbackup(['run', '--all-profiles', '--json'], { env: { ...w.options.env, [variable]: value } });
+    expect([run.code, run.json.error?.message, existsSync(a)]).toEqual([78, expect.stringContaining(`takes no ${setting} from the environment`), false]);
+  });
+
+  test.skipIf(cannot('root', 'setpriv') !== null)('a profile directory that cannot be read is a failure, and not one without profiles', async () => {
+    const home = openTempDirectory('profiles');
+    mkdirSync(join(home, 'dbbackup'), { mode: 0o700 });
+    const run = await dbbackup(['run', '--all-profiles', '--json'], {
+      env: { XDG_CONFIG_HOME: home },
+      through: wrap.as(12_345),
+      executable: executableFor(12_345),
+    });
+    expect([run.code, run.json.error?.code, run.json.error?.message]).toEqual([1, 'IO_ERROR', `${join(home, 'dbbackup')}: permission denied (EACCES)`]);
   });
 
   test.each([
@@ -132,6 +200,34 @@ describe('defaults.env', () => {
     expect(await settings('b')).toEqual(['5', 'gzip']);
     const list = await dbbackup(['list', '--all-profiles', '--json'], w.options);
     expect((JSON.parse(list.stdout) as All).profiles?.map((p) => p.name)).toEqual(['a', 'b']);
+  });
+
+  test('a secret of a profile wins over the file that is named for all, and the other way round', async () => {
+    const w = world();
+    w.add('a', { DBBACKUP_SLACK_WEBHOOK: 'https://a.example.org/x' });
+    writeFileSync(join(w.home, 'dbbackup/b.slack'), 'https://b.example.org/x', { mode: 0o600 });
+    w.add('b', { DBBACKUP_SLACK_WEBHOOK_FILE: 'b.slack', DBBACKUP_WEBHOOK: 'https://b.example.org/x' });
+    w.profile('defaults', { DBBACKUP_SLACK_WEBHOOK_FILE: '/nowhere', DBBACKUP_WEBHOOK_FILE: '/nowhere' });
+    const origins = async (name: string): Promise<unknown> => {
+      const check = await dbbackup(['check', '--profile', name, '--json'], w.options);
+      const settings = (check.json as { settings?: { name: string; origin: string }[] }).settings ?? [];
+      return [...['slack-webhook', 'webhook'].map((s) => settings.find((x) => x.name === s)?.origin), check.json.error?.message];
+    };
+    expect(await origins('a')).toEqual([join(w.home, 'dbbackup/a.env'), 'not set', expect.stringMatching(/^webhook: no such file/)]);
+    expect((await origins('b')) as unknown[]).toEqual([
+      `DBBACKUP_SLACK_WEBHOOK_FILE in ${join(w.home, 'dbbackup/b.env')}`,
+      join(w.home, 'dbbackup/b.env'),
+      undefined,
+    ]);
+  });
+
+  test('may not name what only one profile can have', async () => {
+    const w = world();
+    w.add('a');
+    w.profile('defaults', { DBBACKUP_METRICS_FILE: '/x.prom', DBBACKUP_PING_URL_FILE: '/x', DBBACKUP_NAME: 'x' });
+    const run = await dbbackup(['run', '--profile', 'a', '--json'], w.options);
+    expect(run.code).toBe(78);
+    for (const setting of ['metrics-file', 'ping-url', 'name']) expect(run.json.error?.message).toContain(`${setting} cannot be shared`);
   });
 
   test('may not name a database; unknown names and readable secrets in it are errors', async () => {

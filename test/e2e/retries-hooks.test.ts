@@ -1,12 +1,13 @@
 /** Trying again, and the operator's own commands around a run. */
-import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { RunRecord } from '../../src/records.js';
 import { waitBefore } from '../../src/retry.js';
 import { words } from '../../src/settings/values.js';
-import { dbbackup, holdExclusively, makeDatabase, start, until } from '../support/cli.js';
+import { cannot, dbbackup, holdExclusively, makeDatabase, query, type Result, signalTo, start, until } from '../support/cli.js';
+import { startHttp } from '../support/http.js';
 import { dataFiles, everything, type Scene, scene } from './scene.js';
 
 describe('waits between attempts', () => {
@@ -36,6 +37,25 @@ describe('retries', () => {
     expect(dataFiles(s.to)).toHaveLength(1);
   });
 
+  test('a source that is replaced is looked at anew', async () => {
+    const s = scene();
+    const holder = await holdExclusively(s.source);
+    const running = start(['run', s.source, '--to', s.to, '--retries', '1', '--retry-wait', '10ms', '--json']);
+    await until('the run to wait for its source', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.status === 'running');
+    const other = join(s.home, 'data/new.db');
+    makeDatabase(other, { journal: 'delete', bytes: 100_000 });
+    renameSync(other, s.source);
+    await holder.stop();
+    const run = await running.result;
+    expect([run.code, run.json.attempts, run.json.warnings?.map((w) => w.code)], run.stderr).toEqual([0, 2, expect.arrayContaining(['SOURCE_REPLACED'])]);
+    expect(query(join(s.to, run.json.copy?.file ?? ''), 'SELECT count(*) FROM customer')).toBe(query(s.source, 'SELECT count(*) FROM customer'));
+    // It is over with the run: the next night must not tell of its end.
+    const server = await startHttp();
+    await s.run([], { env: { DBBACKUP_WEBHOOK: server.url, DBBACKUP_NOTIFY_ON: 'warning' } });
+    await server.close();
+    expect(server.heard.map((p) => p.body).join('\n')).not.toContain('SOURCE_REPLACED');
+  });
+
   test('what will not go away is not tried again', async () => {
     const s = scene(null);
     writeFileSync(s.source, 'no database at all, but long enough to be read');
@@ -62,6 +82,69 @@ describe('retries', () => {
     const run = await s.run(['--retries', '1', '--retry-wait', '1h', '--timeout', '7s', '--json']);
     await holder.crash();
     expect([run.code, run.json.error?.code]).toEqual([1, 'TIMEOUT']);
+  });
+});
+
+describe('retries of uploads and of messages', () => {
+  const stage = (run: Result, name: string): (string | undefined)[] | undefined => run.json.stages?.filter((x) => x.name === name).map((x) => x.status);
+
+  test('what is not worth another attempt has failed all the same when the others were mended', async () => {
+    const s = scene();
+    // A copy beside the copies is no second copy: that will not go away. The disk that is not mounted yet will.
+    const [never, disk] = [`file://${s.to}`, join(s.home, 'disk')];
+    const running = start(['run', s.source, '--to', s.to, '--upload', never, '--upload', `file://${disk}`, '--retries', '2', '--retry-wait', '1s', '--json']);
+    await until('the first attempt has failed', () => running.stderr().includes('attempt 1 of 3 failed'), 20_000);
+    mkdirSync(disk);
+    const run = await running.result;
+    expect([run.code, run.json.error?.code, run.json.attempts]).toEqual([3, 'UPLOAD_FAILED', 2]);
+    expect(run.json.error?.message).toContain('is no second copy');
+    expect(run.json.uploads?.map((u) => [u.destination, u.status])).toEqual([
+      [never, 'failed'],
+      [`file://${disk}`, 'ok'],
+    ]);
+    expect([stage(run, 'upload'), readdirSync(disk).length]).toEqual([['failed', 'ok'], 2]);
+  });
+
+  test('upload-timeout ends the wait, and the reason is the one that the attempt had', async () => {
+    const s = scene();
+    const disk = `file://${join(s.home, 'disk')}`;
+    const run = await s.run(['--upload', disk, '--upload-timeout', '1s', '--retries', '5', '--retry-wait', '1h', '--json']);
+    expect([run.code, run.json.error?.code, run.json.error?.stage, run.json.attempts]).toEqual([3, 'UPLOAD_FAILED', 'upload', 1]);
+    expect(run.json.error?.message).toContain('Is the disk mounted');
+  });
+
+  test('a server that is not there is asked again, and a message that it takes then has been delivered', async () => {
+    const s = scene();
+    const gone = await startHttp();
+    await gone.close();
+    const env = { DBBACKUP_SLACK_WEBHOOK: `${gone.url}/x`, DBBACKUP_PING_URL: `${gone.url}/check`, DBBACKUP_NOTIFY_ON: 'success' };
+    const running = start(['run', s.source, '--to', s.to, '--retries', '30', '--retry-wait', '200ms', '--json'], { env });
+    await until('the first attempt has failed', () => running.stderr().includes('attempt 1 of 31 failed'), 20_000);
+    const back = await startHttp(undefined, gone.port);
+    const run = await running.result;
+    await back.close();
+    expect([run.code, run.json.status, readdirSync(join(s.state, 'outbox')).filter((f) => f.endsWith('.json'))], run.stderr).toEqual([0, 'ok', []]);
+    expect(back.taken.map((p) => p.path.split('?')[0])).toEqual(['/x', '/check']);
+    expect(run.json.attempts).toBeGreaterThan(1);
+    // The next night has nothing to say of it.
+    const quiet = await startHttp();
+    await s.run([], { env: { DBBACKUP_WEBHOOK: quiet.url, DBBACKUP_NOTIFY_ON: 'warning' } });
+    await quiet.close();
+    expect(quiet.heard).toEqual([]);
+  });
+
+  test('one that says no is not, and one that is never there ends as without retries', async () => {
+    const s = scene();
+    const no = await startHttp({ answer: 404 });
+    const refused = await s.run(['--retries', '3', '--retry-wait', '1h', '--json'], { env: { DBBACKUP_WEBHOOK: no.url, DBBACKUP_NOTIFY_ON: 'success' } });
+    expect([refused.code, refused.json.attempts, no.heard.length]).toEqual([3, 1, 1]);
+    no.behave('hang up');
+    const env = { DBBACKUP_WEBHOOK: no.url, DBBACKUP_NOTIFY_ON: 'success' };
+    const unheard = await s.run(['--retries', '2', '--retry-wait', '10ms', '--json'], { env });
+    expect([unheard.code, unheard.json.error?.code, unheard.json.attempts]).toEqual([3, 'NOTIFY_FAILED', 3]);
+    const patient = await s.run(['--retries', '2', '--retry-wait', '1h', '--timeout', '1m', '--json'], { env });
+    await no.close();
+    expect([patient.code, patient.json.attempts, patient.hung]).toEqual([3, 1, false]);
   });
 });
 
@@ -113,6 +196,16 @@ describe('hooks', () => {
     expect(everything(join(s.state, 'log'))).toContain('said by after');
   });
 
+  test('on-failure hears of a run that failed before it began', async () => {
+    const s = scene();
+    await s.run([]);
+    renameSync(s.source, `${s.source}.gone`);
+    const run = await s.run(['--on-failure', hook(s, 'bad'), '--json']);
+    expect([run.code, recordOf(s, 'bad').error?.code]).toEqual([1, 'SOURCE_MISSING']);
+    expect(readFileSync(join(s.home, 'bad.env'), 'utf8')).toContain('\nDBB_STATUS=failed\n');
+    expect(everything(join(s.state, 'log'))).toContain('said by bad');
+  });
+
   test('a before that fails ends the run, and on-failure hears of it', async () => {
     const s = scene();
     const run = await s.run(['--before', hook(s, 'before', 3), '--after', hook(s, 'after'), '--on-failure', hook(s, 'bad'), '--json']);
@@ -142,6 +235,62 @@ describe('hooks', () => {
     process.kill(running.pid, 'SIGTERM');
     const ended = await running.result;
     expect(ended.code).toBe(143);
+  });
+
+  /** Nobody may have asked yet how an orphan ended. */
+  const isAlive = (pid: number): boolean => existsSync(`/proc/${pid}`) && !/^State:\s*Z/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'));
+
+  /** A hook whose child leaves its session and writes down its number: neither a group nor parentage leads to it. */
+  function runaway(s: Scene): { words: string; pid: () => number } {
+    const file = join(s.home, 'runaway.pid');
+    const pid = (): number => (existsSync(file) ? Number(readFileSync(file, 'utf8')) : 0);
+    return { words: `sh -c 'setsid -f sh -c "echo \\$\\$ > ${file}; exec sleep 600"; exec sleep 600'`, pid };
+  }
+
+  test('a signal ends all that a hook has started, also what has left its session', async () => {
+    const s = scene();
+    const { words: before, pid } = runaway(s);
+    const running = start(['run', s.source, '--to', s.to, '--before', before, '--json']);
+    await until('the hook is at work', () => pid() > 0);
+    expect(isAlive(pid())).toBe(true);
+    const began = performance.now();
+    signalTo(running.pid, 'SIGTERM');
+    const run = await running.result;
+    expect([run.code, performance.now() - began < 2000]).toEqual([143, true]);
+    await until('the runaway to be gone', () => !isAlive(pid()), 2000);
+  });
+
+  test('the time limit of a run holds for before', async () => {
+    const s = scene();
+    const run = await s.run(['--before', 'sleep 600', '--timeout', '1s', '--json']);
+    expect([run.code, run.json.error?.code, dataFiles(s.to)]).toEqual([1, 'TIMEOUT', []]);
+  });
+
+  test.skipIf(cannot('faketime') !== null)('a hook has five minutes', async () => {
+    const s = scene();
+    // A hundred times as fast.
+    const through = ['faketime', '-f', '+0 x100'];
+    const run = await s.run(['--before', 'sleep 3600', '--json'], { through });
+    expect([run.code, run.json.error?.code, run.json.error?.message]).toEqual([1, 'HOOK_FAILED', 'the hook before took longer than 5 minutes']);
+    expect(run.durationMs).toBeGreaterThan(2500);
+  });
+
+  test('what a hook prints, and what it gets, holds no secret, also where the end of it is cut off', async () => {
+    const s = scene();
+    const secret = 'canary7of9the5webhook3address';
+    const env = { DBBACKUP_WEBHOOK: `http://127.0.0.1:9/${secret}`, DBBACKUP_LOG_DIR: join(s.home, secret) };
+    // 20,010 characters: where the beginning is cut off, a half of the secret could stay.
+    const script = join(s.home, 'hook.sh');
+    writeFileSync(script, `#!/bin/sh\ncat > ${s.home}/got\ni=0; while [ $i -lt 667 ]; do printf '%s ' "$1"; i=$((i + 1)); done; echo; echo "last $1"\n`, {
+      mode: 0o755,
+    });
+    const run = await s.run(['--after', `${script} ${secret}`, '--upload', `file:///${secret}`, '--json'], { env });
+    expect(run.json.error?.code).toBe('UPLOAD_FAILED');
+    expect(readFileSync(join(s.home, 'got'), 'utf8')).toContain('***');
+    expect(readFileSync(join(s.home, 'got'), 'utf8')).not.toContain('canary');
+    const log = everything(join(s.home, secret));
+    expect(log).toContain('last ***');
+    expect(log).not.toMatch(/canary|3address/);
   });
 
   test('a .env of the current directory may set none', async () => {

@@ -77,6 +77,30 @@ describe('what is said', () => {
     expect(verbose.stderr()).toMatch(/\nError: oh\n {4}at here\.js:1\n$/);
   });
 
+  test('on the journal every line has its priority, also where a message has several, or a text a line break in it', () => {
+    const { output, stderr } = listen({ verbose: true, journal: true });
+    speak(output);
+    output.error(BUG, null);
+    output.warning(warning('HEALED', 'one\ntwo'));
+    output.trouble('b: exit 1, failed');
+    expect(stderr().replace(/^(<.>\S+ ?\S* ?\S*).*$/gmu, '$1')).toBe(
+      [
+        '<6>info',
+        '<6>detail',
+        '<6>snapshot done (1.2',
+        '<4>dbbackup: warning HEALED:',
+        '<3>dbbackup: critical CLOCK:',
+        '<3>dbbackup: error SOURCE_MISSING',
+        '<3>dbbackup: error INTERNAL:',
+        '<3>Error: oh',
+        '<3>    at here.js:1',
+        '<4>dbbackup: warning HEALED:',
+        '<3>b: exit 1,',
+        '',
+      ].join('\n'),
+    );
+  });
+
   test('colour on a terminal only, and not when it was declined', () => {
     for (const [terminal, color, colored] of [
       [true, true, true],
