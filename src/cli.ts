@@ -95,7 +95,11 @@ export const COMMANDS: Record<CommandName, Verb> = {
   guard: { summary: 'run a migration behind a proven backup point: keep what it did, or roll it back', words: '[command...]', dryRun: true },
   status: { summary: 'is there a fresh, good copy? exit 0 or 1; for monitors', words: '', dryRun: false },
   history: { summary: 'runs, newest first, also failed, interrupted and dry ones', words: '', dryRun: false },
-  check: { summary: 'look at everything a run needs: settings with their origin, source, directory, space, mail', words: '[database]', dryRun: false },
+  check: {
+    summary: 'look at everything a run needs: settings with their origin, source, directory, space, destinations, who is told',
+    words: '[database]',
+    dryRun: false,
+  },
   prune: { summary: 'apply the retention policy now', words: '', dryRun: true },
   schedule: { summary: 'print crontab lines and systemd units for the profiles; installs nothing', words: '', dryRun: false },
 };

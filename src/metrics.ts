@@ -11,7 +11,7 @@ import type { Warning } from './outcome.js';
 import { errnoWords, warning } from './outcome.js';
 import type { CommandName, RunRecord, RunStatus } from './records.js';
 import type { Config } from './settings/load.js';
-import { lstatOrNull, remove, sizeOf, syncDirectory, writeNew } from './system/files.js';
+import { lstatOrNull, readSmall, remove, sizeOf, syncDirectory, writeNew } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 
 /** What is measured. Null: not known, and then not in the file either, so that `absent()` sees it. Sizes in bytes, times in milliseconds since the epoch. */
@@ -154,11 +154,21 @@ export function writeMetrics(config: Config, name: string | null, found: Found, 
   // Another run is at work and writes the file when it ends.
   if (found.record?.exitCode === 75) return null;
   try {
+    const other = orElse(null, () => otherIn(metricsFile, name));
     replaceWhole(metricsFile, render(gather(config, name, found, now)));
-    return null;
+    return other === null
+      ? null
+      : warning('STATE_UNWRITABLE', `${metricsFile} held the metrics of ${other}, which are lost: each name needs a metrics-file of its own`);
   } catch (error) {
     return warning('STATE_UNWRITABLE', `the metrics file ${metricsFile} cannot be written: ${errnoWords(error)}`);
   }
+}
+
+/** Whose metrics the file holds, where that is another name: two that share a file would each erase what the other wrote. */
+function otherIn(path: string, name: string): string | null {
+  if (!lstatOrNull(path)?.isFile()) return null;
+  const quoted = /^dbbackup_\w+\{(name="(?:[^"\\]|\\.)*")/m.exec(readSmall(path, LARGEST).bytes.toString('utf8'))?.[1];
+  return quoted === undefined || quoted === labelText({ name }) ? null : quoted.slice('name="'.length, -1);
 }
 
 function gather(config: Config, name: string, { record, problems, history }: Found, now: Date): MetricsFacts {
@@ -221,6 +231,9 @@ function lastRuns(name: string, record: RunRecord | null, history: History | nul
     return { last, success };
   });
 }
+
+/** What we write has a few kilobytes. */
+const LARGEST = 1 << 20;
 
 /** The mode that lets node_exporter read it. */
 const READABLE = 0o644;

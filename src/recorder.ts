@@ -124,6 +124,11 @@ export class Recorder {
     this.#log.write('warn', w.message, { code: w.code, severity: w.severity });
   }
 
+  /** The number of the attempt under way; 1 is the first. */
+  get attempts(): number {
+    return this.#attempts;
+  }
+
   nextAttempt(): void {
     this.#attempts++;
   }

@@ -20,13 +20,14 @@ export function waitBefore({ waitMs, backoff }: Retries, attempt: number): numbe
 export const isTransient = (f: Failure): boolean => f.code === 'SOURCE_LOCKED' || f.code === 'IO_ERROR' || f.code === 'SOURCE_REPLACED';
 
 /**
- * Does `work` (told which attempt it is, 1 is the first), and again as often as the settings say while what it fails with is
+ * Does `work` (told which attempt of the run it is, 1 is the first), and again as often as the settings say while what it fails with is
  * transient; each failed attempt is a remark in the record and in the log. A signal and the run's time limit end the wait at
  * once. Throws the last failure.
  */
 export async function withRetries<T>(acting: Acting, work: (attempt: number) => Promise<T>): Promise<T> {
   const { recorder, config, signal } = acting;
-  for (let attempt = 1; ; attempt++) {
+  for (;;) {
+    const attempt = recorder.attempts;
     try {
       return await work(attempt);
     } catch (error) {

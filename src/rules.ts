@@ -43,10 +43,15 @@ export const rules = (f: RuleFacts): Warning[] =>
     (a, b) => Number(b.severity === 'critical') - Number(a.severity === 'critical'),
   );
 
+/** What to do about a loss: there is time until that copy is pruned, and no longer. */
+const IF_NOT_MEANT = '; if that was not meant: stop the application, and restore that copy before it is pruned';
+
 /** Plain sizes: how well the bytes compress says nothing. */
 function shrank({ made, before }: RuleFacts): Warning[] {
   if (!before || made.plainSizeBytes * 2 > before.plainSizeBytes) return [];
-  return [critical('COPY_SHRANK', `the copy has ${bytes(made.plainSizeBytes)}, the one before (${before.file}) had ${bytes(before.plainSizeBytes)}`)];
+  return [
+    critical('COPY_SHRANK', `the copy has ${bytes(made.plainSizeBytes)}, the one before (${before.file}) had ${bytes(before.plainSizeBytes)}${IF_NOT_MEANT}`),
+  ];
 }
 
 function tables({ made, before }: RuleFacts): Warning[] {
@@ -58,10 +63,15 @@ function tables({ made, before }: RuleFacts): Warning[] {
   return [
     ...(gone.length === 0
       ? []
-      : [critical('TABLE_GONE', `${plural(gone.length, 'table')} of ${before.file} ${gone.length === 1 ? 'is' : 'are'} gone: ${list(gone)}`)]),
+      : [critical('TABLE_GONE', `${plural(gone.length, 'table')} of ${before.file} ${gone.length === 1 ? 'is' : 'are'} gone: ${list(gone)}${IF_NOT_MEANT}`)]),
     ...(empty.length === 0
       ? []
-      : [warning('TABLE_EMPTY', `now empty, with thousands of rows in ${before.file}: ${list(empty.map(([table, rows]) => `${table} (${rows})`))}`)]),
+      : [
+          warning(
+            'TABLE_EMPTY',
+            `now empty, with thousands of rows in ${before.file}: ${list(empty.map(([table, rows]) => `${table} (${rows})`))}${IF_NOT_MEANT}`,
+          ),
+        ]),
   ];
 }
 
@@ -104,7 +114,7 @@ function space({ freeBytes, made, runs, now }: RuleFacts): Warning[] {
     return [
       warning(
         'SPACE_LOW',
-        `${bytes(freeBytes)} are free in the backup directory: room for ${plural(Math.floor(freeBytes / Math.max(1, one)), 'more copy', 'more copies')} of ${bytes(one)}`,
+        `${bytes(freeBytes)} are free in the backup directory: room for ${plural(Math.floor(freeBytes / Math.max(1, one)), 'more copy', 'more copies')} of ${bytes(one)}; keep fewer (keep-*), or make room`,
       ),
     ];
   const points = [

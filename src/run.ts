@@ -82,22 +82,22 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
       return plan;
     };
 
-    const seen = await recorder.stage(
-      'inspect',
-      async () => {
-        // Nothing else is to be done where there is nothing to do.
-        const first = look();
-        if (isSkip(first) || config.include.length === 0) return first;
-        included = await measureIncluded(config, database, signal);
-        return look();
-      },
-      (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`),
+    const lookFirst = async (): Promise<RunPlan | Skip> => {
+      const first = look();
+      // Nothing is measured where there is nothing to do.
+      if (isSkip(first) || config.include.length === 0) return first;
+      included = await measureIncluded(config, database, signal);
+      return look();
+    };
+
+    const seen = await withRetries(acting, () =>
+      recorder.stage('inspect', lookFirst, (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`)),
     );
     if (isSkip(seen)) return seen;
     await acting.begin();
     oweUploads(acting);
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
-    const plan = look();
+    const plan = await withRetries(acting, async () => look());
     if (isSkip(plan)) return plan;
     for (const w of plan.warnings) warn(w);
     // The second name that a killed restore left goes before SQLite sees the file.

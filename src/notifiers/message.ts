@@ -91,7 +91,16 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
     const well = { ...base, todo: [], log: [] };
     if (kind === 'warning' && news) {
       const { tone, words, verdict, code, lead } = inWords(news);
-      return message(facts, kind, record, subject(words, code), { ...well, tone, verdict: head(verdict), lead: [...lead, made].map(clean) });
+      const told = [...news.appeared, ...news.still.map((s) => s.warning)];
+      const others = record.warnings.filter((w) => !told.some((t) => t.code === w.code && t.message === w.message));
+      return message(facts, kind, record, subject(words, code), {
+        ...well,
+        tone,
+        verdict: head(verdict),
+        lead: [...lead, made].map(clean),
+        remarks: remarksOf(others, clean),
+        remarksTitle: 'Other warnings of this run',
+      });
     }
     const [words, verdict] = kind === 'recovery' ? ['RECOVERED', 'backups work again'] : ['OK', 'backup made'];
     return message(facts, kind, record, subject(words, null), { ...well, tone: 'good', verdict: head(verdict), lead: [clean(made)] });
@@ -140,9 +149,10 @@ function inWords(news: WarningNews): { tone: Tone; words: string; verdict: strin
   const now = bySeverity([...news.appeared, ...news.still.map((s) => s.warning)]);
   const [first] = now;
   const isCritical = first?.severity === 'critical';
+  const said = (w: Warning): string => `${w.severity === 'critical' ? 'CRITICAL ' : ''}${w.code}: ${w.message}`;
   const lead = [
-    ...bySeverity(news.appeared).map((w) => `${w.code}: ${w.message}`),
-    ...news.still.map(({ warning, since }) => `Still so, since ${utc(since)}: ${warning.code}: ${warning.message}`),
+    ...bySeverity(news.appeared).map(said),
+    ...news.still.map(({ warning, since }) => `Still so, since ${utc(since)}: ${said(warning)}`),
     ...news.ended.map((w) => `No longer so: ${w.code}: ${w.message}`),
   ];
   if (first) {
@@ -191,7 +201,10 @@ export function composeTest(name: string | null, facts: MessageFacts): Message {
     tone: 'plain',
     verdict: clean(`${name === null ? '' : `${name}: `}test message`),
     place: placeOf(facts, clean),
-    lead: ['Messages of dbbackup reach you. Nothing is wrong, and nothing is to be done.', clean(newestOf(null, facts))],
+    lead: [
+      'Messages of dbbackup reach you. This one says nothing about your backups, and nothing is to be done.',
+      facts.newestGood ? clean(newestOf(null, facts)) : '',
+    ],
     todo: [],
     command: [],
     remarks: [],

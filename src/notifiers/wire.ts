@@ -1,8 +1,9 @@
 /** What all channels share on their way out: an end that comes in any case, addresses, and errors in words. */
-import { lookup, Resolver } from 'node:dns/promises';
+import { Resolver } from 'node:dns/promises';
 import { isIP } from 'node:net';
 import { errnoWords } from '../outcome.js';
 import { isLoopback, printable } from '../settings/values.js';
+import { lookUp } from '../system/lookup.js';
 
 /** Runs `work` until it settles, the deadline (milliseconds) passes or the caller's signal comes; `stop` aborts with the reason. */
 export async function bounded<T>(deadlineMs: number, signal: AbortSignal, work: (stop: AbortSignal) => Promise<T>): Promise<T> {
@@ -23,8 +24,8 @@ export async function bounded<T>(deadlineMs: number, signal: AbortSignal, work: 
 }
 
 /**
- * Addresses of a host. The DNS first, because its queries can be cancelled; getaddrinfo, which cannot, only for names
- * that it does not know: /etc/hosts, search domains.
+ * Addresses of a host. The DNS first, because its queries can be cancelled; getaddrinfo, which takes a process of its own, only
+ * for names that it does not know: /etc/hosts, search domains.
  */
 export async function resolve(host: string, stop: AbortSignal): Promise<string[]> {
   if (isIP(host)) return [host];
@@ -35,7 +36,7 @@ export async function resolve(host: string, stop: AbortSignal): Promise<string[]
   const found = await Promise.all([resolver.resolve6(host).catch(() => []), resolver.resolve4(host).catch(() => [])]);
   stop.removeEventListener('abort', cancel);
   stop.throwIfAborted();
-  return found.flat().length > 0 ? found.flat() : (await lookup(host, { all: true })).map((a) => a.address);
+  return found.flat().length > 0 ? found.flat() : await lookUp(host, stop);
 }
 
 /** An error of a connection in words. */

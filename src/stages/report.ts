@@ -24,11 +24,20 @@ export function messageFacts(ctx: Context, to: string | null, name: string | nul
     host: ctx.host,
     newestGood: to === null || name === null ? null : newestOf(to, name, now),
     logLines,
-    // Relative paths in it count from there.
-    retry: `cd ${shellWord(ctx.cwd)} && ${ctx.invocation.map(shellWord).join(' ')}`,
+    retry: retryLine(ctx),
     directory: to,
     redact: ctx.output.redact,
   };
+}
+
+/** The command line once more, for a person: relative paths in it count from there, and --quiet would leave him without an answer. */
+function retryLine({ cwd, invocation, childEnv }: Context): string {
+  const end = invocation.includes('--') ? invocation.indexOf('--') : invocation.length;
+  const words = invocation.filter((word, i) => i > end || !['-q', '--quiet'].includes(word));
+  // Where a crontab line names the place of the profiles, a shell does not know it.
+  const home = childEnv['XDG_CONFIG_HOME'];
+  const isProfile = invocation.slice(0, end).some((word) => /^(-P|--profile)/.test(word));
+  return `cd ${shellWord(cwd)} && ${isProfile && home ? `XDG_CONFIG_HOME=${shellWord(home)} ` : ''}${words.map(shellWord).join(' ')}`;
 }
 
 function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood'] {

@@ -6,6 +6,7 @@ import { exitCodeOfAll } from '../../src/all-profiles.js';
 import {
   cannot,
   dbbackup,
+  EXECUTABLE,
   executableFor,
   makeDatabase,
   type Options,
@@ -16,6 +17,7 @@ import {
   useDatabase,
   wrap,
 } from '../support/cli.js';
+import { startHttp } from '../support/http.js';
 import { dataFiles, linesOf } from './scene.js';
 
 interface World {
@@ -136,9 +138,15 @@ describe('--all-profiles', () => {
     w.add('a');
     w.profile('b', { DBBACKUP_DATABASE: join(w.home, 'missing.db'), DBBACKUP_TO: join(w.home, 'to-b') });
     w.add('c');
-    const run = await dbbackup(['run', '--all-profiles', '--quiet'], w.options);
+    const server = await startHttp();
+    const run = await dbbackup(['run', '--all-profiles', '--quiet'], { env: { ...w.options.env, DBBACKUP_WEBHOOK: server.url } });
+    await server.close();
     expect([run.code, run.stdout]).toEqual([1, '']);
     expect(linesOf(run.stderr)).toEqual([expect.stringMatching(/^dbbackup: error SOURCE_MISSING/), 'b: exit 1, failed']);
+    // The line to try again is for a shell that knows nothing of this environment, and a person who wants an answer.
+    expect(server.taken.map((p) => /^ {2}(cd .*)$/m.exec((JSON.parse(p.body) as { text: string }).text)?.[1])).toEqual([
+      `cd / && XDG_CONFIG_HOME=${w.home} ${EXECUTABLE} run --profile=b`,
+    ]);
   });
 
   test('one whose lock is held keeps no other from its turn', async () => {

@@ -195,6 +195,20 @@ describe('a metrics file that cannot be written', () => {
     expect(there.json.problems?.filter((p) => p.code === 'STATE_UNWRITABLE')).toEqual([]);
   });
 
+  test('that is shared by two names is a warning each time it changes hands', async () => {
+    const s = measured();
+    const run = (name: string): Promise<Result> => s.run([...s.flag, '--name', name, '--json']);
+    expect(warnings(await run('app'))).toEqual([]);
+    expect(warnings(await run('app'))).toEqual([]);
+    const other = await run('other');
+    expect([other.code, warnings(other), other.json.warnings?.[0]?.message]).toEqual([
+      0,
+      ['STATE_UNWRITABLE'],
+      expect.stringContaining('held the metrics of app'),
+    ]);
+    expect(readFileSync(s.file, 'utf8')).toContain('{name="other"}');
+  });
+
   test('is replaced and not followed, and what a killed process left beside it goes', async () => {
     const s = measured();
     const other = join(s.home, 'other');

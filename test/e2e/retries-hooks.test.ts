@@ -6,7 +6,8 @@ import { describe, expect, test } from 'vitest';
 import type { RunRecord } from '../../src/records.js';
 import { waitBefore } from '../../src/retry.js';
 import { words } from '../../src/settings/values.js';
-import { cannot, dbbackup, holdExclusively, makeDatabase, query, type Result, signalTo, start, until } from '../support/cli.js';
+import { descendants } from '../fault/proof.js';
+import { cannot, dbbackup, holdExclusively, makeDatabase, query, type Result, signalTo, start, startCommand, until } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
 import { dataFiles, everything, type Scene, scene } from './scene.js';
 
@@ -54,6 +55,26 @@ describe('retries', () => {
     await s.run([], { env: { DBBACKUP_WEBHOOK: server.url, DBBACKUP_NOTIFY_ON: 'warning' } });
     await server.close();
     expect(server.heard.map((p) => p.body).join('\n')).not.toContain('SOURCE_REPLACED');
+  });
+
+  test.skipIf(cannot('strace') !== null)('a read error is tried again in fresh processes', async () => {
+    const s = scene();
+    const go = join(s.home, 'go');
+    const wait = `sh -c 'until [ -e ${go} ]; do sleep 0.02; done'`;
+    const running = start(['run', s.source, '--to', s.to, '--before', wait, '--retries', '1', '--retry-wait', '1s', '--json']);
+    await until('the hook to wait', () => running.stderr().includes('inspect'));
+    // Every read of this file fails, in the processes that are there and in those that come, until the tracer goes.
+    const workers = descendants(running.pid).filter((pid) => readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('sqlite-worker'));
+    const all = [running.pid, ...workers].flatMap((pid) => ['-p', String(pid)]);
+    const disk = startCommand(['strace', '-f', '-o', '/dev/null', '-P', s.source, '-e', 'trace=pread64', '-e', 'inject=pread64:error=EIO', ...all]);
+    await until('the tracer to be there', () => disk.stderr().includes(`${running.pid} attached`));
+    writeFileSync(go, '');
+    await until('the first attempt has failed', () => running.stderr().includes('attempt 1 of 2 failed'), 20_000);
+    signalTo(disk.pid, 'SIGINT');
+    await disk.result;
+    const run = await running.result;
+    expect([run.code, run.json.attempts, run.json.warnings?.filter((w) => w.code === 'IO_ERROR').length], run.stderr).toEqual([0, 2, 1]);
+    expect(dataFiles(s.to)).toHaveLength(1);
   });
 
   test('what will not go away is not tried again', async () => {

@@ -272,18 +272,20 @@ describe('a run that went well', () => {
   test('with warnings: the gravest in the subject, what is new, what still is, what is no more', () => {
     const [old, bad, over] = [warning('ROWS_VIOLATE', '3 rows'), critical('CLOCK', 'dated ahead'), warning('PAGE_COPY', 'copied')];
     const news = { appeared: [bad], still: [{ warning: old, since: '2026-11-14T03:17:00.000Z' }], ended: [over] };
-    const m = composeRun({ ...OK, warnings: [old, bad] }, 'warning', FACTS, news);
+    const known = warning('SYNC_UNSUPPORTED', 'no sync');
+    const m = composeRun({ ...OK, warnings: [old, bad, known] }, 'warning', FACTS, news);
     expect(m).toMatchObject({ kind: 'warning', subject: 'dbbackup: app CRITICAL on host1: CLOCK' });
     expect(lines(m).filter(Boolean).slice(0, 9)).toEqual([
       'app: a good copy was made, but there is something critical to look at',
       'on host1, 2026-11-21 03:17:05 UTC',
-      'CLOCK: dated ahead',
+      'CRITICAL CLOCK: dated ahead',
       'Still so, since 2026-11-14 03:17:00 UTC: ROWS_VIOLATE: 3 rows',
       'No longer so: PAGE_COPY: copied',
       'The new copy is app-20261121T031700Z.db (21.0 MB), checked and good.',
-      'WARNINGS OF THIS RUN',
-      '  CRITICAL CLOCK: dated ahead',
-      '  ROWS_VIOLATE: 3 rows',
+      // What is told already is not told twice.
+      'OTHER WARNINGS OF THIS RUN',
+      '  SYNC_UNSUPPORTED: no sync',
+      'DETAILS',
     ]);
     const mild = composeRun({ ...OK, warnings: [old] }, 'warning', FACTS, { ...news, appeared: [] });
     expect(mild.subject).toBe('dbbackup: app WARNING on host1: ROWS_VIOLATE');
@@ -308,11 +310,12 @@ test('a status message lists every problem, the critical one in the subject', ()
   expect(m.text).toMatch(/TRY\n {2}dbbackup run -P app\n/);
 });
 
-test('a test message says that nothing is wrong', () => {
+test('a test message says that it is none but that, also where there is no copy yet', () => {
   expect(composeTest('app', FACTS)).toMatchObject({ kind: 'test', name: 'app', subject: 'dbbackup: app TEST on host1' });
   const m = composeTest(null, { ...FACTS, newestGood: null, directory: null });
   expect(m.subject).toBe('dbbackup: TEST on host1');
-  expect(m.text).toMatch(/^test message\n(.*\n)*.*Nothing is wrong/);
+  expect(m.text).toMatch(/^test message\n(.*\n)*.*nothing is to be done/);
+  expect(composeTest('app', { ...FACTS, newestGood: null }).text).not.toContain('NO good copy');
 });
 
 test('a guarded command that was rolled back: what became of the database, and where things are', () => {

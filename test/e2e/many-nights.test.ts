@@ -1,0 +1,95 @@
+/** Rules that look at more than one night or at a whole disk, end to end: on real file systems, with the clock moved. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import Database from 'better-sqlite3';
+import { expect, test } from 'vitest';
+import { mountTmpfs } from '../fault/mounts.js';
+import { cannot, dbbackup, makeDatabase, type Result, useDatabase, wrap } from '../support/cli.js';
+import { startHttp } from '../support/http.js';
+import { ago, DAY, HOUR, scene } from './scene.js';
+
+const told = (run: Result): string[] => (run.json.warnings ?? []).map((w) => `${w.severity} ${w.code}`);
+
+test.skipIf(cannot('faketime') !== null)('a destination that lags is a warning, and critical when its newest copy is older than max-age', async () => {
+  const s = scene({ journal: 'wal' });
+  const disk = join(s.home, 'disk');
+  mkdirSync(disk);
+  const run = (after: string): Promise<Result> =>
+    s.run(['--upload', `file://${disk}`, '--json'], { through: wrap.clock(after), env: { DBBACKUP_MAX_AGE: '26h' } });
+  expect((await run('+0h')).code).toBe(0);
+  rmSync(disk, { recursive: true });
+  const [soon, late] = [await run('+24h'), await run('+48h')];
+  expect([soon.code, told(soon), late.code, told(late)]).toEqual([3, ['warning DESTINATION_BEHIND'], 3, ['critical DESTINATION_BEHIND']]);
+  expect(late.json.warnings?.[0]?.message).toContain('disk is behind: its newest copy is 2 d 0 h old');
+  const status = await s.ask('status', ['--json'], { through: wrap.clock('+48h') });
+  expect(status.json.problems?.map((p) => `${p.severity} ${p.code}`)).toContain('critical DESTINATION_BEHIND');
+});
+
+test('a WAL that grows by more than the database while it is copied is a warning', async () => {
+  const s = scene({ journal: 'wal' });
+  const app = await useDatabase(s.source, ['PRAGMA wal_autocheckpoint = 0'], {
+    loop: 'INSERT INTO setting VALUES (randomblob(20), zeroblob(300000))',
+    beatMs: 1,
+  });
+  const run = await s.run(['--json']);
+  expect((await app.stop()).failed).toBe(0);
+  expect([run.code, run.json.warnings?.find((w) => w.code === 'WAL_GREW')?.message], run.stderr).toEqual([
+    0,
+    expect.stringMatching(/^the WAL grew by .* during the snapshot, more than the database \(/),
+  ]);
+});
+
+test.skipIf(cannot('root', 'mount') !== null)('a disk that fills up: told by its trend, and when there is room for fewer than three more copies', async () => {
+  const s = scene(null);
+  makeDatabase(s.source, { bytes: 1_000_000 });
+  const to = join(mountTmpfs(24_000_000), 'to');
+  const run = (): Promise<Result> => dbbackup(['run', s.source, '--to', to, '--json']);
+  const fill = (name: string, bytes: number): void => writeFileSync(join(to, name), Buffer.alloc(bytes));
+  const first = await run();
+  expect([first.code, told(first)]).toEqual([0, []]);
+  // As if that had been the fourth night in which two megabytes were written besides.
+  const db = new Database(join(to, '.dbbackup/history.db'));
+  for (let night = 1; night <= 4; night++)
+    db.prepare(
+      `INSERT INTO runs(run_id, name, status, dry_run, process, record) SELECT run_id || :night, name, status, dry_run, process,
+         json_set(record, '$.runId', run_id || :night, '$.startedAt', :at, '$.freeBytes', (record ->> '$.freeBytes') + :more) FROM runs LIMIT 1`,
+    ).run({ night, at: ago((5 - night) * DAY).toISOString(), more: 2_000_000 * (5 - night) });
+  db.prepare('UPDATE runs SET seq = seq + 10 WHERE run_id = ?').run(first.json.runId);
+  db.close();
+  const trend = await run();
+  expect([trend.code, told(trend), trend.json.warnings?.[0]?.message]).toEqual([
+    0,
+    ['warning SPACE_TREND'],
+    expect.stringMatching(/^at the present trend the backup directory is full in \d+ days/),
+  ]);
+  fill('filler', (trend.json.freeBytes ?? 0) - 3_500_000);
+  const low = await run();
+  expect([low.code, told(low), low.json.warnings?.[0]?.message]).toEqual([0, ['warning SPACE_LOW'], expect.stringMatching(/room for [12] more cop/)]);
+});
+
+test('messages of channels that are not set any more: shown by status, and gone when they are old, also where no channel is left', async () => {
+  const s = scene({ journal: 'wal' });
+  await s.run([]);
+  const server = await startHttp({ answer: 503 });
+  renameSync(s.source, `${s.source}.gone`);
+  await s.run([], { env: { DBBACKUP_SLACK_WEBHOOK: `${server.url}/x` } });
+  await server.close();
+  renameSync(`${s.source}.gone`, s.source);
+  const waiting = async (): Promise<string[]> =>
+    ((await s.ask('status', ['--json', '--name', 'app'])).json.problems ?? []).filter((p) => p.code === 'UNDELIVERED').map((p) => p.message);
+  expect(await waiting()).toEqual(['1 message could not be delivered yet (slack 1, which is not set any more)']);
+  expect(told(await s.run(['--json']))).toEqual([]);
+  expect(await waiting()).toHaveLength(1);
+  const outbox = join(s.state, 'outbox');
+  const [file = ''] = readdirSync(outbox).filter((f) => f.endsWith('.json'));
+  writeFileSync(
+    join(outbox, file),
+    readFileSync(join(outbox, file), 'utf8').replace(/"createdAt": "[^"]*"/, `"createdAt": "${ago(15 * 24 * HOUR).toISOString()}"`),
+  );
+  const run = await s.run(['--json']);
+  expect([run.code, run.json.warnings]).toEqual([
+    0,
+    [{ code: 'NOTIFY_FAILED', severity: 'critical', message: expect.stringMatching(/SOURCE_MISSING.*\(slack\) is given up, since it is older than 14 days$/) }],
+  ]);
+  expect([existsSync(join(outbox, file)), await waiting()]).toEqual([false, []]);
+});
