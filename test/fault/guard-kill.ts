@@ -213,16 +213,13 @@ async function trace(stage: Stage, shape: Shape, learnt: Learnt): Promise<Calibr
   if (learnt.calibration) return learnt.calibration;
   lay(stage, shape);
   const directory = tempDirectory('trace');
-  const run = await dbbackup(argsOf(stage, shape.ending), { through: stracing(wrap.fault(join(directory, 'log'), [], DECISIVE.join())) });
+  const run = await dbbackup(argsOf(stage, shape.ending), { through: wrap.trace(join(directory, 'log'), DECISIVE.join()) });
   mustHaveEndedWell(stage, shape, run);
   learnt.calibration = new Calibration(readTrace(join(directory, 'log')).filter((c) => c.line.includes(OURS)));
   must(learnt.calibration.size > 50, `the trace of ${shape.name} shows only ${learnt.calibration.size} calls`);
   removeDirectory(directory);
   return learnt.calibration;
 }
-
-/** Only the calls that are traced stop the process: half the time. Not for faults, which strace then does not put in. */
-const stracing = ([strace = '', ...words]: readonly string[]): string[] => [strace, '--seccomp-bpf', ...words];
 
 /** What every shape comes to when nobody kills anything. */
 function mustHaveEndedWell(stage: Stage, shape: Shape, run: Result): void {

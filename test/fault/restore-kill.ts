@@ -171,7 +171,8 @@ interface Stage {
   readonly file: string;
   readonly fresh: string;
   readonly shapes: ReadonlyMap<string, Old>;
-  readonly calibrated: Map<string, { usual: number; calibration: Calibration }>;
+  /** By shape. */
+  readonly learnt: Map<string, Learnt>;
 }
 
 interface Old {
@@ -204,7 +205,7 @@ async function setStage(root: string, to: string): Promise<Stage> {
     rmSync(join(directory, 'app.db-shm'), { force: true });
     shapes.set(shape.name, { shape, rows: shape.old === 'rows' ? rowsAt(directory) : '', bytes: bytesAt(directory) });
   }
-  return { place, templates, file, fresh: inPrivate(join(place.to, file), digestRows), shapes, calibrated: new Map() };
+  return { place, templates, file, fresh: inPrivate(join(place.to, file), digestRows), shapes, learnt: new Map() };
 }
 
 const argsOf = ({ place, file }: Stage, { way }: Shape): string[] =>
@@ -246,23 +247,41 @@ export const bytesAt = (directory: string): ReadonlyMap<string, string> =>
     }),
   );
 
-async function learn(stage: Stage, shape: Shape): Promise<{ usual: number; calibration: Calibration }> {
-  const known = stage.calibrated.get(shape.name);
-  if (known) return known;
-  const times: number[] = [];
-  for (let i = 0; i < 3; i++) {
-    lay(stage, shape);
-    const run = await dbbackup(argsOf(stage, shape));
-    must(run.code === 0, () => `${shape.name}: a restore without any fault failed: ${told(run)}`);
-    must(judge(stage, shape, 'after a restore without any fault') === 'new', `${shape.name}: a restore without any fault restored nothing`);
-    times.push(run.durationMs);
-  }
-  lay(stage, shape);
-  const calibration = await calibrate(OURS, join(tempDirectory('trace'), 'log'), argsOf(stage, shape));
-  const learnt = { usual: times.sort((a, b) => a - b)[1] ?? 0, calibration };
-  stage.calibrated.set(shape.name, learnt);
-  return learnt;
+/** What is learnt of a shape, when somebody asks for the first time. */
+interface Learnt {
+  /** How long a restore takes, milliseconds. */
+  usual?: number;
+  calibration?: Calibration;
 }
+
+function learntOf({ learnt }: Stage, { name }: Shape): Learnt {
+  const there = learnt.get(name) ?? {};
+  learnt.set(name, there);
+  return there;
+}
+
+async function usualOf(stage: Stage, shape: Shape): Promise<number> {
+  const learnt = learntOf(stage, shape);
+  if (learnt.usual !== undefined) return learnt.usual;
+  lay(stage, shape);
+  const run = await dbbackup(argsOf(stage, shape));
+  must(run.code === 0, () => `${shape.name}: a restore without any fault failed: ${told(run)}`);
+  mustHaveRestored(stage, shape);
+  learnt.usual = run.durationMs;
+  return run.durationMs;
+}
+
+async function callsOf(stage: Stage, shape: Shape): Promise<Calibration> {
+  const learnt = learntOf(stage, shape);
+  if (learnt.calibration) return learnt.calibration;
+  lay(stage, shape);
+  learnt.calibration = await calibrate(OURS, join(tempDirectory('trace'), 'log'), argsOf(stage, shape));
+  mustHaveRestored(stage, shape);
+  return learnt.calibration;
+}
+
+const mustHaveRestored = (stage: Stage, shape: Shape): void =>
+  must(judge(stage, shape, 'after a restore without any fault') === 'new', `${shape.name}: a restore without any fault restored nothing`);
 
 /** Mostly a call of the moments that count: on the database, beside it, in aside/. */
 function pickCall(calibration: Calibration, random: Random): Call {
@@ -493,26 +512,27 @@ export const shuffled = <T>(items: readonly T[], random: Random): T[] =>
 async function oneKill(stage: Stage, round: Round, seen: Seen & Record<'parent' | 'child' | 'both' | 'call', number>): Promise<void> {
   const { random, say } = round;
   const shape = shapeOf(round.index);
-  const { usual, calibration } = await learn(stage, shape);
+  const how = random.pick(['parent', 'child', 'both', 'call', 'call', 'call', 'call'] as const);
+  seen[how]++;
+  // Before the place is laid out: to learn takes a restore.
+  const learnt = how === 'call' ? await callsOf(stage, shape) : await usualOf(stage, shape);
   lay(stage, shape);
   const args = argsOf(stage, shape);
   const reader = shape.reader ? await holdOldState(stage.place.target) : null;
   const where = `${shape.name}${isApart(round) ? ', backups apart' : ''}`;
-  const how = random.pick(['parent', 'child', 'both', 'call', 'call', 'call', 'call'] as const);
-  seen[how]++;
   let result: Result;
-  if (how === 'call') {
-    const { call, when } = pickCall(calibration, random);
+  if (typeof learnt !== 'number') {
+    const { call, when } = pickCall(learnt, random);
     say(`${where}: kill -9 at ${call} ${when}`);
     mkdirSync(join(round.directory, 'trace'));
     result = await dbbackup(args, { through: wrap.fault(join(round.directory, 'trace/log'), [{ calls: call, signal: 'KILL', when }]) });
   } else {
-    const delay = random.between(usual * 0.3, usual * 1.05);
+    const delay = random.between(learnt * 0.3, learnt * 1.05);
     const run = start(args);
     await new Promise((r) => setTimeout(r, delay));
     const below = descendants(run.pid);
     const victims = how === 'parent' || below.length === 0 ? [run.pid] : how === 'child' ? [random.pick(below)] : shuffled([run.pid, ...below], random);
-    say(`${where}: kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms`);
+    say(`${where}: kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(learnt)} ms`);
     for (const pid of victims) signalTo(pid, 'SIGKILL');
     result = await run.result;
   }
@@ -595,30 +615,20 @@ async function oneCut(
 ): Promise<void> {
   const { random, say } = round;
   const shape = shapeOf(round.index);
-  const { usual, calibration } = await learn(stage, shape);
+  const how = random.pick(['afterExit', 'atRandom', 'atCall', 'atCall'] as const);
+  seen[how]++;
+  // Before the place is laid out: to learn takes a restore.
+  const usual = how === 'atRandom' ? await usualOf(stage, shape) : 0;
+  const calibration = how === 'atCall' ? await callsOf(stage, shape) : null;
   lay(stage, shape);
   // What is there before the restore has been there for long.
   disk.unmount();
   disk.mount();
   const reader = shape.reader ? await holdOldState(stage.place.target) : null;
   const where = `${shape.name}${isApart(round) ? ', backups apart' : ''}`;
-  const how = random.pick(['afterExit', 'atRandom', 'atCall', 'atCall'] as const);
-  seen[how]++;
   const args = argsOf(stage, shape);
   let result: Result;
-  if (how === 'afterExit') {
-    say(`${where}: cut right after the end`);
-    result = await dbbackup(args);
-    await power.cut(disk.point);
-    must(result.code === 0, () => `a restore without any fault failed: ${told(result)}`);
-  } else if (how === 'atRandom') {
-    const delay = random.between(usual * 0.3, usual * 1.05);
-    say(`${where}: cut after ${Math.round(delay)} of ${Math.round(usual)} ms`);
-    const run = start(args, { deadlineMs: 30_000 });
-    await new Promise((r) => setTimeout(r, delay));
-    await power.cut(disk.point);
-    result = await run.result;
-  } else {
+  if (calibration) {
     // Stopped at a chosen call; the power is cut, and then it goes on against a dead disk.
     const { call, when } = pickCall(calibration, random);
     say(`${where}: cut at ${call} ${when}`);
@@ -631,6 +641,18 @@ async function oneCut(
       for (const pid of descendants(run.pid)) signalTo(pid, 'SIGCONT');
       await new Promise((r) => setTimeout(r, 20));
     }
+    result = await run.result;
+  } else if (how === 'afterExit') {
+    say(`${where}: cut right after the end`);
+    result = await dbbackup(args);
+    await power.cut(disk.point);
+    must(result.code === 0, () => `a restore without any fault failed: ${told(result)}`);
+  } else {
+    const delay = random.between(usual * 0.3, usual * 1.05);
+    say(`${where}: cut after ${Math.round(delay)} of ${Math.round(usual)} ms`);
+    const run = start(args, { deadlineMs: 30_000 });
+    await new Promise((r) => setTimeout(r, delay));
+    await power.cut(disk.point);
     result = await run.result;
   }
   mustEnd(result, say, seen);

@@ -105,7 +105,7 @@ describe('the lock of a name', () => {
     // It has nothing to show while it waits: strace shows that it tries the lock.
     const traces = join(home, 'trace');
     mkdirSync(traces);
-    const atLock = start(run('--lock-wait', '1m'), { through: wrap.fault(join(traces, 'log'), [], 'openat') });
+    const atLock = start(run('--lock-wait', '1m'), { through: wrap.trace(join(traces, 'log'), 'openat') });
     await until('the run to try the lock', () => readdirSync(traces).some((n) => readFileSync(join(traces, n), 'utf8').includes('app.lock.db')));
     await endsAtOnce(atLock, descendants(atLock.pid)[0] ?? 0, signal, code);
     await lock.stop();

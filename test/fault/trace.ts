@@ -77,7 +77,7 @@ export class Calibration {
 
 /** Runs once under strace and returns the calls that touched files below `home`. */
 export async function calibrate(home: string, log: string, args: readonly string[], options: Options = {}): Promise<Calibration> {
-  const run = await dbbackup(args, { ...options, through: wrap.fault(log, [], FILE_CALLS) });
+  const run = await dbbackup(args, { ...options, through: wrap.trace(log, FILE_CALLS) });
   must(run.code === 0, () => `the run to learn from failed: ${run.code} ${run.stderr}`);
   const calls = readTrace(log).filter((c) => c.line.includes(home));
   must(calls.length > 50, () => `the trace shows only ${calls.length} calls below ${home}`);

@@ -320,14 +320,16 @@ export const wrap = {
     return ['setpriv', '--bounding-set', minus, '--inh-caps', minus, '--'];
   },
   /** Errors or signals put into system calls. `log` gets one file per thread: `log.TID`. */
-  fault: (log: string, faults: readonly Fault[], trace?: string): string[] => {
-    const calls = [...new Set([...(trace?.split(',') ?? []), ...faults.flatMap((f) => f.calls.split(','))])].join(',');
+  fault: (log: string, faults: readonly Fault[]): string[] => {
+    const calls = [...new Set(faults.flatMap((f) => f.calls.split(',')))].join(',');
     const inject = faults.flatMap((f) => {
       const what = f.error ? `error=${f.error}` : `signal=${f.signal ?? 'KILL'}`;
       return ['-e', `inject=${f.calls}:${what}${f.when === undefined ? '' : `:when=${f.when}`}`];
     });
     return ['strace', '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${calls}`, ...inject, '--'];
   },
+  /** Notes these calls and puts in nothing. Only they stop a process, which a fault that is a signal needs all calls for. */
+  trace: (log: string, calls: string): string[] => ['strace', '--seccomp-bpf', '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${calls}`, '--'],
   /** Every such call takes this much longer: a snapshot of many writes then lasts as long as a test needs. */
   slow: (calls: string, microseconds: number): string[] => [
     'strace',
