@@ -1,17 +1,17 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 
-import { realpathSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
-import { directoriesOf, packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
+import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
 import { bytes, plural } from './format.js';
 import { runBefore } from './hooks.js';
+import { includesOwn, measureIncluded } from './including.js';
 import { copyBefore, lookBack } from './looking-back.js';
-import type { ExitCode, Failure } from './outcome.js';
+import type { ExitCode } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
@@ -20,19 +20,7 @@ import type { Config } from './settings/load.js';
 import { inspectCopies, inspectSource, inspectTarget } from './stages/inspect.js';
 import { prune } from './stages/prune.js';
 import { isStaged, sweepStaging } from './staging.js';
-import { lstatOrNull } from './system/files.js';
 import { oweUploads, uploadStage } from './uploading.js';
-
-/** What the included files take in an archive: for the facts of a run. */
-export async function measureIncluded(config: Config, database: string, signal: AbortSignal): Promise<number[]> {
-  if (config.include.length === 0) return [];
-  const { measure } = await import('./archive/measure.js');
-  const [source = database, ...own] = [database, config.to, config.stateDir].map((path) => realOrNull(path) ?? path);
-  const left = [source, `${source}-wal`, `${source}-shm`, `${source}-journal`, ...own, ...directoriesOf(config)];
-  return await measure({ roots: config.include, leftOut: left, signal });
-}
-
-const realOrNull = (path: string): string | null => (lstatOrNull(path) ? realpathSync(path) : null);
 
 /** All that can be known without SQLite and without a trace; of included files nothing. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
@@ -47,24 +35,6 @@ export function inspect(ctx: Context, config: Config, database: string, name: st
   } catch (error) {
     return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error) }, ...none };
   }
-}
-
-/** The backup directory and destinations are left out of an archive; where one is all that is to be archived, that cannot be meant. */
-function includesOwn(config: Config): Failure | null {
-  const { include, to, stateDir } = config;
-  const destinations = directoriesOf(config);
-  const own = [to, stateDir].map(realOrNull);
-  const problems = include.flatMap((path) => {
-    const at = realOrNull(path);
-    // By its name alone: a destination is looked at by nobody but its own process.
-    if (at !== null && destinations.some((d) => at === d || at.startsWith(`${d}/`)))
-      return [{ setting: 'include', message: `include ${path} is where copies are uploaded to: each copy would hold all earlier ones`, origin: '--include' }];
-    if (at === null || !(own.includes(at) || (own[1] && at.startsWith(`${own[1]}/`)))) return [];
-    return [
-      { setting: 'include', message: `include ${path} is where the copies or their state lie: each copy would hold all earlier ones`, origin: '--include' },
-    ];
-  });
-  return problems.length > 0 ? { code: 'SETTINGS', problems } : null;
 }
 
 /** Runs the whole job for one database and returns the exit code. */
