@@ -1,9 +1,11 @@
 /** A password is given, used, and then to be found nowhere: no output, no file, no mail, no other process. */
+import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { descendants } from '../fault/proof.js';
-import { dbbackup, holdExclusively, type Options, type Result, signalTo, start, tempDirectory, until } from '../support/cli.js';
+import { dbbackup, holdExclusively, type Options, PATH, pathWith, type Result, signalTo, start, tempDirectory, until } from '../support/cli.js';
+import { startHttp } from '../support/http.js';
 import { type SmtpServer, startScripted, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, everything, HOUR, plant, type Scene, scene } from './scene.js';
 
@@ -216,5 +218,66 @@ describe('other processes', () => {
     expect(seen).toMatch(/^OTHER=kept$/m);
     expect(seen.split('\nSubject:')[0]).not.toMatch(/^(DBBACKUP_|AWS_)/m);
     expect(seen).not.toContain('cAnArY-aws');
+  });
+
+  /** Arguments and environment of every process there is at that moment, those of the run among them, in a file that the caller reads. */
+  const look = (into: string): string => `cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ >> ${into} 2>/dev/null; :`;
+  const hasRclone = spawnSync('rclone', ['version']).status === 0;
+
+  test.skipIf(!hasRclone)('no process of a run has the secret of a channel: hooks, an upload by rclone, a mail program', async () => {
+    const s = scene();
+    const http = await startHttp();
+    const files = { hooks: join(s.home, 'hooks'), rclone: join(s.home, 'rclone'), sendmail: join(s.home, 'sendmail') };
+    const program = (name: string, body: string): string => {
+      writeFileSync(join(s.home, `${name}.sh`), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
+      return join(s.home, `${name}.sh`);
+    };
+    const hook = program('hook', look(files.hooks));
+    const far = tempDirectory('far');
+    const settings = (smtp: string, upload: string): string => {
+      const lines = {
+        DBBACKUP_SMTP_URL: smtp,
+        DBBACKUP_MAIL_TO: 'a@x.org',
+        DBBACKUP_SLACK_WEBHOOK: `${http.url}/services/cAnArY-slack-0123456789`,
+        DBBACKUP_WEBHOOK: `${http.url.replace('//', '//u:cAnArY-password@')}/cAnArY-webhook-0123456789`,
+        DBBACKUP_PING_URL: `${http.url}/cAnArY-ping-0123456789`,
+        DBBACKUP_NOTIFY_ON: 'success',
+        DBBACKUP_BEFORE: hook,
+        DBBACKUP_AFTER: hook,
+        DBBACKUP_UPLOAD: upload,
+        RCLONE_CONFIG_FAR_TYPE: 'local',
+      };
+      const file = join(s.home, 'all.env');
+      writeFileSync(
+        file,
+        Object.entries(lines)
+          .map(([k, v]) => `${k}='${v}'\n`)
+          .join(''),
+        { mode: 0o600 },
+      );
+      return file;
+    };
+    const env = { OTHER: 'kept by all', PATH: pathWith('rclone', `${look(files.rclone)}\nexec $(PATH=${PATH} command -v rclone) "$@"`) };
+    server.received.length = 0;
+    const mailed = await s.run(['--env-file', settings(url(), `rclone:far:${far}`), '--verbose'], { env });
+    expect([mailed.code, server.received.map((m) => m.user)], mailed.stderr).toEqual([0, ['ops']]);
+    // All of them were used, by who knew them.
+    expect(http.taken.map((p) => p.path.split('?')[0]).sort()).toEqual(
+      ['/cAnArY-ping-0123456789', '/cAnArY-ping-0123456789/start', '/cAnArY-webhook-0123456789', '/services/cAnArY-slack-0123456789'].sort(),
+    );
+    expect(readdirSync(far)).toHaveLength(2);
+    const sendmail = program('mta', `${look(files.sendmail)}; cat > /dev/null`);
+    const piped = await s.run(['--env-file', settings(`sendmail:${sendmail}`, ''), '--verbose'], { env });
+    expect(piped.code, piped.stderr).toBe(0);
+    for (const [who, file] of Object.entries(files)) {
+      const seen = readFileSync(file, 'latin1');
+      for (const there of ['OTHER=kept by all', 'dbbackup.js\0run\0', ...(who === 'hooks' ? ['sqlite-worker.js'] : [])])
+        expect(seen.includes(there), who).toBe(true);
+      expectNowhere(`a process beside ${who}`, seen);
+    }
+    expectUntold(s, [mailed, piped]);
+    expectNowhere('what was posted', http.taken.map((p) => p.body).join('\n'));
+    expectNowhere('the mail', server.received.map((m) => m.raw).join('\n'));
+    await http.close();
   });
 });
