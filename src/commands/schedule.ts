@@ -20,7 +20,6 @@ import { nextElapse } from '../system/systemd.js';
 
 /** Both in a clone and in the installed package. */
 const DEPLOY = fileURLToPath(new URL('../../deploy', import.meta.url));
-/** Settings that all profiles share are not a profile. */
 
 const HINT =
   "make one, as root: install -d /etc/dbbackup && printf 'DBBACKUP_DATABASE=/srv/app/app.db\\nDBBACKUP_TO=/var/backups/dbbackup/app\\n' > /etc/dbbackup/app.env";
