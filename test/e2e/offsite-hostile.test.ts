@@ -154,7 +154,7 @@ describe('upload', () => {
   const noHang = noHungMount();
   if (noHang !== null) console.warn(`not run: a mount that never answers: ${noHang}`);
   test.skipIf(noHang !== null).each([
-    ['SIGTERM', [], 143, undefined],
+    ['SIGTERM', [], 143, 'INTERRUPTED'],
     ['upload-timeout', ['--upload-timeout', '1s'], 3, 'TIMEOUT'],
   ] as const)('to a mount that never answers ends within 2 s of %s', async (why, more, code, error) => {
     const s = scene({ journal: 'wal' });
