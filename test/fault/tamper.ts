@@ -45,6 +45,8 @@ interface Tamper {
   readonly both?: true;
   /** A manifest alone is an unfinished prune, no copy: only who asks for it by name is told. */
   readonly byName?: true;
+  /** Only the verdict is another, and a worse one: it keeps a restore back, and `verify` proves the bytes again and takes it back. */
+  readonly verdictOnly?: true;
 }
 
 const sizeOf = (path: string): number => lstatSync(path).size;
@@ -279,7 +281,7 @@ function editsOf(manifest: Fields): Tamper[] {
       },
       forged,
     ),
-    edit('status forged', (m) => Object.assign(m, { status: 'bad' }), forged),
+    { ...edit('status forged', (m) => Object.assign(m, { status: 'bad' }), forged), verdictOnly: true },
   );
   return edits;
 }
@@ -420,7 +422,7 @@ async function one(stage: Stage, round: Round, seen: Seen): Promise<void> {
   const expected = [`${base}.db`, ...(tamper.both ? [`${other}.db`] : [])];
   switch (way) {
     case 'verify':
-      return await verify(round, to, expected, `${base}.db`, tamper.byName === true);
+      return tamper.verdictOnly ? await verifyAgain(round, to, `${base}.db`) : await verify(round, to, expected, `${base}.db`, tamper.byName === true);
     case 'output':
       return await output(round, to, `${base}.db`);
     case 'into':
@@ -458,6 +460,16 @@ async function verify({ random, say }: Round, to: string, expected: readonly str
   const list = await dbbackup(['list', '--to', to, '--json']);
   const good = (list.json.copies ?? []).filter((c) => c.status === 'good').map((c) => c.file);
   must(list.code === 0 && !expected.some((f) => (all || f === file) && good.includes(f)), () => `still listed as good: ${good.join(', ')}`);
+}
+
+/** A copy whose bytes nobody touched, called bad: proven again it is good, for all to see. */
+async function verifyAgain({ say }: Round, to: string, file: string): Promise<void> {
+  const run = await dbbackup(['verify', file, '--to', to, '--json']);
+  say(`verify by name: ${told(run)}`);
+  mustEndCleanly(run);
+  must(run.code === 0 && run.json.results?.[0]?.status === 'good', 'a copy that proves out is not called good');
+  const list = await dbbackup(['list', '--to', to, '--json']);
+  must(list.json.copies?.find((c) => c.file === file)?.status === 'good', 'nor is it listed as good');
 }
 
 const existsFile = (path: string): boolean => existsSync(path) && lstatSync(path).isFile();
