@@ -594,7 +594,8 @@ async function playCuts(request: Request): Promise<Failure[]> {
       await oneCut(bench, power, round, seen);
     } catch (error) {
       keep(bench.stage.place, round.directory);
-      age = AGE;
+      // Whatever state it is in, it is unmounted at the end.
+      bench = null;
       throw error;
     }
   });
