@@ -2,7 +2,7 @@
  * EIO, EDQUOT and EROFS put into every kind of file call that a run makes on its files, one at a time: never a false
  * exit 0, never a bad copy, never "a bug of ours", and the next run heals what a failed clean-up left.
  */
-import { mkdirSync } from 'node:fs';
+import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { dbbackup, makeDatabase, tempDirectory, wrap } from '../support/cli.js';
 import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
@@ -12,29 +12,60 @@ import { type Calibration, type Call, calibrate, readTrace } from './trace.js';
 const SOURCE_BYTES = 600_000;
 const LANES = 2;
 
-interface Place {
+interface Stage {
+  readonly home: string;
   readonly source: string;
   readonly to: string;
   readonly args: readonly string[];
+  readonly content: string;
+  /** Source and backups as each round finds them. */
+  readonly template: string;
 }
 
 /** A source and one older copy, so that there is something to prune. */
-async function prepare(directory: string): Promise<Place> {
-  const source = join(directory, 'app.db');
-  const to = join(directory, 'backups');
+async function setStage(): Promise<Stage> {
+  const home = join(tempDirectory('inject'), 'home');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  mkdirSync(home);
   makeDatabase(source, { bytes: SOURCE_BYTES });
   const args = ['run', source, '--to', to, '--keep-last', '1', '--json'];
   const first = await dbbackup(args);
   must(first.code === 0, () => `a run without any fault failed: ${told(first)}`);
-  return { source, to, args };
+  const template = join(tempDirectory('inject-template'), 'home');
+  cpSync(home, template, { recursive: true });
+  return { home, source, to, args, content: contentOf(source), template };
+}
+
+/** Always at the same paths, since a copy knows where its source was. */
+function lay({ home, template }: Stage): void {
+  rmSync(home, { recursive: true, force: true });
+  cpSync(template, home, { recursive: true });
 }
 
 async function play(request: Request): Promise<Failure[]> {
-  const home = tempDirectory('calibrate');
-  const { args } = await prepare(home);
+  const idle = await Promise.all(Array.from({ length: LANES }, setStage));
+  const [{ home, args } = { home: '', args: [] }] = idle;
   const calibration = await calibrate(home, join(tempDirectory('trace'), 'log'), args);
   const seen = { harmless: 0, failed: 0, incomplete: 0, elsewhere: 0, missed: 0 };
-  const failures = await rounds('inject', request, (round) => one(calibration, round, seen), LANES);
+  const failures = await rounds(
+    'inject',
+    request,
+    async (round) => {
+      const stage = idle.pop();
+      if (!stage) throw new Error('more lanes than stages');
+      lay(stage);
+      try {
+        await one(stage, calibration, round, seen);
+      } catch (error) {
+        cpSync(stage.home, join(round.directory, 'home'), { recursive: true });
+        throw error;
+      } finally {
+        idle.push(stage);
+      }
+    },
+    LANES,
+  );
   request.note?.(
     `${calibration.size} calls of ${calibration.kinds.length} kinds to choose from; ${Object.entries(seen)
       .map(([k, n]) => `${k} ${n}`)
@@ -49,10 +80,8 @@ type Seen = Record<'harmless' | 'failed' | 'incomplete' | 'elsewhere' | 'missed'
 const isSyncOfACopy = (c: Call, to: string): boolean =>
   (c.call === 'fsync' || c.call === 'fdatasync') && c.line.includes(to) && !/\/\.dbbackup(\/(?!tmp)|>)/.test(c.line);
 
-async function one(calibration: Calibration, round: Round, seen: Seen): Promise<void> {
+async function one({ home, source, to, args, content }: Stage, calibration: Calibration, round: Round, seen: Seen): Promise<void> {
   const { random, directory, say } = round;
-  const { source, to, args } = await prepare(directory);
-  const content = contentOf(source);
   const before = sourceState(source);
   const old = [...mustBeWhole(to, 'before').pairs.keys()];
   const error = random.pick(['EIO', 'EIO', 'EDQUOT', 'EROFS'] as const);
@@ -64,12 +93,12 @@ async function one(calibration: Calibration, round: Round, seen: Seen): Promise<
   say(told(run));
   const hit = readTrace(join(traces, 'log')).filter((c) => c.injected);
   // A fault in Node's own start (its libraries, our program's files) says nothing about how we treat the operator's files.
-  const elsewhere = hit.some((c) => !c.line.includes(directory));
+  const elsewhere = hit.some((c) => !c.line.includes(home));
   say(hit.map((c) => c.line.slice(0, 200)).join(' & ') || 'the call was not reached');
   if (hit.length === 0) seen.missed++;
   else if (elsewhere) seen.elsewhere++;
   if (!elsewhere) mustEndCleanly(run);
-  must(processesAt(directory).length === 0, () => `survivors: ${processesAt(directory).join('; ')}`);
+  must(processesAt(home).length === 0, () => `survivors: ${processesAt(home).join('; ')}`);
   must(sourceState(source) === before, 'the source or its -wal was written to');
 
   const found = mustHoldNoBadCopy(to, 'after the fault');

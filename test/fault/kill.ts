@@ -8,7 +8,8 @@ import { type Failure, mustEndCleanly, type Random, type Request, type Round, ro
 import { contentOf, descendants, inPlain, must, mustBeWhole, mustHoldNoBadCopy, openSealedWith, processesAt, sourceState } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
-const SOURCE_BYTES = 30_000_000;
+/** One that a run does with two children, just so, and one that it does with a single one. */
+const SOURCES = [17_500_000, 1_000_000] as const;
 /** Calls of which a run makes few and which decide: publication, pruning, cleaning up. */
 const DECISIVE = ['link', 'linkat', 'rename', 'unlink', 'unlinkat', 'rmdir', 'fsync', 'fdatasync', 'mkdir', 'openat', 'ftruncate', 'pwrite64', 'getdents64'];
 
@@ -18,14 +19,26 @@ interface Stage {
   readonly to: string;
   readonly args: readonly string[];
   readonly content: string;
+  /** How long a run takes, milliseconds. */
+  readonly usual: number;
+  readonly calibration: Calibration;
 }
 
-function setStage(): Stage {
+async function setStage(bytes: number): Promise<Stage> {
   const home = tempDirectory('kill');
   const source = join(home, 'app.db');
   const to = join(home, 'backups');
-  makeDatabase(source, { bytes: SOURCE_BYTES });
-  return { home, source, to, args: ['run', source, '--to', to, '--keep-last', '2', '--json'], content: contentOf(source) };
+  makeDatabase(source, { bytes });
+  const args = ['run', source, '--to', to, '--keep-last', '2', '--json'];
+  let usual = 0;
+  // Two, so that the next one has something to prune.
+  for (let i = 0; i < 2; i++) {
+    const run = await dbbackup(args);
+    must(run.code === 0, () => `a run without any fault failed: ${told(run)}`);
+    usual = run.durationMs;
+  }
+  const calibration = await calibrate(home, join(tempDirectory('trace'), 'log'), args);
+  return { home, source, to, args, content: contentOf(source), usual, calibration };
 }
 
 /** The run ids that unfinished work is kept under: `tmp/NAME-RUNID`. */
@@ -42,29 +55,24 @@ const shuffled = <T>(items: readonly T[], random: Random): T[] =>
 
 async function play(request: Request): Promise<Failure[]> {
   const packings = await waysToPack();
-  let stage = setStage();
-  const times: number[] = [];
-  for (let i = 0; i < 3; i++) {
-    const run = await dbbackup(stage.args);
-    must(run.code === 0, () => `a run without any fault failed: ${told(run)}`);
-    times.push(run.durationMs);
-  }
-  const usual = times.sort((a, b) => a - b)[1] ?? 0;
-  const calibration = await calibrate(stage.home, join(tempDirectory('trace'), 'log'), stage.args);
+  const stages = await Promise.all(SOURCES.map(setStage));
   const seen = { parent: 0, child: 0, both: 0, call: 0, after: 0, published: 0, interrupted: 0 };
   const failures = await rounds('kill', request, async (round) => {
+    const which = round.index % SOURCES.length;
+    const stage = stages[which];
+    if (!stage) throw new Error('no stage');
     try {
-      await one(stage, round, usual, calibration, packings, seen);
+      await one(stage, round, packings, seen);
     } catch (error) {
       cpSync(stage.home, join(round.directory, 'home'), { recursive: true });
       removeDirectory(stage.home);
-      stage = setStage();
+      stages[which] = await setStage(SOURCES[which] ?? 0);
       throw error;
     }
   });
-  removeDirectory(stage.home);
+  for (const { home } of stages) removeDirectory(home);
   request.note?.(
-    `a run takes ${Math.round(usual)} ms; killed: ${Object.entries(seen)
+    `a run takes ${stages.map(({ usual }) => Math.round(usual)).join(' or ')} ms; killed: ${Object.entries(seen)
       .map(([k, n]) => `${k} ${n}`)
       .join(', ')}`,
   );
@@ -83,10 +91,8 @@ async function waysToPack(): Promise<readonly (readonly string[])[]> {
 }
 
 async function one(
-  { home, source, to, args: plain, content }: Stage,
+  { home, source, to, args: plain, content, usual, calibration }: Stage,
   round: Round,
-  usual: number,
-  calibration: Calibration,
   packings: readonly (readonly string[])[],
   seen: Seen,
 ): Promise<void> {

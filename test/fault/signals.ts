@@ -28,13 +28,13 @@ async function play(request: Request): Promise<Failure[]> {
   const to = join(home, 'backups');
   const args = ['run', source, '--to', to, '--keep-last', '2', '--json'];
   makeDatabase(source, { bytes: SOURCE_BYTES });
-  const times: number[] = [];
-  for (let i = 0; i < 3; i++) {
+  let usual = 0;
+  // Two, so that the next one has something to prune.
+  for (let i = 0; i < 2; i++) {
     const run = await dbbackup(args);
     must(run.code === 0, () => `a run without any fault failed: ${told(run)}`);
-    times.push(run.durationMs);
+    usual = run.durationMs;
   }
-  const usual = times.sort((a, b) => a - b)[1] ?? 0;
   const stage = { home, source, to, args, usual, calibration: await calibrate(home, join(tempDirectory('trace'), 'log'), args) };
   const seen = new Map<string, number>();
   const failures = await rounds('signals', request, (round) => one(stage, round, seen));

@@ -302,6 +302,11 @@ export interface Fault {
   readonly when?: number;
 }
 
+/** @param seldom it stops a process at these calls alone, which costs half; a signal is not put in then */
+const strace = (log: string, calls: ReadonlySet<string>, inject: readonly string[], seldom: boolean): string[] => [
+  ...['strace', ...(seldom ? ['--seccomp-bpf'] : []), '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${[...calls].join(',')}`, ...inject, '--'],
+];
+
 /** Words to put before a command (Options.through). They can be chained: `[...as(uid), ...without('chown')]`. */
 export const wrap = {
   /** As another user, with exactly these groups. */
@@ -321,15 +326,19 @@ export const wrap = {
   },
   /** Errors or signals put into system calls. `log` gets one file per thread: `log.TID`. */
   fault: (log: string, faults: readonly Fault[]): string[] => {
-    const calls = [...new Set(faults.flatMap((f) => f.calls.split(',')))].join(',');
     const inject = faults.flatMap((f) => {
       const what = f.error ? `error=${f.error}` : `signal=${f.signal ?? 'KILL'}`;
       return ['-e', `inject=${f.calls}:${what}${f.when === undefined ? '' : `:when=${f.when}`}`];
     });
-    return ['strace', '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${calls}`, ...inject, '--'];
+    return strace(
+      log,
+      new Set(faults.flatMap((f) => f.calls.split(','))),
+      inject,
+      faults.every((f) => f.error),
+    );
   },
-  /** Notes these calls and puts in nothing. Only they stop a process, which a fault that is a signal needs all calls for. */
-  trace: (log: string, calls: string): string[] => ['strace', '--seccomp-bpf', '-ff', '-qq', '-y', '-s', '4096', '-o', log, '-e', `trace=${calls}`, '--'],
+  /** Notes these calls, and puts in nothing. */
+  trace: (log: string, calls: string): string[] => strace(log, new Set(calls.split(',')), [], true),
   /** Every such call takes this much longer: a snapshot of many writes then lasts as long as a test needs. */
   slow: (calls: string, microseconds: number): string[] => [
     'strace',
