@@ -1,4 +1,26 @@
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+
+/** Test files that take long and are small: vitest begins with the largest files, and in the end two workers would wait for a third. */
+const FIRST = [
+  'test/fault/restore-kill.test.ts',
+  'test/fault/kill.test.ts',
+  'test/e2e/schedule.test.ts',
+  'test/fault/guard-kill.test.ts',
+  'test/fault/damaged.test.ts',
+  'test/fault/restore-live.test.ts',
+  'test/fault/tamper.test.ts',
+  'test/fault/inject.test.ts',
+  'test/fault/transport.test.ts',
+].map((path) => fileURLToPath(new URL(path, import.meta.url)));
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const others = (await super.sort(files)).filter(({ moduleId }) => !FIRST.includes(moduleId));
+    return [...FIRST.flatMap((path) => files.filter(({ moduleId }) => moduleId === path)), ...others];
+  }
+}
 
 export default defineConfig({
   test: {
@@ -8,6 +30,7 @@ export default defineConfig({
     // Three files at a time, whatever the machine: each starts processes of its own and waits for them, and time limits must mean the same everywhere.
     fileParallelism: true,
     maxWorkers: 3,
+    sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // A test that passes at the second try has found something.
