@@ -24,23 +24,14 @@ import { descendants, processesAt } from '../fault/proof.js';
 import { cannot, EXECUTABLE, PATH, type Result, type Running, readJson, signalTo, start, tempDirectory, until, useDatabase } from '../support/cli.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
-import { dataFiles, type Scene, scene, tree } from './scene.js';
+import { type Copied, dataFiles, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 
-interface Made {
-  readonly s: Scene;
-  readonly file: string;
-}
-
-async function made(journal: 'wal' | 'delete' = 'delete', bytes = 0): Promise<Made> {
-  const s = scene({ journal, bytes });
-  expect((await s.run()).code).toBe(0);
-  return { s, file: dataFiles(s.to)[0] ?? '' };
-}
+const made = (journal: 'wal' | 'delete' = 'delete', bytes = 0): Promise<Copied> => sceneWithCopy({ journal, bytes });
 
 const COPY_BYTES = 600_000;
 
 /** A large copy of a database that is small now. Returns where its state of now is kept, to be compared with. */
-async function shrunk(): Promise<Made & { now: string }> {
+async function shrunk(): Promise<Copied & { now: string }> {
   const m = await made('delete', COPY_BYTES);
   const db = new Database(m.s.source);
   db.exec('DELETE FROM setting; DELETE FROM invoice; DELETE FROM customer WHERE id > 5; VACUUM');
@@ -60,7 +51,7 @@ const temp = (s: Scene): string[] => readdirSync(join(s.state, 'tmp'));
 const MIDDLE = 60;
 
 /** A restore whose child stands still in the middle of writing the copy into the live database. */
-async function stoppedInTheMiddle({ s, file }: Made): Promise<{ running: Running; pid: number }> {
+async function stoppedInTheMiddle({ s, file }: Copied): Promise<{ running: Running; pid: number }> {
   const log = join(tempDirectory('trace'), 'log');
   const through = [
     ...['strace', '-f', '-qq', '-o', log, '-P', s.source, '-e', 'trace=pwrite64'],

@@ -20,7 +20,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { mountTmpfs } from '../fault/mounts.js';
 import { cannot, damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
-import { ago, baseAt, DAY, dataFiles, modeOf, plant, type Scene, scene, tree } from './scene.js';
+import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -41,16 +41,8 @@ const change = (path: string, sql = 'DELETE FROM setting; UPDATE invoice SET cen
   db.close();
 };
 
-interface Made {
-  readonly s: Scene;
-  readonly file: string;
-  readonly copied: string;
-}
-
-async function made(journal: 'wal' | 'delete' = 'wal'): Promise<Made> {
-  const s = scene({ journal });
-  expect((await s.run()).code).toBe(0);
-  const [file = ''] = dataFiles(s.to);
+async function made(journal: 'wal' | 'delete' = 'wal'): Promise<Copied & { copied: string }> {
+  const { s, file } = await sceneWithCopy({ journal });
   return { s, file, copied: content(join(s.to, file)) };
 }
 

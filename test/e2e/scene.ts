@@ -1,6 +1,6 @@
 /** What the end-to-end tests share: a place of its own for each, copies made beforehand, and everything that lies in a directory. */
 import { createHash } from 'node:crypto';
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { stampOf } from '../../src/catalog.js';
 import type { Manifest } from '../../src/records.js';
@@ -42,6 +42,35 @@ export function scene(shape: Shape | null = { journal: 'delete' }): Scene {
     ask: (command, more = [], options = {}) => dbbackup([command, '--to', to, ...more], options),
     askLine: (command, more = []) => [EXECUTABLE, command, '--to', to, ...more].map((word) => `'${word}'`).join(' '),
   };
+}
+
+/** A copy that a run made: its data file's name. */
+export interface Copied {
+  readonly s: Scene;
+  readonly file: string;
+}
+
+const copied = new Map<string, Copied & { readonly template: string }>();
+
+/**
+ * A scene after its first run. That run is made once for each shape and laid out anew for every test that asks for one, always at the
+ * same place, since a copy knows where its source was: what the test before left there is gone.
+ */
+export async function sceneWithCopy(shape: Shape = { journal: 'delete' }): Promise<Copied> {
+  const known = copied.get(JSON.stringify(shape));
+  if (known) {
+    rmSync(known.s.home, { recursive: true });
+    cpSync(known.template, known.s.home, { recursive: true, preserveTimestamps: true });
+    return known;
+  }
+  const s = scene(shape);
+  const run = await s.run();
+  if (run.code !== 0) throw new Error(`no copy was made: ${run.stderr}`);
+  const [file = ''] = dataFiles(s.to);
+  const template = join(tempDirectory('template'), 'home');
+  cpSync(s.home, template, { recursive: true, preserveTimestamps: true });
+  copied.set(JSON.stringify(shape), { s, file, template });
+  return { s, file };
 }
 
 /** `app-20261121T031700Z` for a time, or for a moment so many milliseconds ago. */

@@ -7,12 +7,10 @@ import { bindReadOnly } from '../fault/mounts.js';
 import { cannot, damage, dbbackup, type Result, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
 import { dataFileOf, manifestFileOf, type Otherwise, type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
-import { ago, baseAt, dataFiles, HOUR, type Scene, scene, tree } from './scene.js';
+import { ago, baseAt, type Copied, dataFiles, HOUR, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 
-interface Made {
-  readonly s: Scene;
-  /** The data file of a copy that a run made, and what its manifest says. */
-  readonly file: string;
+interface Made extends Copied {
+  /** What its manifest says. */
   readonly said: Said;
 }
 
@@ -24,9 +22,7 @@ function saidOf(s: Scene, file: string): Said {
 }
 
 async function made(): Promise<Made> {
-  const s = scene();
-  expect((await s.run()).code).toBe(0);
-  const [file = ''] = dataFiles(s.to);
+  const { s, file } = await sceneWithCopy();
   return { s, file, said: saidOf(s, file) };
 }
 

@@ -18,13 +18,13 @@ import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { damage, makeFunctionIndexDatabase, readJson } from '../support/cli.js';
 import { parseMail, startSmtp } from '../support/smtp.js';
-import { ago, baseAt, dataFiles, plant, type Scene, scene, tree } from './scene.js';
+import { ago, baseAt, dataFiles, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
 async function withCopy(runs = 1): Promise<{ s: Scene; file: string; path: string; json: string }> {
-  const s = scene();
-  for (let i = 0; i < runs; i++) expect((await s.run()).code).toBe(0);
+  const { s } = await sceneWithCopy();
+  for (let i = 1; i < runs; i++) expect((await s.run()).code).toBe(0);
   const [file = ''] = dataFiles(s.to);
   return { s, file, path: join(s.to, file), json: join(s.to, file.replace(/db$/, 'json')) };
 }

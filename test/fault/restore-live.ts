@@ -66,7 +66,7 @@ async function play(request: Request): Promise<Failure[]> {
     removeDirectory(left.home);
   };
   const failures = await rounds('restore-live', request, async (round) => {
-    const mode = Math.floor(round.index / IN_A_ROW) % 3 === 2 ? 'delete' : 'wal';
+    const mode = Math.floor(round.index / IN_A_ROW) % 4 === 3 ? 'delete' : 'wal';
     if (stage?.mode !== mode) await leave();
     stage ??= await setStage(mode);
     try {
