@@ -52,8 +52,7 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
   try {
     for (let attempt = 1, to = settings.to; ; attempt++) {
       const { failure } = await recorder.stage('upload', () => upload({ ...input, upload: { ...settings, to } }), note);
-      // Of all of them: one that is not worth another attempt has failed all the same.
-      recorder.setUploads([...results], uploadFailure(results));
+      recorder.setUploads([...results], failure);
       const silent = results.filter((r) => r.error?.code === 'UPLOAD_UNREACHABLE').map((r) => r.destination);
       to = settings.to.filter((url) => silent.includes(url.shown) && !limits.of(url).aborted);
       // They began in this order, so the time of the last one ends last.
@@ -69,6 +68,7 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
       recorder.nextAttempt();
     }
     for (const r of results) for (const p of r.pruned) ctx.output.detail(`removed ${p.file} at ${r.destination}: ${p.reason}`);
+    // Of all of them: one that is not worth another attempt has failed all the same.
     return uploadFailure(results);
   } finally {
     limits.clear();
