@@ -39,7 +39,8 @@ export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'fr
   if (config.from) return '';
   if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last 3`;
   const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
-  return [`dbbackup prune -P ${config.profile} --keep-last 3`, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
+  const within = config.policy.withinMs === null ? [] : ['--keep-within 1s'];
+  return [`dbbackup prune -P ${config.profile} --keep-last 3`, ...within, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
 }
 
 /** A run's plan, or every problem that can be seen beforehand: the directory's first, since without it nothing else matters. */

@@ -1,5 +1,7 @@
+import { mkdirSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import { HOUR, plantDaily, scene } from '../e2e/scene.js';
 import { cannot, dbbackup, makeDatabase, tempDirectory, useDatabase, wrap } from '../support/cli.js';
 import { enospc } from './enospc.js';
 import { testScenario } from './in-vitest.js';
@@ -26,4 +28,22 @@ test.skipIf(reason)('a snapshot ends itself before the growing WAL fills the dis
   expect([failed, first, done > 20]).toEqual([0, '', true]);
   mustBeWhole(to, 'after the run');
   expect(listing(to)).toBe('');
+});
+
+test.skipIf(cannot('root', 'mount'))('the line that would make room does, whatever the rules of the profile keep', async () => {
+  const s = scene();
+  const to = join(mountTmpfs(4 << 20), 'backups');
+  plantDaily(to, 9, HOUR, { configuredPath: s.source, realPath: s.source });
+  const { bavail, bsize } = statfsSync(to);
+  writeFileSync(join(to, '..', 'filler'), Buffer.alloc(bavail * bsize));
+  const config = join(s.home, 'dbbackup');
+  mkdirSync(config);
+  const rules = 'DBBACKUP_KEEP_LAST=all\nDBBACKUP_KEEP_WITHIN=30d\nDBBACKUP_KEEP_DAILY=9\nDBBACKUP_KEEP_MONTHLY=all\n';
+  writeFileSync(join(config, 'app.env'), `DBBACKUP_DATABASE=${s.source}\nDBBACKUP_TO=${to}\n${rules}`, { mode: 0o600 });
+  const env = { XDG_CONFIG_HOME: s.home };
+  const full = await dbbackup(['run', '--profile', 'app', '--json'], { env });
+  expect([full.code, full.json.error?.code], full.stderr).toEqual([1, 'NO_SPACE']);
+  const line = /dbbackup (prune .*)$/.exec(full.json.error?.hint ?? '')?.[1] ?? '';
+  const pruned = await dbbackup([...line.split(' '), '--json'], { env });
+  expect([pruned.code, pruned.json.kept?.length, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 3, 6]);
 });
