@@ -120,13 +120,14 @@ describe('links', () => {
       .replaceAll(' ', '-');
   const anchorsOf = (text: string): string[] => [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchor(heading ?? ''));
 
-  test.each(['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md'])('of %s lead somewhere', (file) => {
+  test.each(['README.md', 'ARCHITECTURE.md', 'CHANGELOG.md', 'docs/development.md'])('of %s lead somewhere', (file) => {
     const text = read(file);
     const targets = [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target]) => target ?? '').filter((target) => !/^[a-z]+:/.test(target));
-    const dead = targets.filter((target) => {
-      const [path = '', fragment] = target.split('#');
-      if (path !== '' && !existsSync(fileURLToPath(new URL(path, ROOT)))) return true;
-      return fragment !== undefined && !anchorsOf(path === '' ? text : read(path)).includes(fragment);
+    const dead = targets.filter((link) => {
+      const [path = '', fragment] = link.split('#');
+      const target = new URL(path === '' ? file : path, new URL(path === '' ? '' : file, ROOT));
+      if (!existsSync(fileURLToPath(target))) return true;
+      return fragment !== undefined && !anchorsOf(readFileSync(target, 'utf8')).includes(fragment);
     });
     expect(dead).toEqual([]);
   });
