@@ -7,10 +7,11 @@ import { measureIncluded } from '../including.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
-import { hasProblems, isSkip, planRun } from '../plan.js';
+import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
+import { holdWarning } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
 import { findSetpriv } from '../system/workers.js';
 import { checkTelling } from './check-telling.js';
@@ -21,7 +22,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   const { database, name } = config;
   if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup check FILE --to DIR' });
   const problems: Warning[] = [];
-  const facts = { ...inspect(ctx, config, database, name, 'newest'), included: await measureIncluded(config, database, ctx.signal) };
+  const facts = { ...inspect(ctx, config, database, name, 'every'), included: await measureIncluded(config, database, ctx.signal) };
   const plan = planRun({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
   if (hasProblems(plan)) {
     for (const p of plan.problems) {
@@ -29,6 +30,8 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
       problems.push(critical(p.code, `${message}. Hint: ${hint}`));
     }
   } else if (!isSkip(plan)) problems.push(...plan.warnings);
+  // A run can begin all the same: it is pruning that waits.
+  holdWarning(planPrune(config, facts.copies, null, ctx.clock.now()).hold, ({ code, message }) => problems.push(warning(code, message)));
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
   for (const path of config.include) if (!lstatOrNull(path)) problems.push(critical('INCLUDE_FAILED', `${path} is not there (include)`));
   if (config.metricsFile !== null && !lstatOrNull(dirname(config.metricsFile)))

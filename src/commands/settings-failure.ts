@@ -8,7 +8,7 @@ import { RunLog } from '../log.js';
 import { tell } from '../notifiers/delivery.js';
 import { RunPings } from '../notifiers/ping.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { describe, errnoWords, exitCodeOf, warning } from '../outcome.js';
+import { critical, describe, errnoWords, exitCodeOf, warning } from '../outcome.js';
 import { Recorder } from '../recorder.js';
 import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -42,7 +42,9 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
     command,
     exitCode,
     error: { code: failure.code, stage: null, ...describe(failure), problems: loaded.problems },
-    ...(command === 'check' ? { ok: false, settings: loaded.shown } : {}),
+    ...(command === 'check'
+      ? { ok: false, settings: loaded.shown, problems: loaded.problems.map((p) => critical('SETTINGS', `${p.message} (${p.origin})`)) }
+      : {}),
   });
   return exitCode;
 }

@@ -3,7 +3,7 @@
  * Nothing raw gets past this file: the stages take a `Config`.
  */
 import { lstatSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 import type { DestinationUrl } from '../destinations/url.js';
 import type { SettingsProblem } from '../outcome.js';
 import { errnoWords } from '../outcome.js';
@@ -618,8 +618,9 @@ function shownValue(option: OptionName, given: Given | undefined, config: Config
     database: config.database,
     name: config.name,
     to: config.to,
-    'state-dir': config.stateDir,
-    'log-dir': config.logDir,
+    // Without a backup directory they would be relative, and mean nothing.
+    'state-dir': isAbsolute(config.stateDir) ? config.stateDir : null,
+    'log-dir': isAbsolute(config.logDir) ? config.logDir : null,
     'mail-from': config.telling.mail?.from ?? null,
     'keep-last': keep(config.policy.last),
     'keep-daily': keep(config.policy.daily),

@@ -45,7 +45,9 @@ export interface OptionSpec {
 const ALL: readonly CommandName[] = ['run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune'];
 const MAKING: readonly CommandName[] = ['run', 'restore', 'guard', 'check'];
 const KEEPING: readonly CommandName[] = ['run', 'check', 'prune'];
-const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'prune'];
+/** `check` takes what `run` takes: it is tried with the same flags. */
+const RUNNING: readonly CommandName[] = ['run', 'check'];
+const LIMITED: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'check', 'prune'];
 const TELLING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'status', 'check', 'prune'];
 
 export const OPTIONS = {
@@ -90,7 +92,7 @@ export const OPTIONS = {
   'accept-moved': {
     group: 'directory',
     value: '',
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'Accept once that the database of this name has moved to another path.',
     parse: boolean,
   },
@@ -141,7 +143,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '0s',
-    commands: ACTING,
+    commands: LIMITED,
     summary: 'How long to wait for another run of the same name.',
     parse: duration,
   },
@@ -149,7 +151,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '2h',
-    commands: ACTING,
+    commands: LIMITED,
     summary: 'End a run that takes longer.',
     parse: positiveDuration,
   },
@@ -164,7 +166,7 @@ export const OPTIONS = {
   'if-older-than': {
     group: 'run',
     value: 'DURATION',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'Do nothing when the newest good copy is younger.',
     parse: positiveDuration,
   },
@@ -172,7 +174,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'N',
     fallback: '0',
-    commands: ['run'],
+    commands: RUNNING,
     summary:
       'How often a run tries again after what may be gone the next time: a source that is held, a read error, a destination or a server that does not answer.',
     parse: times,
@@ -181,7 +183,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '30s',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'How long to wait before the first retry.',
     parse: duration,
   },
@@ -189,7 +191,7 @@ export const OPTIONS = {
     group: 'run',
     value: 'fixed|linear|exponential',
     fallback: 'fixed',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'How that wait grows, up to 5 minutes.',
     parse: choice('fixed', 'linear', 'exponential'),
   },
@@ -220,7 +222,7 @@ export const OPTIONS = {
     group: 'packing',
     value: 'PATH',
     list: true,
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'Files or directories that belong to the database, archived with every copy.',
     parse: path,
   },
@@ -228,14 +230,14 @@ export const OPTIONS = {
     group: 'off-site',
     value: 'URL',
     list: true,
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'Where copies go besides: s3://BUCKET/PREFIX?endpoint=URL&region=R&storage-class=C, rclone:REMOTE:PATH, file:///DIRECTORY.',
     parse: destination,
   },
   'upload-prune': {
     group: 'off-site',
     value: '',
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'Remove old copies of this name at the destinations too, by the same rules.',
     parse: boolean,
   },
@@ -243,14 +245,14 @@ export const OPTIONS = {
     group: 'off-site',
     value: 'DURATION',
     fallback: '6h',
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'How long uploading to each destination may take; the next run uploads what is missing then.',
     parse: positiveDuration,
   },
   'warn-after': {
     group: 'telling',
     value: 'DURATION',
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'Warn when a run takes longer.',
     parse: positiveDuration,
   },
@@ -306,7 +308,7 @@ export const OPTIONS = {
     group: 'telling',
     value: 'URL',
     secret: true,
-    commands: ['run', 'check'],
+    commands: RUNNING,
     summary: 'A check of healthchecks.io (or of a server that takes the same), which tells when a run did not take place.',
     parse: hookUrl,
   },
@@ -345,21 +347,21 @@ export const OPTIONS = {
   before: {
     group: 'hooks',
     value: 'COMMAND',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'Words, no shell: run before the snapshot; if it fails, the run ends.',
     parse: words,
   },
   after: {
     group: 'hooks',
     value: 'COMMAND',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'Run when a copy was made, with the record as JSON on standard input.',
     parse: words,
   },
   'on-failure': {
     group: 'hooks',
     value: 'COMMAND',
-    commands: ['run'],
+    commands: RUNNING,
     summary: 'Run when a run failed or is incomplete, with the record as JSON on standard input.',
     parse: words,
   },

@@ -351,10 +351,14 @@ describe('check', () => {
       'max-age "soon" must be a duration like 90s, 30m, 26h or 30d (--max-age)',
     ]);
     expect(problemsIn(json.json, shapes.failureDocument)).toEqual([]);
+    expect(json.json.problems?.map((p) => [p.code, p.severity, p.message])).toEqual([['SETTINGS', 'critical', json.json.error?.message]]);
     const text = await dbbackup(['check', s.source, '--to', s.to, '--max-age', 'soon', '--keep-last', 'x']);
     expect(text.stdout).toMatch(/^max-age +soon +--max-age$/m);
     expect(text.stderr).toMatch(/^dbbackup: error SETTINGS: .*max-age "soon".*; .*keep-last "x"|keep-last "x".*; .*max-age "soon"/);
     expect((await dbbackup(['check', '--to', s.to, '--json'])).json.error?.message).toMatch(/database is required/);
+    const nowhere = await dbbackup(['check', s.source, '--json']);
+    const { settings = [] } = nowhere.json as unknown as { settings?: { name: string; value: string }[] };
+    expect(settings.filter((x) => ['to', 'state-dir', 'log-dir'].includes(x.name)).map((x) => x.value)).toEqual(['', '', '']);
   });
 
   test('sees a name that is taken, but does not mind --if-older-than', async () => {
@@ -364,5 +368,16 @@ describe('check', () => {
     expect([taken.code, taken.json.problems?.[0]?.code]).toEqual([1, 'NAME_TAKEN']);
     expect((await dbbackup(['check', s.source, '--to', s.to, '--accept-moved'])).code).toBe(0);
     expect((await dbbackup(['check', s.source, '--to', s.to, '--name', 'free'])).code).toBe(0);
+  });
+
+  test('sees a copy ahead of the clock, as a dry run does, and takes every flag of a run', async () => {
+    const s = scene();
+    const ahead = plant(s.to, baseAt(ago(-3 * HOUR)), { configuredPath: s.source, realPath: s.source });
+    const flags = ['--timeout=1h', '--lock-wait=1m', '--if-older-than=20h', '--retries=1', '--retry-wait=1s', '--retry-backoff=linear', '--before=true'];
+    const check = await dbbackup(['check', s.source, '--to', s.to, '--json', ...flags, '--after=true', '--on-failure=true']);
+    expect(check.code, check.stderr).toBe(0);
+    expect(check.json.problems?.find((p) => p.code === 'CLOCK')).toMatchObject({ severity: 'warning', message: expect.stringContaining(ahead) });
+    const help = async (command: string): Promise<string[]> => (await dbbackup([command, '--help'])).stdout.match(/^ {2}--[a-z-]+ <[A-Z]/gm) ?? [];
+    expect(await help('check')).toEqual(expect.arrayContaining(await help('run')));
   });
 });

@@ -141,7 +141,8 @@ const moreFields = {
 export const run = both(exactly(runFields, { ...dryFields, ...moreFields }), sensible);
 
 const restored = exactly({ file: bareName, target: absolute, safetyCopy: orNull(bareName), setAside: list(absolute) });
-export const restoreDocument = both(exactly({ ...runFields, restored }), sensible);
+/** Null: nothing was restored. */
+export const restoreDocument = both(exactly({ ...runFields, restored: orNull(restored) }), sensible);
 export const listDocument = exactly({ schemaVersion, command: oneOf('list'), copies: list(copy) });
 export const statusDocument = exactly({
   schemaVersion,
@@ -176,7 +177,7 @@ export const checkDocument = exactly({
 export const failureDocument = exactly(
   { schemaVersion, command: oneOf('run', 'list', 'verify', 'restore', 'guard', 'status', 'history', 'check', 'prune', 'schedule', null), exitCode, error },
   // `check` shows the settings all the same.
-  { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })) },
+  { ok: oneOf(false), settings: list(exactly({ name: text, value: anyText, origin: text })), problems: list(problem) },
 );
 export const schedule = exactly({
   schemaVersion,
