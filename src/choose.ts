@@ -40,12 +40,18 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
   return { name, copies: [...latest, ...files.map((f) => copyAt(config, f))] };
 }
 
-/** All copies of the name. */
+/** All copies of the name. Throws `Failed` with COPY_NOT_FOUND where there is none: a name that is wrong must not look like proof. */
 export function chooseAll(config: Config, command: 'verify'): Chosen {
   requireDirectory(copiesIn(config));
   const name = requireName(config, command);
+  const copies = everyCopy(config, name);
+  if (copies.length === 0) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: `there is no copy of ${name}`, to: placeOf(config) });
+  return { name, copies };
+}
+
+function everyCopy(config: Config, name: string): Copy[] {
   try {
-    return { name, copies: [...readCopies(copiesIn(config), name), ...notFiles(copiesIn(config), name)] };
+    return [...readCopies(copiesIn(config), name), ...notFiles(copiesIn(config), name)];
   } catch (error) {
     throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
   }

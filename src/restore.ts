@@ -129,6 +129,7 @@ function inspectOutput(target: string, force: boolean): void {
 export const restoreToFile = (ctx: Context, config: Config, input: Restoring): Promise<ExitCode> =>
   act(ctx, config, 'restore', input.chosen.name, async (acting) => {
     const { recorder, signal } = acting;
+    recorder.add({ restored: null });
     const { copy, manifest } = await look(acting, 'output', input);
     await acting.begin({ lock: false, workspace: false });
     const problem = spaceProblem(acting, manifest, input.target, null, input.filesTo);
@@ -180,6 +181,7 @@ function giveName(file: string, input: Restoring): void {
 export const restoreInto = (ctx: Context, config: Config, input: Restoring): Promise<ExitCode> =>
   act(ctx, config, 'restore', input.chosen.name, async (acting) => {
     const { recorder } = acting;
+    recorder.add({ restored: null });
     await look(acting, 'into', input);
     await acting.begin();
     // Under the lock once more: the copy may have been pruned, the database replaced.

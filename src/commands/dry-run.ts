@@ -5,6 +5,7 @@ import type { ExitCode } from '../outcome.js';
 import { errnoWords, warning } from '../outcome.js';
 import type { Output } from '../output.js';
 import type { Recorder, Verdict } from '../recorder.js';
+import type { RunRecord } from '../records.js';
 import { redactValue } from '../redact.js';
 import type { Decision } from '../retention.js';
 import type { Config } from '../settings/load.js';
@@ -16,8 +17,11 @@ export function printDecision(output: Output, decision: Decision): void {
   for (const { file, reasons } of decision.keep) output.result(`would keep ${file}: ${reasons.join('; ')}`);
 }
 
-/** Finishes a dry run: its row where a history is ours already, its document, its exit code. */
-export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, verdict: Verdict): ExitCode {
+/**
+ * Finishes a dry run: its row where a history is ours already, its document, its exit code.
+ * @param documentOf what --json prints, from the record
+ */
+export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, verdict: Verdict, documentOf: (record: RunRecord) => object = (r) => r): ExitCode {
   const { user, system } = process.cpuUsage();
   const resources = { cpuMs: Math.round((user + system) / 1000), peakAnonBytes: 0 };
   try {
@@ -31,6 +35,6 @@ export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, ver
     // A directory that cannot be looked into is the failure that is being reported already.
     if (!verdict.failure) recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
   }
-  ctx.output.document(recorder.record(verdict, resources));
+  ctx.output.document(documentOf(recorder.record(verdict, resources)));
   return verdict.exitCode;
 }

@@ -89,6 +89,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     profile: config.profile,
     dryRun: true,
   });
+  recorder.add({ restored: null });
   try {
     const { copy, manifest } = inspectRestore(ctx, config, way, input);
     if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));

@@ -14,6 +14,7 @@ import type { ExitCode, Failure } from '../outcome.js';
 import { describe, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
 import { copiesIn, placeOf } from '../place.js';
+import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
 import type { Config } from '../settings/load.js';
@@ -241,5 +242,6 @@ function dryRun(ctx: Context, config: Config, name: string, copies: readonly Cop
       `would prove ${copy.file} (${bytes(copy.sizeBytes)}, ${copy.verifiedAt === null ? 'never verified' : `verified ${ctx.output.time(copy.verifiedAt)}`})`,
     );
   }
-  return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
+  const verdict: Verdict = { status: 'ok', exitCode: 0, failure: null, failedStage: null };
+  return saveDryRun(ctx, config, recorder, verdict, (record) => ({ ...record, ok: true, results: [], plan: { files: copies.map((c) => c.file) } }));
 }

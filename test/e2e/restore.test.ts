@@ -76,7 +76,8 @@ describe('restore -o', () => {
     const out = join(s.home, 'out.db');
     writeFileSync(out, 'precious');
     const refused = await s.ask('restore', ['-o', out, '--json']);
-    expect([refused.code, refused.json.error?.code]).toEqual([1, 'TARGET_EXISTS']);
+    expect([refused.code, refused.json.error?.code, refused.json.restored]).toEqual([1, 'TARGET_EXISTS', null]);
+    expect(problemsIn(refused.json, shapes.restoreDocument)).toEqual([]);
     expect(readFileSync(out, 'utf8')).toBe('precious');
     expect((await s.ask('restore', ['-o', out, '--force'])).code).toBe(0);
     expect(sha(out)).toBe(sha(join(s.to, file)));

@@ -199,6 +199,8 @@ describe('which copies', () => {
     expect((await s.ask('verify', ['--json'])).json.error?.code).toBe('COPY_NOT_FOUND');
     mkdirSync(s.to, { mode: 0o700 });
     expect((await s.ask('verify', ['--json'])).json.error?.code).toBe('COPY_NOT_FOUND');
+    const all = await s.ask('verify', ['--all', '--name', 'other', '--json']);
+    expect([all.code, all.json.error?.code, all.json.error?.message]).toEqual([1, 'COPY_NOT_FOUND', expect.stringContaining('no copy of other')]);
     expect(readdirSync(s.to)).toEqual([]);
   });
 });
@@ -209,5 +211,7 @@ test('--dry-run says what it would prove and changes nothing', async () => {
   const before = tree(s.home);
   const dry = await s.ask('verify', ['--all', '--dry-run']);
   expect([dry.code, dry.stdout]).toEqual([0, expect.stringMatching(new RegExp(`^would prove ${file} \\(.*B, verified .*\\)\n$`))]);
+  const json = await s.ask('verify', ['--all', '--dry-run', '--json']);
+  expect(json.json).toMatchObject({ command: 'verify', dryRun: true, ok: true, results: [], plan: { files: [file] }, exitCode: 0 });
   expect(tree(s.home)).toEqual(before);
 });
