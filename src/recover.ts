@@ -32,8 +32,12 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const place = workspace(to, name, left.runId);
     if (await isAlive(place.directory, signal)) continue;
     const found = await finishPublication(to, name, place, signal, unsupported);
-    if (found?.healed) warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
-    runs.set(left.runId, found?.copy ?? null);
+    runs.set(left.runId, found && 'copy' in found ? found.copy : null);
+    if (found && 'withdrawn' in found) {
+      warn(warning('HEALED', `a killed run had not finished publishing ${found.withdrawn}: it does not prove out, and was withdrawn`));
+    } else if (found?.healed) {
+      warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
+    }
     removeTree(place.directory);
   }
   settleAside(stateDir, name, unsupported, warn);
@@ -50,14 +54,17 @@ function list(directory: string): string[] {
   }
 }
 
-/** The copy of a killed run that is whole now, and whether we had to complete it; null: it had published none. */
+/** A copy that is whole now, and whether we had to complete it; or a data file that had its name already and did not prove out. */
+type Finished = { readonly copy: Copy; readonly healed: boolean } | { readonly withdrawn: string };
+
+/** Null: it had published nothing. */
 async function finishPublication(
   to: string,
   name: string,
   place: Workspace,
   signal: AbortSignal,
   unsupported: (what: string) => void,
-): Promise<{ copy: Copy; healed: boolean } | null> {
+): Promise<Finished | null> {
   const manifest = stagedManifest(place, name);
   if (!manifest) return null;
   const data = join(to, manifest.file);
@@ -94,7 +101,7 @@ async function finishPublication(
   remove(data);
   if (archive) remove(archive);
   syncDirectory(to, unsupported);
-  return null;
+  return { withdrawn: manifest.file };
 }
 
 /** Two names of one file. */
