@@ -13,7 +13,7 @@ import type { Context } from './context.js';
 import { bytes, duration } from './format.js';
 import type { Guarding, Original } from './guarding.js';
 import { checkDatabase, checksNote, holderProblem, originalOf, putOriginalBack, refuseHolders, tablesOf } from './guarding.js';
-import type { ExitCode, Failure, StageName } from './outcome.js';
+import type { WayBack as Back, ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, Failed, failureOf, restoreLine, warning } from './outcome.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Manifest } from './records.js';
@@ -180,7 +180,7 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
     recorder.warn(
       critical(failure.code, `${path} was not rolled back: ${refused}. It is as the command left it. To go back to the state before: ${restoreLine(back)}`),
     );
-    return { failure: withEnd(failure, false), stage };
+    return { failure: withEnd(failure, { rolledBack: false, back }), stage };
   }
   // The signal and the time limit have been heard: what comes now must not be cut short.
   const deaf = new AbortController().signal;
@@ -207,17 +207,17 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
     await pool.close();
   }
   recorder.add({ rolledBack: true, tables: tablesOf(way.before.tables, way.before.tables) });
-  return { failure: withEnd(failure, true), stage };
+  return { failure: withEnd(failure, { rolledBack: true }), stage };
 }
 
 /** The failure, knowing what became of the database. */
-function withEnd(failure: Failure, rolledBack: boolean): Failure {
+function withEnd(failure: Failure, end: { readonly rolledBack: boolean; readonly back?: Back }): Failure {
   switch (failure.code) {
     case 'CHECK_FAILED':
     case 'COMMAND_FAILED':
     case 'TIMEOUT':
     case 'INTERRUPTED':
-      return { ...failure, rolledBack };
+      return { ...failure, ...end };
     default:
       return failure;
   }

@@ -97,10 +97,13 @@ export type Failure =
   | { code: 'NAME_TAKEN'; name: string; source: string; other: string }
   /** Another run holds the lock of this name. */
   | { code: 'LOCKED'; name: string; holder: string | null }
-  /** `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database. `next`: the hint, where it is no usual one. */
-  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean; next?: string }
+  /**
+   * `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database; `back`: the way
+   * back that was not gone. `next`: the hint, where it is no usual one.
+   */
+  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean; back?: WayBack; next?: string }
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
-  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; next?: string }
+  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; back?: WayBack; next?: string }
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
@@ -120,9 +123,9 @@ export type Failure =
   /** The copy could not be put in place; `state` says what the database is now. */
   | { code: 'RESTORE_FAILED'; path: string; reason: string; state: string }
   /** A check of `guard` did not pass. `untouched`: of a scratch copy. */
-  | { code: 'CHECK_FAILED'; path: string; when: 'before' | 'after'; check: string; message: string; rolledBack: boolean; untouched?: boolean }
+  | { code: 'CHECK_FAILED'; path: string; when: 'before' | 'after'; check: string; message: string; rolledBack: boolean; untouched?: boolean; back?: WayBack }
   /** The guarded command failed. `how`: `exited with 1`, `was ended by SIGTERM`. `untouched`: it never had the database. */
-  | { code: 'COMMAND_FAILED'; how: string; rolledBack: boolean; untouched?: boolean }
+  | { code: 'COMMAND_FAILED'; how: string; rolledBack: boolean; untouched?: boolean; back?: WayBack }
   /** What was to be put back could not be: a person is needed. */
   | { code: 'ROLLBACK_FAILED'; path: string; reason: string; back: WayBack; setAside: string | null }
   /** `guard --window`: not now. */
@@ -253,10 +256,13 @@ const listLine = (to: string): string => `dbbackup list ${to.startsWith('/') ? '
 const orReadOnly = (path: string): string => `; to verify or restore the copies that are in it, as they are: --from ${shellWord(`file://${path}`)}`;
 
 /** What the database is after a guarded command that failed. */
-function afterCommand(f: { rolledBack: boolean; untouched?: boolean }): string {
+function afterCommand(f: { rolledBack: boolean; untouched?: boolean; back?: WayBack }): string {
   if (f.untouched) return 'the database itself was not touched; mend the command';
-  return f.rolledBack ? 'the database was rolled back to what it was before; mend the command' : 'the database is as the command left it';
+  if (f.rolledBack) return 'the database was rolled back to what it was before; mend the command';
+  return `the database is as the command left it${f.back ? `; ${goBack(f.back)}` : ''}`;
 }
+
+const goBack = (back: WayBack): string => `to go back to the state before: ${restoreLine(back)}`;
 
 const guardedIs = (f: { rolledBack?: boolean }): string =>
   f.rolledBack === undefined ? '' : f.rolledBack ? '; the database was rolled back to what it was before' : '; the database is as the command left it';
@@ -389,7 +395,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'TIMEOUT':
       return {
         message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
-        hint: f.next ?? 'raise --timeout, or find out what made it slow: dbbackup history shows the stages',
+        hint: f.next ?? `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history shows the stages`,
       };
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {
@@ -400,7 +406,7 @@ export function describe(f: Failure): { message: string; hint: string } {
       }
       return {
         message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : guardedIs(f) || '; nothing was left behind'}`,
-        hint: f.next ?? 'run again',
+        hint: f.next ?? (f.back ? goBack(f.back) : 'run again'),
       };
     case 'IO_ERROR':
       return { message: `${f.path}: ${f.reason}`, hint: 'look at dmesg and the health of the disk, then run again' };

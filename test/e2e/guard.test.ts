@@ -411,7 +411,11 @@ describe('others', () => {
     expect(run.code, run.stderr).toBe(1);
     expectShape(run.json);
     expect(run.json).toMatchObject({ status: 'failed', rolledBack: false, setAside: null });
-    expect(run.json.error).toMatchObject({ code: 'COMMAND_FAILED', message: 'the command exited with 1', hint: 'the database is as the command left it' });
+    expect(run.json.error).toMatchObject({
+      code: 'COMMAND_FAILED',
+      message: 'the command exited with 1',
+      hint: expect.stringContaining(`dbbackup restore ${run.json.backupPoint} --into ${s.source}`),
+    });
     const [said] = run.json.warnings ?? [];
     expect(said).toMatchObject({ code: 'COMMAND_FAILED', severity: 'critical' });
     expect(said?.message).toContain(`dbbackup restore ${run.json.backupPoint} --into ${s.source}`);
