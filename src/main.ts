@@ -61,7 +61,7 @@ async function main(argv: readonly string[], earlyWorker: Worker | null): Promis
     import('./outcome.js'),
   ]);
   const tool = toolName();
-  const meant = argv.find((word) => word in COMMANDS);
+  const meant = argv.find((word) => Object.hasOwn(COMMANDS, word));
   const beforeDashes = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
   let invocation: Invocation;
   try {

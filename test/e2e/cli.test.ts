@@ -48,6 +48,7 @@ describe('mistakes on the command line are 64, one line, and a hint', () => {
   test.each([
     [[], /no command was given/],
     [['backup'], /unknown command 'backup'/],
+    [['toString'], /unknown command 'toString'/],
     [['runn'], /unknown command 'runn'.*\(?[Dd]id you mean run/],
     [['help'], /unknown command 'help'/],
     [['schedule', '--to', '/x'], /unknown option '--to'/],
