@@ -37,7 +37,9 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
   const name = names[0] ?? requireName(config, command);
   const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config, name, now)];
-  return { name, copies: [...latest, ...files.map((f) => copyAt(config, f))] };
+  const copies = [...latest, ...files.map((f) => copyAt(config, f))];
+  // Named twice, by its data and its manifest perhaps, it is one copy.
+  return { name, copies: copies.filter((c, i) => copies.findIndex((other) => other.file === c.file) === i) };
 }
 
 /** All copies of the name. Throws `Failed` with COPY_NOT_FOUND where there is none: a name that is wrong must not look like proof. */

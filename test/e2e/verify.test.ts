@@ -170,6 +170,7 @@ describe('which copies', () => {
   test('by file, by manifest, by path, and latest', async () => {
     const { s, file, path, json } = await withCopy();
     for (const word of [file, path, json, 'latest']) expect((await s.ask('verify', [word, '--json'])).json.results?.[0]?.file, word).toBe(file);
+    expect((await s.ask('verify', [file, path, json, 'latest', '--json'])).json.results?.map((r) => r.file)).toEqual([file]);
   });
 
   test.each([
