@@ -13,12 +13,11 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Destination, DestinationError, Patience } from '../../src/destinations/destination.js';
 import { PATIENCE } from '../../src/destinations/destination.js';
-import { openDestination } from '../../src/destinations/open.js';
 import { destination } from '../../src/destinations/url.js';
 import { UNPRINTABLE } from '../../src/settings/values.js';
 import { cannot, ROOT, tempDirectory, until } from '../support/cli.js';
 import type { Found } from '../support/destinations.js';
-import { bytesOf, localFile, markedEnvironment, noRclone, rejection } from '../support/destinations.js';
+import { bytesOf, localFile, markedEnvironment, noRclone, openDestination, rejection } from '../support/destinations.js';
 import type { FakeS3, Fault, Operation } from '../support/fake-s3.js';
 import { startFakeS3 } from '../support/fake-s3.js';
 import { hungMount, noHungMount } from '../support/hung-mount.js';
@@ -289,11 +288,11 @@ test('a child ends with us, also at kill -9', async () => {
   at('put', 'stall');
   const local = localFile(10);
   const code = `
-    import { openDestination } from '${ROOT}/src/destinations/open.ts';
-    import { destination } from '${ROOT}/src/destinations/url.ts';
+    import { openDestination } from '${ROOT}/dist/destinations/open.js';
+    import { destination } from '${ROOT}/dist/destinations/url.js';
     const there = openDestination(destination('s3://${BUCKET}/app?endpoint=${server.endpoint}'), process.env);
     await there.put('${local.file}', 'a.db', { sizeBytes: 10, sha256: '${local.sha256}' }, new AbortController().signal);`;
-  const parent = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '-e', code], { cwd: ROOT, env, stdio: 'inherit' });
+  const parent = spawn(process.execPath, ['--input-type=module', '-e', code], { cwd: ROOT, env, stdio: 'inherit' });
   await server.stalled();
   expect(processes().some(({ argv }) => argv.includes('s3-child'))).toBe(true);
   parent.kill('SIGKILL');

@@ -3,12 +3,20 @@ import { mkdirSync, rmSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Destination } from '../../src/destinations/destination.js';
-import { DestinationError } from '../../src/destinations/destination.js';
-import { openDestination } from '../../src/destinations/open.js';
 import { destination } from '../../src/destinations/url.js';
 import { tempDirectory } from '../support/cli.js';
 import type { Found } from '../support/destinations.js';
-import { bytesOf, localFile, markedEnvironment, noRclone, rejection, startS3rver, startWebDav } from '../support/destinations.js';
+import {
+  bytesOf,
+  DestinationError,
+  localFile,
+  markedEnvironment,
+  noRclone,
+  openDestination,
+  rejection,
+  startS3rver,
+  startWebDav,
+} from '../support/destinations.js';
 import { startFakeS3 } from '../support/fake-s3.js';
 
 const never = new AbortController().signal;

@@ -6,8 +6,14 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
+import type * as destinationModule from '../../src/destinations/destination.js';
 import type { Expected } from '../../src/destinations/destination.js';
-import { tempDirectory } from './cli.js';
+import type * as openModule from '../../src/destinations/open.js';
+import { ROOT, tempDirectory } from './cli.js';
+
+/** As they are built: a child of what is run from TypeScript takes twice as long to start, and these tests start many. */
+export const { openDestination } = (await import(join(ROOT, 'dist/destinations/open.js'))) as typeof openModule;
+export const { DestinationError } = (await import(join(ROOT, 'dist/destinations/destination.js'))) as typeof destinationModule;
 
 export interface LocalFile extends Expected {
   readonly file: string;
