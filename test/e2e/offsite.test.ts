@@ -5,9 +5,11 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { UploadResult } from '../../src/records.js';
-import { dbbackup, type Options, PATH, query, type Result, start, tempDirectory, until } from '../support/cli.js';
+import { dbbackup, type Options, PATH, query, type Result, readJson, start, tempDirectory, until } from '../support/cli.js';
+import { noRclone } from '../support/destinations.js';
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
 import { makeKey } from '../support/packed.js';
+import { differences } from '../support/rows.js';
 import { ago, baseAt, DAY, everything, plant, type Scene, scene, tree } from './scene.js';
 
 const SECRET = 'canary-secret-of-s3-0123456789';
@@ -39,6 +41,7 @@ const local = (s: Scene): string[] =>
     .filter((f) => !f.startsWith('.'))
     .sort();
 const content = (path: string): unknown => query(path, 'SELECT group_concat(id || quote(cents)) AS x FROM invoice');
+const plainSha256Of = (s: Scene): unknown => (readJson(join(s.to, local(s).find((f) => f.endsWith('.json')) ?? '')) as { plainSha256?: unknown }).plainSha256;
 const hash = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 
 /** Files beside the database. */
@@ -390,30 +393,37 @@ describe('files beside the database', () => {
   });
 });
 
-describe('every combination comes back bit for bit', () => {
-  test.each(['none', 'zstd'].flatMap((compress) => [false, true].map((sealed) => [compress, sealed] as const)))(
-    'compress %s, sealed %s',
-    async (compress, sealed) => {
-      const s = scene();
-      const key = await makeKey();
-      const directory = uploads(s);
-      const disk = `file://${tempDirectory('disk')}`;
-      const { url } = place();
-      const seal = sealed ? ['--encrypt-to', key.recipient] : [];
-      const run = await s.run(['--compress', compress, ...seal, '--include', directory, '--upload', url, '--upload', disk, '--json'], withKeys());
-      expect(run.code, run.stderr).toBe(0);
-      const open = sealed ? ['--identity-file', key.path] : [];
-      // The way from the directory itself is tested elsewhere.
-      for (const from of [['--from', url], ...(compress === 'zstd' ? [['--from', disk]] : [])]) {
-        const home = tempDirectory('machine');
-        const args = ['restore', ...from, ...open, '-o', join(home, 'new.db'), '--files-to', join(home, 'files'), '--json'];
-        const restore = await dbbackup(args, withKeys());
-        expect(restore.code, restore.stderr).toBe(0);
-        expect(content(join(home, 'new.db'))).toEqual(content(s.source));
-        expect(shape(join(home, 'files', directory))).toEqual(shape(directory));
-      }
-    },
-  );
+const COMBINATIONS = (['none', 'gzip', 'zstd'] as const).flatMap((compress) =>
+  [false, true].flatMap((sealed) => [false, true].map((included) => ({ compress, sealed, included }))),
+);
+
+describe('every combination comes back bit for bit, from here, S3, rclone and a disk', () => {
+  const rclone = noRclone();
+  if (rclone !== null) process.stderr.write(`not run here: combinations with rclone: ${rclone}\n`);
+
+  test.each(COMBINATIONS)('compress $compress, sealed: $sealed, files: $included', async ({ compress, sealed, included }) => {
+    const s = scene({ journal: 'delete' });
+    const key = await makeKey();
+    const directory = uploads(s);
+    const far = { RCLONE_CONFIG_FAR_TYPE: 'local' };
+    const places = [place().url, `file://${tempDirectory('disk')}`, ...(rclone === null ? [`rclone:far:${tempDirectory('far')}`] : [])];
+    const flags = ['--compress', compress, ...(sealed ? ['--encrypt-to', key.recipient] : []), ...(included ? ['--include', directory] : [])];
+    const run = await s.run([...flags, ...places.flatMap((p) => ['--upload', p]), '--json'], withKeys({ env: far }));
+    expect(run.code, run.stderr).toBe(0);
+    const hashes = [];
+    for (const from of [['--to', s.to], ...places.map((p) => ['--from', p])]) {
+      const home = tempDirectory('machine');
+      const args = ['restore', ...from, ...(sealed ? ['--identity-file', key.path] : []), '-o', join(home, 'new.db')];
+      const restore = await dbbackup([...args, ...(included ? ['--files-to', join(home, 'files')] : []), '--json'], withKeys({ env: far }));
+      expect(restore.code, restore.stderr).toBe(0);
+      hashes.push(hash(join(home, 'new.db')));
+      if (included) expect(shape(join(home, 'files', directory))).toEqual(shape(directory));
+      expect(differences(s.source, join(home, 'new.db'))).toEqual([]);
+    }
+    // The plain copy as it was proven, whichever way it went.
+    expect(new Set(hashes).size).toBe(1);
+    if (!sealed) expect(hashes[0]).toBe(plainSha256Of(s));
+  });
 });
 
 test('the disaster: machine, backup directory and state are gone; database and files come back from S3 with credentials and the key alone', async () => {
