@@ -2,7 +2,7 @@ import { existsSync, lstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { cannot, dbbackup, directoryOf, executableFor, makeDatabase, type Need, type Options, openTempDirectory, type Result, wrap } from '../support/cli.js';
-import { listing, mustBeWhole, mustHaveNoTemp, sourceState } from './proof.js';
+import { listing, mustBeWhole, mustHaveNoTemp, recordsOf, sourceState } from './proof.js';
 
 export const NOBODY = 65534;
 export const PAGE = 4096;
@@ -120,8 +120,7 @@ async function checkSetUp(row: Row, p: Place, setup: Setup): Promise<void> {
   expect(stateOf(source)).toBe(before[2]);
 
   if (!row.unrecorded) {
-    const history = await dbbackup(['history', '--to', to, '--json'], setup.options);
-    expect(history.json.runs?.map((r) => [r.runId, r.status, r.error?.code])).toEqual([[run.json.runId, 'failed', run.json.error?.code]]);
+    expect(recordsOf(to).map((r) => [r.runId, r.status, r.error?.code])).toEqual([[run.json.runId, 'failed', run.json.error?.code]]);
   }
   if (!row.slow) {
     const quiet = await dbbackup([...args(p, setup), '--quiet'], setup.options);

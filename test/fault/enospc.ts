@@ -6,9 +6,9 @@
 import { cpSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { dbbackup, makeDatabase, type Result, start, tempDirectory, wrap } from '../support/cli.js';
-import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { mountExt4, mountTmpfs } from './mounts.js';
-import { contentOf, listing, must, mustBeWhole, mustHaveNoTemp, mustHoldNoBadCopy, processesAt, sourceState } from './proof.js';
+import { contentOf, listing, must, mustBeWhole, mustHaveNoTemp, mustHoldNoBadCopy, processesAt, recordsOf, sourceState } from './proof.js';
 import { type Calibration, calibrate, readTrace } from './trace.js';
 
 const SOURCE_BYTES = 3_000_000;
@@ -80,7 +80,7 @@ async function play(request: Request): Promise<Failure[]> {
       disk.relax();
     }
   });
-  request.note?.([...seen].map(([k, n]) => `${k} ${n}`).join(', '));
+  request.note?.(counted(seen));
   return failures;
 }
 
@@ -121,8 +121,8 @@ async function one(disk: Disk, source: string, content: string, round: Round, se
   const next = await dbbackup(args);
   must(next.code === 0, () => `with room again the next run did not succeed: ${told(next)}`);
   must(mustBeWhole(to, 'after the next run').pairs.has(next.json.copy?.file ?? ''), 'the next copy is not there');
-  const history = await dbbackup(['history', '--to', to, '--json', '--limit', '3']);
-  must(history.code === 0 && (history.json.runs ?? []).every((r) => r.status !== 'running'), () => `the history shows a running run: ${told(history)}`);
+  const running = recordsOf(to).filter((r) => r.status === 'running');
+  must(running.length === 0, () => `the history has a running run: ${running.map((r) => r.runId).join(', ')}`);
 }
 
 interface Filled {

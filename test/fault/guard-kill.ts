@@ -15,7 +15,6 @@ import {
   type Result,
   readJson,
   removeDirectory,
-  signalTo,
   start,
   startCommand,
   tempDirectory,
@@ -23,9 +22,10 @@ import {
   wrap,
 } from '../support/cli.js';
 import { digestRows } from '../support/rows.js';
-import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
-import { descendants, inPrivate, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sha256 } from './proof.js';
-import { bytesAt, DECISIVE, elsewhere, grow, keep, notes, OURS, type Place, rowsAt, setAsides, shuffled, staged } from './restore-kill.js';
+import { kill9, mustLeaveNobody, type Victims } from './ends.js';
+import { counted, type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { inPrivate, must, mustBeWhole, mustHoldNoBadCopy, sha256 } from './proof.js';
+import { bytesAt, DECISIVE, elsewhere, grow, keep, OURS, type Place, rowsAt, setAsides, staged } from './restore-kill.js';
 import { Calibration, type Call, readTrace } from './trace.js';
 
 const SIZE = 400_000;
@@ -444,7 +444,7 @@ async function nextMustWork(stage: Stage, shape: Shape): Promise<void> {
 
 // ----------------------------------------------------------------------------------------------------------------- kills
 
-type Way = 'parent' | 'child' | 'both' | 'call';
+type Way = Victims | 'call';
 
 async function playKills(request: Request): Promise<Failure[]> {
   const home = tempDirectory('guard-kill');
@@ -465,7 +465,7 @@ async function playKills(request: Request): Promise<Failure[]> {
   removeDirectory(home);
   removeDirectory(apart);
   for (const { templates } of stages) removeDirectory(templates);
-  request.note?.(notes(seen));
+  request.note?.(counted(seen));
   return failures;
 }
 
@@ -489,9 +489,7 @@ async function oneKill(stage: Stage, round: Round, seen: Seen & Record<Way, numb
   const killed = result.signal === 'SIGKILL' || result.code === 137;
   if (killed) say('killed');
   else mustEnd(result, say, seen);
-  await until('no child to survive', () => processesAt(stage.place.root).length === 0, 3000).catch(() => {
-    must(false, `survivors: ${processesAt(stage.place.root).join('; ')}`);
-  });
+  await mustLeaveNobody(stage.place.root);
   if (!killed) mustBeAsSaid(stage, shape, result);
   await mustHeal(stage, shape, killed ? null : result, round, seen);
 }
@@ -511,7 +509,7 @@ function pickPhase({ ending }: Shape, random: Random): (typeof PHASES)[number] {
   return random.pick(ending === 'succeed' ? [...PHASES, ...command] : [...PHASES, ...command, ...command, ...after, ...after]);
 }
 
-async function atRandom(stage: Stage, shape: Shape, learnt: Learnt, { random, say }: Round, where: string, how: Way): Promise<Result> {
+async function atRandom(stage: Stage, shape: Shape, learnt: Learnt, { random, say }: Round, where: string, how: Victims): Promise<Result> {
   const phase = pickPhase(shape, random);
   const span = learnt.spans.get(phase.name) ?? 0;
   const delay = random.between(0, span * 1.05);
@@ -519,10 +517,8 @@ async function atRandom(stage: Stage, shape: Shape, learnt: Learnt, { random, sa
   const run = start(argsOf(stage, shape.ending));
   await until(phase.name, () => phase.begins.test(run.stderr()) || !run.isRunning(), 20_000, 1);
   await new Promise((r) => setTimeout(r, delay));
-  const below = descendants(run.pid);
-  const victims = how === 'parent' || below.length === 0 ? [run.pid] : how === 'child' ? [random.pick(below)] : shuffled([run.pid, ...below], random);
-  say(`${where}: kill -9 of ${how} in phase ${phase.name} after ${Math.round(delay)} of ${Math.round(span)} ms`);
-  for (const pid of victims) signalTo(pid, 'SIGKILL');
+  const killed = kill9(run, how, random);
+  say(`${where}: kill -9 of ${how} in phase ${phase.name} after ${Math.round(delay)} of ${Math.round(span)} ms (${killed})`);
   return await run.result;
 }
 

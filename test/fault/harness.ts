@@ -120,6 +120,10 @@ function keepEvidence(label: string, directory: string, why: string): string {
   return kept;
 }
 
+/** What was seen how often, for the table. */
+export const counted = (seen: Readonly<Record<string, number>> | ReadonlyMap<string, number>): string =>
+  (seen instanceof Map ? [...seen] : Object.entries(seen)).map(([what, n]) => `${what} ${n}`).join(', ');
+
 /** A result in a few words, for the text of a failure. */
 export const told = (r: Result): string =>
   `exit ${r.hung ? 'never (hung)' : (r.code ?? r.signal)}, error ${r.json.error?.code ?? '-'}, stderr: ${r.stderr.trim().split('\n').slice(-3).join(' / ')}`;

@@ -5,8 +5,8 @@
 import { cpSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { dbbackup, makeDatabase, tempDirectory, wrap } from '../support/cli.js';
-import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
-import { contentOf, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sourceState } from './proof.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { contentOf, must, mustBeWhole, mustHoldNoBadCopy, processesAt, recordsOf, sourceState } from './proof.js';
 import { type Calibration, type Call, calibrate, readTrace } from './trace.js';
 
 const SOURCE_BYTES = 600_000;
@@ -66,11 +66,7 @@ async function play(request: Request): Promise<Failure[]> {
     },
     LANES,
   );
-  request.note?.(
-    `${calibration.size} calls of ${calibration.kinds.length} kinds to choose from; ${Object.entries(seen)
-      .map(([k, n]) => `${k} ${n}`)
-      .join(', ')}`,
-  );
+  request.note?.(`${calibration.size} calls of ${calibration.kinds.length} kinds to choose from; ${counted(seen)}`);
   return failures;
 }
 
@@ -122,9 +118,8 @@ async function one({ home, source, to, args, content }: Stage, calibration: Cali
   must(next.code === 0, () => `the next run did not succeed: ${told(next)}`);
   const healed = mustBeWhole(to, 'after the next run');
   must(healed.pairs.has(next.json.copy?.file ?? ''), 'the next copy is not there');
-  const history = await dbbackup(['history', '--to', to, '--json']);
-  const running = (history.json.runs ?? []).filter((r) => r.status === 'running');
-  must(history.code === 0 && running.length === 0, () => `the history shows a running run: ${told(history)}`);
+  const running = recordsOf(to).filter((r) => r.status === 'running');
+  must(running.length === 0, () => `the history has a running run: ${running.map((r) => r.runId).join(', ')}`);
 }
 
 export const inject: Scenario = {

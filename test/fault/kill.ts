@@ -2,10 +2,11 @@
 import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { cannot, dbbackup, makeDatabase, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
+import { cannot, dbbackup, makeDatabase, removeDirectory, start, tempDirectory, wrap } from '../support/cli.js';
 import { makeKey } from '../support/packed.js';
-import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
-import { contentOf, descendants, inPlain, must, mustBeWhole, mustHoldNoBadCopy, openSealedWith, processesAt, sourceState } from './proof.js';
+import { kill9, mustLeaveNobody } from './ends.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { contentOf, inPlain, must, mustBeWhole, mustHoldNoBadCopy, openSealedWith, sourceState } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
 /** One that a run does with two children, just so, and one that it does with a single one. */
@@ -47,12 +48,6 @@ const unfinished = (to: string): string[] => {
   return existsSync(temp) ? readdirSync(temp).map((n) => n.replace(/^app-/, '')) : [];
 };
 
-const shuffled = <T>(items: readonly T[], random: Random): T[] =>
-  items
-    .map((item) => ({ item, at: random.next() }))
-    .sort((a, b) => a.at - b.at)
-    .map((x) => x.item);
-
 async function play(request: Request): Promise<Failure[]> {
   const packings = await waysToPack();
   const stages = await Promise.all(SOURCES.map(setStage));
@@ -71,11 +66,7 @@ async function play(request: Request): Promise<Failure[]> {
     }
   });
   for (const { home } of stages) removeDirectory(home);
-  request.note?.(
-    `a run takes ${stages.map(({ usual }) => Math.round(usual)).join(' or ')} ms; killed: ${Object.entries(seen)
-      .map(([k, n]) => `${k} ${n}`)
-      .join(', ')}`,
-  );
+  request.note?.(`a run takes ${stages.map(({ usual }) => Math.round(usual)).join(' or ')} ms; killed: ${counted(seen)}`);
   return failures;
 }
 
@@ -117,10 +108,8 @@ async function one(
     const delay = random.between(0, usual * (packing.length === 0 ? 1.02 : 3));
     const run = start(args);
     await new Promise((r) => setTimeout(r, delay));
-    const below = descendants(run.pid);
-    const victims = how === 'parent' || below.length === 0 ? [run.pid] : how === 'child' ? [random.pick(below)] : shuffled([run.pid, ...below], random);
-    round.say(`kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms (${victims.length} of ${below.length + 1} processes)`);
-    for (const pid of victims) signalTo(pid, 'SIGKILL');
+    const killed = kill9(run, how, random);
+    round.say(`kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms (${killed})`);
     const result = await run.result;
     parentDied = result.signal === 'SIGKILL';
     if (!parentDied) {
@@ -130,9 +119,7 @@ async function one(
     }
   }
   seen[how]++;
-  await until('no child to survive', () => processesAt(home).length === 0, 3000).catch(() => {
-    must(false, `survivors: ${processesAt(home).join('; ')}`);
-  });
+  await mustLeaveNobody(home);
 
   const found = mustHoldNoBadCopy(to, 'after the kill');
   const left = parentDied ? unfinished(to) : [];

@@ -1,10 +1,11 @@
 /** Power cuts on a loop-mounted ext4: after exit 0 the copy is there, whole; otherwise nothing bad is. */
-import { cpSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync } from 'node:fs';
 import { join } from 'node:path';
-import { dbbackup, makeDatabase, type Result, removeDirectory, signalTo, start, tempDirectory, until, wrap } from '../support/cli.js';
-import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { dbbackup, makeDatabase, type Result, removeDirectory, tempDirectory, until } from '../support/cli.js';
+import { cutAfter, cutAtCall, mustLeaveNobody } from './ends.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { type Ext4, mountExt4, PowerSwitch } from './mounts.js';
-import { contentOf, descendants, must, mustBeWhole, mustHoldNoBadCopy, newestOf, processesAt } from './proof.js';
+import { contentOf, must, mustBeWhole, mustHoldNoBadCopy, newestOf, recordsOf } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
 const SOURCE_BYTES = 4_000_000;
@@ -64,11 +65,7 @@ async function play(request: Request): Promise<Failure[]> {
   });
   power.off();
   removeDirectory(home);
-  request.note?.(
-    Object.entries(seen)
-      .map(([k, n]) => `${k} ${n}`)
-      .join(', '),
-  );
+  request.note?.(counted(seen));
   return failures;
 }
 
@@ -81,9 +78,6 @@ function keepDisk(from: string, to: string): void {
 }
 
 type Seen = Record<'afterExit' | 'atRandom' | 'atCall' | 'exit0' | 'failed', number>;
-
-const anyStopped = (directory: string): boolean =>
-  readdirSync(directory).some((n) => readFileSync(join(directory, n), 'utf8').includes('--- stopped by SIGSTOP ---'));
 
 async function runAndCut(bench: Bench, power: PowerSwitch, round: Round, seen: Seen): Promise<Result> {
   const { random } = round;
@@ -100,25 +94,11 @@ async function runAndCut(bench: Bench, power: PowerSwitch, round: Round, seen: S
   if (how === 'atRandom') {
     const delay = random.between(0, bench.usual * 1.02);
     round.say(`cut after ${Math.round(delay)} of ${Math.round(bench.usual)} ms`);
-    const run = start(args, { deadlineMs: 30_000 });
-    await new Promise((r) => setTimeout(r, delay));
-    await power.cut(disk.point);
-    return run.result;
+    return await cutAfter(args, delay, power, disk.point);
   }
-  // The run is stopped at a chosen call, the power is cut, and then it goes on against a dead disk.
-  const { call, when } = bench.calibration.pick(random, DECISIVE);
-  round.say(`cut at ${call} ${when}`);
-  const traces = join(round.directory, 'trace');
-  mkdirSync(traces);
-  const run = start(args, { deadlineMs: 30_000, through: wrap.fault(join(traces, 'log'), [{ calls: call, signal: 'STOP', when }]) });
-  await until('the chosen call', () => !run.isRunning() || anyStopped(traces), 20_000);
-  await power.cut(disk.point);
-  // Each process that reaches its own N-th call stops there; all go on.
-  while (run.isRunning()) {
-    for (const pid of descendants(run.pid)) signalTo(pid, 'SIGCONT');
-    await new Promise((r) => setTimeout(r, 20));
-  }
-  return run.result;
+  const call = bench.calibration.pick(random, DECISIVE);
+  round.say(`cut at ${call.call} ${call.when}`);
+  return await cutAtCall(args, call, power, disk.point, round);
 }
 
 async function one(bench: Bench, power: PowerSwitch, round: Round, seen: Seen): Promise<void> {
@@ -129,9 +109,7 @@ async function one(bench: Bench, power: PowerSwitch, round: Round, seen: Seen): 
   mustEndCleanly(result);
   if (result.code === 0) seen.exit0++;
   else seen.failed++;
-  await until('no process on the file system', () => processesAt(disk.point).length === 0, 5000).catch(() => {
-    must(false, `survivors: ${processesAt(disk.point).join('; ')}`);
-  });
+  await mustLeaveNobody(disk.point, 5000);
   disk.unmount();
   disk.mount();
 
@@ -147,8 +125,8 @@ async function one(bench: Bench, power: PowerSwitch, round: Round, seen: Seen): 
   must(next.code === 0, () => `the next run did not succeed: ${told(next)}`);
   const healed = mustBeWhole(to, 'after the next run');
   must(healed.pairs.has(next.json.copy?.file ?? ''), 'the next copy is not there');
-  const history = await dbbackup(['history', '--to', to, '--json', '--limit', '4']);
-  must(history.code === 0 && (history.json.runs ?? []).every((r) => r.status !== 'running'), () => `the history shows a running run: ${told(history)}`);
+  const running = recordsOf(to).filter((r) => r.status === 'running');
+  must(running.length === 0, () => `the history has a running run: ${running.map((r) => r.runId).join(', ')}`);
 }
 
 export const power: Scenario = {

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, copyFileSync, existsSync, lstatSync, openSync, readdirSync, readFileSync, readlinkSync, readSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import type { Manifest } from '../../src/records.js';
+import type { Manifest, RunRecord } from '../../src/records.js';
 import { removeDirectory, tempDirectory } from '../support/cli.js';
 import { type Key, unpackedBy } from '../support/packed.js';
 
@@ -192,6 +192,17 @@ export function mustBeWhole(to: string, when: string, state = join(to, '.dbbacku
   must(found.loneManifests.length === 0, () => `${when}: manifests without data: ${found.loneManifests.join(', ')}`);
   mustHaveNoTemp(to, when, state);
   return found;
+}
+
+/** The records in a history as they were written, newest first. */
+export function recordsOf(to: string): RunRecord[] {
+  const db = new Database(join(to, '.dbbackup/history.db'), { readonly: true });
+  try {
+    const texts = db.prepare<[], string>('SELECT record FROM runs ORDER BY seq DESC').pluck().all();
+    return texts.map((text) => JSON.parse(text) as RunRecord);
+  } finally {
+    db.close();
+  }
 }
 
 /** What lies below `<to>/.dbbackup/tmp`. */

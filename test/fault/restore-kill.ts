@@ -13,7 +13,6 @@ import {
   makeDatabase,
   type Result,
   removeDirectory,
-  signalTo,
   start,
   tempDirectory,
   type UserOfDatabase,
@@ -22,9 +21,10 @@ import {
   wrap,
 } from '../support/cli.js';
 import { digestRows } from '../support/rows.js';
-import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { cutAfter, cutAtCall, kill9, mustLeaveNobody } from './ends.js';
+import { counted, type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { type Ext4, mountExt4, PowerSwitch } from './mounts.js';
-import { descendants, inPrivate, must, mustBeWhole, mustHoldNoBadCopy, processesAt, sha256 } from './proof.js';
+import { inPrivate, must, mustBeWhole, mustHoldNoBadCopy, sha256 } from './proof.js';
 import { type Calibration, type Call, calibrate } from './trace.js';
 
 /** Calls of which a restore makes few and which decide. */
@@ -467,11 +467,6 @@ export function keep({ root, to }: Place, directory: string): void {
   }
 }
 
-export const notes = (seen: Readonly<Record<string, number>>): string =>
-  Object.entries(seen)
-    .map(([k, n]) => `${k} ${n}`)
-    .join(', ');
-
 async function playKills(request: Request): Promise<Failure[]> {
   const home = tempDirectory('restore-kill');
   const work = join(home, 'work');
@@ -490,7 +485,7 @@ async function playKills(request: Request): Promise<Failure[]> {
   removeDirectory(home);
   removeDirectory(apart);
   for (const { templates } of stages) removeDirectory(templates);
-  request.note?.(notes(seen));
+  request.note?.(counted(seen));
   return failures;
 }
 
@@ -503,45 +498,36 @@ function shapeOf(index: number): Shape {
   return shape;
 }
 
-export const shuffled = <T>(items: readonly T[], random: Random): T[] =>
-  items
-    .map((item) => ({ item, at: random.next() }))
-    .sort((a, b) => a.at - b.at)
-    .map((x) => x.item);
-
 async function oneKill(stage: Stage, round: Round, seen: Seen & Record<'parent' | 'child' | 'both' | 'call', number>): Promise<void> {
   const { random, say } = round;
   const shape = shapeOf(round.index);
   const how = random.pick(['parent', 'child', 'both', 'call', 'call', 'call', 'call'] as const);
   seen[how]++;
-  // Before the place is laid out: to learn takes a restore.
-  const learnt = how === 'call' ? await callsOf(stage, shape) : await usualOf(stage, shape);
+  // Now, before the place is laid out: to learn takes a restore.
+  await (how === 'call' ? callsOf : usualOf)(stage, shape);
   lay(stage, shape);
   const args = argsOf(stage, shape);
   const reader = shape.reader ? await holdOldState(stage.place.target) : null;
   const where = `${shape.name}${isApart(round) ? ', backups apart' : ''}`;
   let result: Result;
-  if (typeof learnt !== 'number') {
-    const { call, when } = pickCall(learnt, random);
+  if (how === 'call') {
+    const { call, when } = pickCall(await callsOf(stage, shape), random);
     say(`${where}: kill -9 at ${call} ${when}`);
     mkdirSync(join(round.directory, 'trace'));
     result = await dbbackup(args, { through: wrap.fault(join(round.directory, 'trace/log'), [{ calls: call, signal: 'KILL', when }]) });
   } else {
-    const delay = random.between(learnt * 0.3, learnt * 1.05);
+    const usual = await usualOf(stage, shape);
+    const delay = random.between(usual * 0.3, usual * 1.05);
     const run = start(args);
     await new Promise((r) => setTimeout(r, delay));
-    const below = descendants(run.pid);
-    const victims = how === 'parent' || below.length === 0 ? [run.pid] : how === 'child' ? [random.pick(below)] : shuffled([run.pid, ...below], random);
-    say(`${where}: kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(learnt)} ms`);
-    for (const pid of victims) signalTo(pid, 'SIGKILL');
+    const killed = kill9(run, how, random);
+    say(`${where}: kill -9 of ${how} after ${Math.round(delay)} of ${Math.round(usual)} ms (${killed})`);
     result = await run.result;
   }
   if (result.signal === 'SIGKILL' || result.code === 137) say('killed');
   else mustEnd(result, say, seen);
   await reader?.crash();
-  await until('no child to survive', () => processesAt(stage.place.root).length === 0, 3000).catch(() => {
-    must(false, `survivors: ${processesAt(stage.place.root).join('; ')}`);
-  });
+  await mustLeaveNobody(stage.place.root);
   if (result.code === 0) must(judge(stage, shape, 'after exit 0') === 'new', 'exit 0, and the old database is there');
   await mustHeal(stage, shape, round, seen);
 }
@@ -600,13 +586,9 @@ async function playCuts(request: Request): Promise<Failure[]> {
     }
   });
   power.off();
-  request.note?.(notes(seen));
+  request.note?.(counted(seen));
   return failures;
 }
-
-/** Whether strace has stopped somebody. */
-const anyStopped = (directory: string): boolean =>
-  readdirSync(directory).some((n) => readFileSync(join(directory, n), 'utf8').includes('--- stopped by SIGSTOP ---'));
 
 async function oneCut(
   { disk, stage }: Bench,
@@ -618,9 +600,9 @@ async function oneCut(
   const shape = shapeOf(round.index);
   const how = random.pick(['afterExit', 'atRandom', 'atCall', 'atCall'] as const);
   seen[how]++;
-  // Before the place is laid out: to learn takes a restore.
-  const usual = how === 'atRandom' ? await usualOf(stage, shape) : 0;
-  const calibration = how === 'atCall' ? await callsOf(stage, shape) : null;
+  // Now, before the place is laid out: to learn takes a restore.
+  if (how === 'atRandom') await usualOf(stage, shape);
+  if (how === 'atCall') await callsOf(stage, shape);
   lay(stage, shape);
   // What is there before the restore has been there for long.
   disk.unmount();
@@ -629,38 +611,24 @@ async function oneCut(
   const where = `${shape.name}${isApart(round) ? ', backups apart' : ''}`;
   const args = argsOf(stage, shape);
   let result: Result;
-  if (calibration) {
-    // Stopped at a chosen call; the power is cut, and then it goes on against a dead disk.
-    const { call, when } = pickCall(calibration, random);
-    say(`${where}: cut at ${call} ${when}`);
-    const traces = join(round.directory, 'trace');
-    mkdirSync(traces);
-    const run = start(args, { deadlineMs: 30_000, through: wrap.fault(join(traces, 'log'), [{ calls: call, signal: 'STOP', when }]) });
-    await until('the chosen call', () => !run.isRunning() || anyStopped(traces), 20_000);
-    await power.cut(disk.point);
-    while (run.isRunning()) {
-      for (const pid of descendants(run.pid)) signalTo(pid, 'SIGCONT');
-      await new Promise((r) => setTimeout(r, 20));
-    }
-    result = await run.result;
-  } else if (how === 'afterExit') {
+  if (how === 'afterExit') {
     say(`${where}: cut right after the end`);
     result = await dbbackup(args);
     await power.cut(disk.point);
     must(result.code === 0, () => `a restore without any fault failed: ${told(result)}`);
-  } else {
+  } else if (how === 'atRandom') {
+    const usual = await usualOf(stage, shape);
     const delay = random.between(usual * 0.3, usual * 1.05);
     say(`${where}: cut after ${Math.round(delay)} of ${Math.round(usual)} ms`);
-    const run = start(args, { deadlineMs: 30_000 });
-    await new Promise((r) => setTimeout(r, delay));
-    await power.cut(disk.point);
-    result = await run.result;
+    result = await cutAfter(args, delay, power, disk.point);
+  } else {
+    const call = pickCall(await callsOf(stage, shape), random);
+    say(`${where}: cut at ${call.call} ${call.when}`);
+    result = await cutAtCall(args, call, power, disk.point, round);
   }
   mustEnd(result, say, seen);
   await reader?.crash();
-  await until('no process on the file system', () => processesAt(disk.point).length === 0, 5000).catch(() => {
-    must(false, `survivors: ${processesAt(disk.point).join('; ')}`);
-  });
+  await mustLeaveNobody(disk.point, 5000);
   disk.unmount();
   disk.mount();
   if (result.code === 0) must(judge(stage, shape, 'after exit 0') === 'new', 'exit 0, and after the power cut the old database is there');
