@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { dbbackup, removeDirectory, tempDirectory, until } from '../support/cli.js';
 import { auditLedger, digestLedger, type LedgerApp, type LedgerDiary, makeLedger, startLedger } from '../support/ledger.js';
-import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { inPrivate, must, mustBeWhole } from './proof.js';
 
 /** Times 2 kB. */
@@ -77,11 +77,7 @@ async function play(request: Request): Promise<Failure[]> {
     }
   });
   await leave();
-  request.note?.(
-    Object.entries(seen)
-      .map(([k, n]) => `${k} ${n}`)
-      .join(', '),
-  );
+  request.note?.(counted(seen));
   return failures;
 }
 

@@ -2,7 +2,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { dbbackup, killGroup, makeDatabase, type Result, removeDirectory, signalTo, start, tempDirectory, wrap } from '../support/cli.js';
-import { type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { listing, must, mustBeWhole, processesAt, sourceState } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
@@ -39,7 +39,7 @@ async function play(request: Request): Promise<Failure[]> {
   const seen = new Map<string, number>();
   const failures = await rounds('signals', request, (round) => one(stage, round, seen));
   removeDirectory(home);
-  request.note?.([...seen].map(([k, n]) => `${k} ${n}`).join(', '));
+  request.note?.(counted(seen));
   return failures;
 }
 

@@ -22,7 +22,7 @@ import {
 import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { damage, dbbackup, leaveSidecars, makeDatabase, type Result, removeDirectory, tempDirectory } from '../support/cli.js';
-import { type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
+import { counted, type Failure, mustEndCleanly, type Random, type Request, type Round, rounds, type Scenario, told } from './harness.js';
 import { must, sha256, sourceState } from './proof.js';
 
 // ------------------------------------------------------------------------------------------------------------ tampers
@@ -370,11 +370,7 @@ async function play(request: Request): Promise<Failure[]> {
   // What is refused above must be refused for the tampering alone.
   await untampered(stage).catch((error: unknown) => failures.push({ round: -1, why: String(error) }));
   removeDirectory(stage.home);
-  request.note?.(
-    `${stage.edits.length} edits and ${TAMPERS.length} other kinds; ${Object.entries(seen)
-      .map(([k, n]) => `${k} ${n}`)
-      .join(', ')}`,
-  );
+  request.note?.(`${stage.edits.length} edits and ${TAMPERS.length} other kinds; ${counted(seen)}`);
   return failures;
 }
 
