@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
+import { recordsOf } from '../fault/proof.js';
 import {
   breakRows,
   cannot,
@@ -61,7 +62,7 @@ function expectShape(json: Result['json'], dryRun = false): void {
 }
 
 /** What every failed guard must have left: the database as it was, and the failed state set aside. */
-async function expectRolledBack(s: Scene, run: Result, before: unknown, code = 1): Promise<void> {
+function expectRolledBack(s: Scene, run: Result, before: unknown, code = 1): void {
   expect([run.code, run.hung], run.stderr).toEqual([code, false]);
   expectShape(run.json);
   expect(run.json).toMatchObject({ status: 'rolled_back', exitCode: code, rolledBack: true });
@@ -71,8 +72,7 @@ async function expectRolledBack(s: Scene, run: Result, before: unknown, code = 1
   if (setAside) expect(setAside.startsWith(join(s.state, 'aside/'))).toBe(true);
   expect(dataFiles(s.to)).toEqual([backupPoint]);
   expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
-  const history = await s.ask('history', ['--json']);
-  expect(history.json.runs?.map((r) => [r.command, r.status, r.exitCode])).toEqual([['guard', 'rolled_back', code]]);
+  expect(recordsOf(s.to).map((r) => [r.command, r.status, r.exitCode])).toEqual([['guard', 'rolled_back', code]]);
 }
 
 describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => {
@@ -170,7 +170,7 @@ describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => 
     chmodSync(s.source, 0o640);
     const before = contentOf(s.source);
     const run = await guard(s, ['--check', 'SELECT * FROM invoice WHERE cents < 0'], migration(body));
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(run.json.error).toMatchObject({ code, stage: code === 'CHECK_FAILED' ? 'check' : 'command' });
     expect(run.json.child?.exitCode).toBe(exitCode);
     expect(run.json.checks?.some((c) => !c.ok)).toBe(code === 'CHECK_FAILED');
@@ -183,7 +183,7 @@ describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => 
 test('the failed state is set aside, whole', async () => {
   const s = scene({ journal: 'wal' });
   const run = await guard(s, [], migration("db.exec('DELETE FROM invoice; CREATE TABLE mine (a)'); process.kill(process.pid, 'SIGKILL')"));
-  await expectRolledBack(s, run, contentOf(s.source));
+  expectRolledBack(s, run, contentOf(s.source));
   const aside = join(run.json.setAside ?? '', 'app.db');
   expect([modeOf(run.json.setAside ?? ''), modeOf(aside)]).toEqual(['700', '600']);
   const failed = contentOf(aside) as { rows: [string, unknown[]][] };
@@ -201,7 +201,7 @@ describe('ended early', () => {
     await until('the command is at work', () => running.stderr().includes('at work'));
     process.kill(running.pid, signal);
     const run = await running.result;
-    await expectRolledBack(s, run, before, { SIGTERM: 143, SIGINT: 130, SIGHUP: 129 }[signal]);
+    expectRolledBack(s, run, before, { SIGTERM: 143, SIGINT: 130, SIGHUP: 129 }[signal]);
     expect(run.json.error).toMatchObject({ code: 'INTERRUPTED', message: `ended by ${signal}; the database was rolled back to what it was before` });
     expect(run.json.child?.signal).toBe(signal);
     expect(run.durationMs).toBeLessThan(10_000);
@@ -216,7 +216,7 @@ describe('ended early', () => {
     const running = start(['guard', '--database', s.source, '--to', s.to, '--json', '--', ...stubborn]);
     await until('the command is at work', () => running.stderr().includes('at work'));
     process.kill(running.pid, 'SIGTERM');
-    await expectRolledBack(s, await running.result, before, 143);
+    expectRolledBack(s, await running.result, before, 143);
   });
 
   test('--command-timeout: TERM, and KILL for what does not listen, and for what it started', async () => {
@@ -225,7 +225,7 @@ describe('ended early', () => {
     const deaf = "process.on('SIGTERM', () => {}); setInterval(() => {}, 1000)";
     const body = `db.exec('DELETE FROM invoice'); require('child_process').spawn(process.execPath, ['-e', "${deaf}"], { detached: true }); ${deaf}`;
     const run = await guard(s, ['--command-timeout', '500ms'], migration(body));
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(run.json.error).toMatchObject({ code: 'COMMAND_FAILED', message: 'the command ran longer than 0.5 s (--command-timeout) and was ended' });
     expect(run.json.child).toMatchObject({ exitCode: null, signal: 'SIGKILL' });
     expect(spawnSync('sh', ['-c', `grep -lz "GUARDED_RUN=${run.json.runId}" /proc/[0-9]*/environ 2>/dev/null`], { encoding: 'utf8' }).stdout).toBe('');
@@ -235,7 +235,7 @@ describe('ended early', () => {
     const s = scene({ journal: 'wal' });
     const before = contentOf(s.source);
     const run = await guard(s, ['--timeout', '2500ms'], slow);
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(run.json.error?.code).toBe('TIMEOUT');
   });
 
@@ -244,7 +244,7 @@ describe('ended early', () => {
     const before = contentOf(s.source);
     const eat = 'const a = []; setInterval(() => a.push(Buffer.alloc(2e6, 1)), 20)';
     const run = await guard(s, ['--memory-limit', '120MB'], ['sh', '-c', '"$0" -e "$1"; true', process.execPath, eat]);
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(run.json.error?.message).toMatch(/^the command used \d+\.\d MB of memory, more than 120\.0 MB \(--memory-limit\), and was ended$/);
     expect(run.json.warnings?.map((w) => w.code)).toEqual(['MEMORY_HIGH']);
     expect(run.json.child?.peakAnonBytes).toBeGreaterThan(120e6);
@@ -428,7 +428,7 @@ describe('others', () => {
     const before = contentOf(s.source);
     const app = await useDatabase(s.source, ['SELECT 1']);
     const run = await guard(s, ['--shared', '--yes'], migration("db.exec('DELETE FROM invoice'); process.exitCode = 1"));
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     await app.crash();
   });
 
@@ -448,7 +448,7 @@ describe('others', () => {
     const stay = `const db = new (require('${DRIVER}'))('${s.source}'); db.exec('DELETE FROM invoice'); setInterval(() => {}, 1000)`;
     const body = `require('child_process').spawn(process.execPath, ['-e', ${JSON.stringify(stay)}], { detached: true, stdio: 'ignore' }).unref(); setTimeout(() => {}, 1000)`;
     const run = await guard(s, [], [process.execPath, '-e', body]);
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(run.json.error?.message).toMatch(/^the command left processes behind that have the database open: \d+ \(node\)$/);
   });
 });
@@ -596,7 +596,7 @@ describe('the way back', () => {
     symlinkSync('app.db.real', s.source);
     const before = contentOf(s.source);
     const run = await guard(s, [], ['sh', '-c', `rm ${s.source}.real; exit 1`]);
-    await expectRolledBack(s, run, before);
+    expectRolledBack(s, run, before);
     expect(lstatSync(s.source).isSymbolicLink()).toBe(true);
   });
 
