@@ -27,9 +27,9 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     // Tests change directories, umasks and signals of their process, and load a native module: a process per file.
     pool: 'forks',
-    // Three files at a time, whatever the machine: each starts processes of its own and waits for them, and time limits must mean the same everywhere.
+    // Four files at a time, whatever the machine: each starts processes of its own and waits for them, and time limits must mean the same everywhere.
     fileParallelism: true,
-    maxWorkers: 3,
+    maxWorkers: 4,
     sequence: { sequencer: LongestFirst },
     testTimeout: 60_000,
     hookTimeout: 60_000,
