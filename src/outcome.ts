@@ -4,6 +4,7 @@
  * into an exit code. README's tables are generated from `EXIT_CODES` and `CODE_DOCS`.
  */
 
+import { constants } from 'node:os';
 import { bytes } from './format.js';
 import { shellWord } from './system/processes.js';
 
@@ -583,10 +584,16 @@ const ERRNO_WORDS: Record<string, string> = {
   ENAMETOOLONG: 'the name is too long',
   EMFILE: 'too many open files',
   ESTALE: 'stale network file handle',
+  EDQUOT: 'the disk quota is used up',
 };
 
 /** The errno or SQLite code of an error, or an empty text. */
-export const errnoOf = (error: unknown): string => (error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '');
+export function errnoOf(error: unknown): string {
+  if (!(error instanceof Error) || !('code' in error) || typeof error.code !== 'string') return '';
+  // libuv has no name for some, a full quota (EDQUOT) among them: "Unknown system error -122".
+  const unnamed = /^Unknown system error -(\d+)$/.exec(error.code)?.[1];
+  return unnamed === undefined ? error.code : (Object.entries(constants.errno).find(([, number]) => number === Number(unnamed))?.[0] ?? error.code);
+}
 
 /** An errno in words, with the errno itself for searching. */
 export function errnoWords(error: unknown): string {

@@ -33,7 +33,13 @@ export const hasChannel = (telling: Telling): boolean => CHANNELS.some((channel)
 
 /** The same, or something waits that was queued when there was one: it has to come to an end as well. */
 export function hasWork(telling: Telling, stateDir: string | null): boolean {
-  return hasChannel(telling) || (stateDir !== null && lstatOrNull(outboxPath(stateDir)) !== null);
+  if (hasChannel(telling) || stateDir === null) return hasChannel(telling);
+  try {
+    return lstatOrNull(outboxPath(stateDir)) !== null;
+  } catch {
+    // It cannot be looked at: whoever opens it says so.
+    return true;
+  }
 }
 
 /** What came of sending one message on one channel. `failure` beside `delivered`: some did not get it. */
