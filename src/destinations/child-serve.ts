@@ -1,13 +1,13 @@
 /** The half of a destination's child that speaks with the parent (child-protocol.ts). */
-import { writeSync } from 'node:fs';
+
 import { Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { writeAnswer } from '../system/answers.js';
 import type { Numbered, Reply, Request, Trouble } from './child-protocol.js';
 import { DestinationError, tooLong } from './destination.js';
 
-const ANSWERS_FD = 3;
 const BYTES_FD = 4;
 
 /** In words, for errors: `storing "app.db"`. */
@@ -38,15 +38,7 @@ export function serve<T>(answer: (target: T, request: Request) => Promise<unknow
   });
 }
 
-function reply(r: Reply): void {
-  const line = Buffer.from(`${JSON.stringify(r)}\n`);
-  try {
-    for (let done = 0; done < line.length; ) done += writeSync(ANSWERS_FD, line, done);
-  } catch {
-    // The parent is gone: nobody is left to tell (traps, 44).
-    process.exitCode = 1;
-  }
-}
+const reply = (r: Reply): void => writeAnswer(r);
 
 /** An error as it is told. */
 export const inWords = ({ kind, message, transient }: DestinationError): Trouble => ({ kind, message, transient });

@@ -2,16 +2,17 @@
  * The SQLite child: every statement on a source or a copy runs here, so that it can be killed in the middle of one.
  * It opens what it is told, works, closes, answers. It holds no policy: the parent decides what a finding means.
  */
+
 import { createHash } from 'node:crypto';
-import { closeSync, constants, openSync, readdirSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
 import type { Check } from '../records.js';
+import { writeAnswer } from './answers.js';
 import { anonBytesOf } from './memory.js';
 import type { Answers, Findings, Properties, Reply, Request, SchemaObject } from './worker-protocol.js';
 
-const ANSWERS_FD = 3;
 /** As much as SQLite maps at most (traps, 39). */
 const MMAP_BYTES = 2_147_418_112;
 /** For each of two children, within the 200 MB that all our processes may use. */
@@ -569,15 +570,7 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
   }
 }
 
-function reply(r: Reply): void {
-  const line = Buffer.from(`${JSON.stringify(r)}\n`);
-  try {
-    for (let done = 0; done < line.length; ) done += writeSync(ANSWERS_FD, line, done);
-  } catch {
-    // The parent is gone: nobody is left to tell (traps, 44).
-    process.exitCode = 1;
-  }
-}
+const reply = (r: Reply): void => writeAnswer(r);
 
 function errorOf(error: unknown): { code: string; message: string } {
   const e = error instanceof Error ? error : new Error(String(error));

@@ -7,6 +7,7 @@ import { History, historyPath } from '../../src/history.js';
 import { type MetricsFacts, render } from '../../src/metrics.js';
 import type { CommandName, RunRecord, RunStatus } from '../../src/records.js';
 import { cannot, ROOT, tempDirectory } from '../support/cli.js';
+import { recordOf } from '../support/records.js';
 
 const noPromtool = cannot('promtool');
 if (noPromtool) console.log(`skipped: ${noPromtool}`);
@@ -132,31 +133,8 @@ describe('the text', () => {
 });
 
 let made = 0;
-function record(command: CommandName, status: RunStatus, more: Partial<RunRecord> = {}): RunRecord {
-  return {
-    schemaVersion: 1,
-    command,
-    runId: `run-${made++}`,
-    name: 'app',
-    profile: null,
-    status,
-    dryRun: false,
-    startedAt: '2026-11-21T03:17:00.000Z',
-    finishedAt: status === 'running' ? null : '2026-11-21T03:17:04.000Z',
-    durationMs: 4000,
-    exitCode: 0,
-    attempts: 1,
-    source: null,
-    copy: null,
-    stages: [],
-    kept: [],
-    pruned: [],
-    warnings: [],
-    error: null,
-    resources: { cpuMs: 0, peakAnonBytes: 0 },
-    ...more,
-  };
-}
+const record = (command: CommandName, status: RunStatus, more: Partial<RunRecord> = {}): RunRecord =>
+  recordOf({ command, status, runId: `run-${made++}`, finishedAt: status === 'running' ? null : '2026-11-21T03:17:04.000Z', durationMs: 4000, ...more });
 
 describe('the counters', () => {
   test('count what ended, by command and status; not what is dry, runs still, or has another name', () => {

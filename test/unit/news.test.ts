@@ -3,33 +3,13 @@ import { describe, expect, test } from 'vitest';
 import { isCritical, type Occasion, occasionOf } from '../../src/notifiers/news.js';
 import { critical, type Warning, warning } from '../../src/outcome.js';
 import type { RunRecord } from '../../src/records.js';
+import { recordOf } from '../support/records.js';
 
 const DAY = 86_400_000;
 const FIRST = Date.parse('2026-01-01T03:00:00Z');
 
-const record = (night: number, more: Partial<RunRecord> = {}): RunRecord => ({
-  schemaVersion: 1,
-  command: 'run',
-  runId: `run ${night} ${more.command ?? ''}`,
-  name: 'app',
-  profile: null,
-  status: 'ok',
-  dryRun: false,
-  startedAt: new Date(FIRST + night * DAY + (night % 7) * 1000).toISOString(),
-  finishedAt: null,
-  durationMs: 1,
-  exitCode: 0,
-  attempts: 1,
-  source: null,
-  copy: null,
-  stages: [],
-  kept: [],
-  pruned: [],
-  warnings: [],
-  error: null,
-  resources: { cpuMs: 0, peakAnonBytes: 0 },
-  ...more,
-});
+const record = (night: number, more: Partial<RunRecord> = {}): RunRecord =>
+  recordOf({ runId: `run ${night} ${more.command ?? ''}`, startedAt: new Date(FIRST + night * DAY + (night % 7) * 1000).toISOString(), ...more });
 
 /** Plays nights through; each sees those before it, and itself as it was saved when it began to tell. */
 function nights(records: readonly RunRecord[]): { night: string; occasion: Occasion }[] {

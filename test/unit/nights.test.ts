@@ -8,6 +8,7 @@ import { type Warning, warning } from '../../src/outcome.js';
 import type { Manifest, RunRecord } from '../../src/records.js';
 import { rules } from '../../src/rules.js';
 import { manifestOf } from '../support/manifest.js';
+import { recordOf } from '../support/records.js';
 
 const DAY = 86_400_000;
 const FIRST = Date.parse('2026-01-01T03:17:00Z');
@@ -70,29 +71,15 @@ function play(night: number, past: Past): RunRecord {
     if (story.verified(night)) past.provenAt = now;
   }
   const status = failed ? 'failed' : down ? 'incomplete' : 'ok';
-  return {
-    schemaVersion: 1,
-    command: 'run',
+  return recordOf({
     runId: `night ${night}`,
-    name: 'app',
-    profile: null,
     status,
-    dryRun: false,
     startedAt: new Date(now).toISOString(),
-    finishedAt: null,
     durationMs: story.durationMs(night),
     exitCode: failed ? 1 : down ? 3 : 0,
-    attempts: 1,
-    source: null,
-    copy: null,
-    stages: [],
-    kept: [],
-    pruned: [],
     warnings,
-    error: null,
-    resources: { cpuMs: 0, peakAnonBytes: 0 },
     ...(failed ? {} : { freeBytes: story.freeBytes(night) }),
-  };
+  });
 }
 
 test('what an operator hears in 400 nights', () => {
