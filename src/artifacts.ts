@@ -2,8 +2,10 @@
  * What one stage hands to the next. Each stage takes exactly what the one before produced, so a wrong order does not
  * compile; stages import these types and never one another.
  */
+
 import type { Failure } from './outcome.js';
 import type { Packed } from './packing.js';
+import type { Content } from './proven.js';
 import type { Check, Copy, FilesArtifact, Manifest, Method, RunRecord, SourceFacts, Violations } from './records.js';
 import type { Findings, Properties } from './system/worker-protocol.js';
 
@@ -108,7 +110,7 @@ export interface FilesPart {
   readonly facts: Omit<FilesArtifact, 'file'>;
 }
 
-/** Remembers which copies arrived where. */
+/** Remembers which copies arrived where, and which content was proven. */
 export interface Ledger {
   /** Since when a name has this destination; from `now` on, if it is new. */
   destinationSince(destination: string, name: string, now: Date): Date;
@@ -121,6 +123,9 @@ export interface Ledger {
   beganAt(name: string): number | null;
   /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. */
   provenAt(name: string): number | null;
+  /** When this content was last proven in full by this `tool` and this build of SQLite, RFC 3339; null: not known to be. */
+  contentProvenAt(content: Content, tool: string): string | null;
+  noteProven(content: Content, tool: string, at: Date): void;
   noteUploaded(destination: string, file: string, at: Date): void;
   /** A copy that had arrived is removed there by us. */
   noteRemoved(destination: string, file: string, at: Date): void;

@@ -6,6 +6,7 @@
 import type { Acting } from './acting.js';
 import type { Artifact, Publication, Snapshot, SourceState, VerifiedSnapshot } from './artifacts.js';
 import { bytes, plural } from './format.js';
+import { contentOf, noteProven } from './proven.js';
 import type { PackInput, Prepared } from './stages/pack.js';
 import { pack, prepare } from './stages/pack.js';
 import { publish } from './stages/publish.js';
@@ -78,6 +79,8 @@ export function publishStage(acting: Acting, artifact: Artifact, tags: readonly 
   const input = { artifact, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder), prune };
   const work = (): Publication => {
     const publication = publish({ ...input, now: ctx.clock.now(), durationMs: recorder.elapsedMs() });
+    const content = contentOf(publication.manifest);
+    if (content) noteProven(acting, content);
     if (artifact.packed.encrypted) acting.remember({ manifest: publication.manifest, plain: artifact.verified.snapshot.path });
     return publication;
   };

@@ -6,6 +6,7 @@ import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Failure, Killed } from './outcome.js';
 import { describe } from './outcome.js';
+import type { Content } from './proven.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
@@ -13,6 +14,8 @@ import { isGone, ownProcessId } from './system/processes.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
 const KEPT_PER_NAME = 10_000;
+/** Proofs kept, of all names. One that is gone is only made anew. */
+const KEPT_PROOFS = 10_000;
 /** Short, since it blocks the event loop and signals must be heard within 2 s. */
 const BUSY_MS = 1000;
 
@@ -56,7 +59,7 @@ export class History {
     try {
       db.pragma('trusted_schema = OFF');
       const isNew = db.pragma('user_version', { simple: true }) !== 1;
-      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'removals'").get() === undefined) {
+      if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'proofs'").get() === undefined) {
         db.exec(`BEGIN IMMEDIATE;
           CREATE TABLE IF NOT EXISTS runs(
             seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
@@ -66,6 +69,7 @@ export class History {
           CREATE TABLE IF NOT EXISTS destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name));
           CREATE TABLE IF NOT EXISTS uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
           CREATE TABLE IF NOT EXISTS removals(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
+          CREATE TABLE IF NOT EXISTS proofs(seq INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, claims TEXT NOT NULL, tool TEXT NOT NULL, sqlite TEXT NOT NULL, at TEXT NOT NULL, UNIQUE(sha256, claims, tool, sqlite));
           CREATE TABLE IF NOT EXISTS trimmed(name TEXT NOT NULL, command TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY(name, command, status));
           PRAGMA user_version = 1;
           COMMIT`);
@@ -266,6 +270,23 @@ export class History {
 
   noteUploaded(destination: string, file: string, at: Date): void {
     this.#db.prepare('INSERT OR REPLACE INTO uploads(destination, file, at) VALUES (?, ?, ?)').run(destination, file, at.toISOString());
+  }
+
+  /** Writes down that this content was proven in full, by this version of ours and this build of SQLite. */
+  noteProven({ sha256, claims }: Content, tool: string, at: Date): void {
+    const { lastInsertRowid } = this.#db
+      .prepare('INSERT OR REPLACE INTO proofs(sha256, claims, tool, sqlite, at) VALUES (?, ?, ?, sqlite_source_id(), ?)')
+      .run(sha256, claims, tool, at.toISOString());
+    this.#db.prepare('DELETE FROM proofs WHERE seq <= ?').run(Number(lastInsertRowid) - KEPT_PROOFS);
+  }
+
+  /** When this content was last proven in full by the same version and build, RFC 3339; null: never, as far as is known. */
+  contentProvenAt({ sha256, claims }: Content, tool: string): string | null {
+    const at = this.#db
+      .prepare<unknown[], string>('SELECT at FROM proofs WHERE sha256 = ? AND claims = ? AND tool = ? AND sqlite = sqlite_source_id()')
+      .pluck()
+      .get(sha256, claims, tool);
+    return at ?? null;
   }
 
   /** Whether people were told of this already. */

@@ -9,6 +9,8 @@ import type { Failure, WayBack } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
+import type { Content } from './proven.js';
+import { noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
@@ -107,7 +109,7 @@ export const provenFile = (acting: Acting): string => join(acting.workspace.dire
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
 export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<FileId> {
   const { ctx, config, pool, signal, prune, recorder } = acting;
-  return await recorder.stage(
+  const { proven } = await recorder.stage(
     'verify',
     async () => {
       const progress = (done: number, total: number): void => ctx.output.progress('verify', done, total);
@@ -120,15 +122,19 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
         files: 'pass over',
         ...acting.known(manifest.file),
       } as const;
-      const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, prune, progress });
+      const checkedBefore = (content: Content): string | null => whenProven(acting, content);
+      const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, prune, progress, checkedBefore });
       if (proof.gone)
         throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
       if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config) });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
-      return proof.proven;
+      if (proof.content && proof.checkedAt === null) noteProven(acting, proof.content);
+      return proof;
     },
-    () => `${manifest.file} proven: ${bytes(manifest.sizeBytes)}`,
+    ({ checkedAt }) =>
+      `${manifest.file} proven: ${bytes(manifest.sizeBytes)}${checkedAt === null ? '' : `, the bytes that SQLite checked at ${ctx.output.time(checkedAt)}`}`,
   );
+  return proven;
 }
 
 /** Null: SQLite says that the target is damaged, and has not changed it. */

@@ -14,6 +14,7 @@ import type { ExitCode, Failure } from '../outcome.js';
 import { describe, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
 import { copiesIn, placeOf } from '../place.js';
+import { noteProven } from '../proven.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
@@ -104,7 +105,10 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     signal,
     prune,
     progress,
+    // What is asked of verify is whether it still holds.
+    checkedBefore: () => null,
   });
+  if (proof.content) noteProven(acting, proof.content);
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
   if (proof.gone) return null;
   const status = statusFrom(proof);

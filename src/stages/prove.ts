@@ -15,6 +15,8 @@ import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
 import type { Identity } from '../packing.js';
 import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from '../packing.js';
 import type { RemoteCopies } from '../place.js';
+import type { Content } from '../proven.js';
+import { contentOf } from '../proven.js';
 import type { FilesArtifact, Manifest } from '../records.js';
 import type { FileId } from '../system/files.js';
 import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
@@ -42,6 +44,11 @@ export interface ProveInput {
   readonly files: 'prove' | 'pass over';
   /** What the run that made the copy still knows of it: then its own plain file is proven, and no key is needed. */
   readonly known?: Known;
+  /**
+   * When SQLite checked this very content before, by our own records and not by what lies beside the copy: then its bytes are
+   * hashed and that is not done again. Null, always: it is to be done.
+   */
+  readonly checkedBefore: (content: Content) => string | null;
 }
 
 export interface Known {
@@ -62,18 +69,31 @@ export interface Proof {
   readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
+  /** What was proven in full; null: nothing was. */
+  readonly content: Content | null;
+  /** When SQLite had checked it, RFC 3339; null: just now, if at all. */
+  readonly checkedAt: string | null;
 }
 
 const NONE: FileId = { dev: 0, ino: 0 };
-const NOTHING = { manifest: null, manifestWhole: false, problems: [] as readonly string[], proved: 'full', proven: NONE, gone: false } as const satisfies Proof;
+const NOTHING = {
+  manifest: null,
+  manifestWhole: false,
+  problems: [] as readonly string[],
+  proved: 'full',
+  proven: NONE,
+  gone: false,
+  content: null,
+  checkedAt: null,
+} as const satisfies Proof;
 
 /** Proves one copy. Throws `Failed` for what is no fault of the copy: a full disk, a signal, a child that cannot be started. */
 export async function prove(input: ProveInput): Promise<Proof> {
   const { to, file, known } = input;
   if (known) {
     const { problems, made } = await provePlain(input, known.plain, known.manifest);
-    if (problems.length === 0) problems.push(...(await proveContent(input, known.manifest)));
-    return { ...NOTHING, manifest: known.manifest, manifestWhole: true, problems, proven: made };
+    const contents = problems.length === 0 ? await proveContent(input, known.manifest) : { ...UNPROVEN, problems };
+    return { ...NOTHING, ...contents, manifest: known.manifest, manifestWhole: true, proven: made };
   }
   const data = join(to, file);
   if (!lstatOrNull(data)) return { ...NOTHING, problems: ['the data file is not there'], gone: true };
@@ -99,10 +119,11 @@ export async function prove(input: ProveInput): Promise<Proof> {
       ? await provePlain(input, data, manifest)
       : await provePacked(input, data, manifest);
   problems.push(...copied.problems);
-  if (problems.length === 0 && !asItIs) problems.push(...(await proveContent(input, manifest)));
+  const contents = problems.length === 0 && !asItIs ? await proveContent(input, manifest) : UNPROVEN;
+  problems.push(...contents.problems);
   if (manifest.files && input.files === 'prove')
     problems.push(...(await proveArchive(input, manifest.files, asItIs)).map((p) => `${manifest.files?.file}: ${p}`));
-  return { manifest: read.manifest, manifestWhole, problems, proved: asItIs ? 'bytes' : 'full', gone: false, proven: copied.made };
+  return { ...contents, manifest: read.manifest, manifestWhole, problems, proved: asItIs ? 'bytes' : 'full', gone: false, proven: copied.made };
 }
 
 /** The manifest with what is sealed in it; `locked`: no key opens it. */
@@ -137,7 +158,7 @@ const sizeBefore = (data: string, manifest: Manifest): string[] => {
 async function provePlain(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
   removeTree(input.target);
   const plain = { sizeBytes: manifest.plainSizeBytes, sha256: manifest.plainSha256 };
-  // In an unpacked copy both are the same, and `contradictions` sees to that.
+  // In an unpacked copy both are the same, and `inconsistencies` sees to that.
   const recorded = input.known ? plain : manifest;
   const before = input.known ? [] : sizeBefore(data, manifest);
   if (before.length > 0) return { problems: before, made: NONE };
@@ -267,7 +288,31 @@ function unreadable(input: ProveInput, data: string, error: unknown): Copied {
   throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
 }
 
-async function proveContent(input: ProveInput, manifest: Manifest): Promise<string[]> {
+type Contents = Pick<Proof, 'content' | 'checkedAt' | 'problems'>;
+
+const UNPROVEN: Contents = { content: null, checkedAt: null, problems: [] };
+
+/** The private file, whose bytes have the recorded hash, by SQLite's own checks and against what its manifest says of it. */
+async function proveContent(input: ProveInput, manifest: Manifest): Promise<Contents> {
+  const unlike = inconsistencies(manifest);
+  if (unlike.length > 0) return { ...UNPROVEN, problems: unlike };
+  const content = contentOf(manifest);
+  const checkedAt = content && input.checkedBefore(content);
+  if (checkedAt !== null) return { content, checkedAt, problems: [] };
+  const problems = await checkContent(input, manifest);
+  return { content: problems.length === 0 ? content : null, checkedAt: null, problems };
+}
+
+/** Of an unpacked copy the plain file is the stored one. */
+function inconsistencies({ file, sizeBytes, plainSizeBytes, sha256, plainSha256 }: Manifest): string[] {
+  if (!isPlain(packedAs(file))) return [];
+  return [
+    ...(sizeBytes === plainSizeBytes ? [] : [`its plain size is ${sizeBytes}, not ${plainSizeBytes}`]),
+    ...(sha256 === plainSha256 ? [] : [`its plain SHA-256 is ${String(sha256)}, not ${String(plainSha256)}`]),
+  ];
+}
+
+async function checkContent(input: ProveInput, manifest: Manifest): Promise<string[]> {
   let checked: CheckedFile;
   try {
     checked = await checkFile({ file: input.target, mmap: true, cellSizeCheck: true, pool: input.pool });
@@ -285,7 +330,7 @@ async function proveContent(input: ProveInput, manifest: Manifest): Promise<stri
   return [...checked.findings.structural, ...contradictions(manifest, checked)];
 }
 
-/** Where content and manifest do not agree. A manifest without rows had too many tables to list. */
+/** Where content and manifest do not agree: of all this `contentOf` makes its claims. A manifest without rows had too many tables to list. */
 function contradictions(manifest: Manifest, { described }: CheckedFile): string[] {
   const { properties } = described;
   const rows = rowsOf(described);
@@ -297,12 +342,6 @@ function contradictions(manifest: Manifest, { described }: CheckedFile): string[
     ['user_version', properties.userVersion, manifest.userVersion],
     ['application_id', properties.applicationId, manifest.applicationId],
     ['schema', described.schemaHash, manifest.schemaHash],
-    ...(isPlain(packedAs(manifest.file))
-      ? ([
-          ['plain size', manifest.sizeBytes, manifest.plainSizeBytes],
-          ['plain SHA-256', manifest.sha256, manifest.plainSha256],
-        ] as const)
-      : []),
   ];
   return [
     ...facts.filter(([, is, recorded]) => is !== recorded).map(([what, is, recorded]) => `its ${what} is ${String(is)}, not ${String(recorded)}`),

@@ -18,9 +18,11 @@ import {
 import { dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
+import type { Manifest } from '../../src/records.js';
 import { mountTmpfs } from '../fault/mounts.js';
 import { cannot, damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
-import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, sceneWithCopy, tree } from './scene.js';
+import { type Otherwise, textOf } from '../support/manifest.js';
+import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -119,6 +121,76 @@ describe('restore -o', () => {
     expect([refused.code, refused.json.error?.code, refused.json.error?.stage]).toEqual([1, 'COPY_BAD', 'verify']);
     expect(existsSync(out)).toBe(false);
     expect(left(s)).toEqual([]);
+  });
+});
+
+/** What `restore` says of a copy that SQLite need not check again. */
+const KNOWN = 'the bytes that SQLite checked at';
+
+describe('a copy that was proven before', () => {
+  /** Makes the manifest agree with whatever is said or lies there: its sums are right. */
+  const rewrite = (s: Scene, file: string, otherwise: Otherwise = {}): void => {
+    const path = join(s.to, file.replace(/\.db.*/, '.json'));
+    const { selfSha256: _, ...said } = JSON.parse(readFileSync(path, 'utf8')) as Manifest;
+    const sha256 = sha(join(s.to, file));
+    writeFileSync(path, textOf({ ...said, sha256, plainSha256: sha256 }, otherwise));
+  };
+  const inHistory = (s: Scene, sql: string): void => change(join(s.state, 'history.db'), sql);
+
+  test.each([[[]], [['--compress', 'gzip']]])('is hashed, and SQLite does not check it again: %s', async (more) => {
+    const s = scene();
+    expect((await s.run(more)).code).toBe(0);
+    const out = join(s.home, 'out.db');
+    const restore = await s.ask('restore', ['-o', out]);
+    expect([restore.code, restore.stderr]).toEqual([0, expect.stringContaining(KNOWN)]);
+    expect(content(out)).toBe(content(s.source));
+    expect((await s.ask('restore', ['--into', s.source, '--yes'])).stderr).toContain(KNOWN);
+  });
+
+  test.each<[string, (s: Scene) => void]>([
+    ['no history', (s) => rmSync(join(s.state, 'history.db'))],
+    ['another version of dbbackup', (s) => inHistory(s, "UPDATE proofs SET tool = 'dbbackup 0.0.1'")],
+    ['another build of SQLite', (s) => inHistory(s, "UPDATE proofs SET sqlite = '2020-01-01 3.31.0'")],
+    ['other bytes', (s) => inHistory(s, "UPDATE proofs SET sha256 = 'other'")],
+    ['no table for it, from an older version', (s) => inHistory(s, 'DROP TABLE proofs')],
+    ['a damaged table for it', (s) => damage(join(s.state, 'history.db'), (rootPage(join(s.state, 'history.db'), 'proofs') - 1) * 4096, Buffer.alloc(200, 7))],
+  ])('is checked again where that is not known: %s', async (_, forget) => {
+    const { s, file } = await made();
+    forget(s);
+    const out = join(s.home, 'out.db');
+    const restore = await s.ask('restore', ['-o', out]);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(restore.stderr).toContain(`${file} proven`);
+    expect(restore.stderr).not.toContain(KNOWN);
+    expect(sha(out)).toBe(sha(join(s.to, file)));
+  });
+
+  test.each<[string, RegExp, (s: Scene, file: string) => void]>([
+    ['other bytes with the right sums', /./, (s, file) => damage(join(s.to, file), 4096 + 8, Buffer.alloc(100, 255))],
+    ['another number of rows', /rows/, (s, file) => rewrite(s, file, { rows: { setting: 1 } })],
+    ['another schema', /schema/, (s, file) => rewrite(s, file, { schemaHash: 'c'.repeat(64) })],
+    ['another plain size', /plain size/, (s, file) => rewrite(s, file, { plainSizeBytes: 4096 })],
+    ['another plain sum', /plain SHA-256/, (s, file) => rewrite(s, file, { plainSha256: 'c'.repeat(64) })],
+  ])('is refused when its manifest was made to agree with %s', async (what, problem, change) => {
+    const { s, file } = await made();
+    change(s, file);
+    if (what.startsWith('other bytes')) rewrite(s, file);
+    const out = join(s.home, 'out.db');
+    const refused = await s.ask('restore', [file, '-o', out, '--json']);
+    expect([refused.code, refused.json.error?.code, refused.json.error?.message]).toEqual([1, 'COPY_BAD', expect.stringMatching(problem)]);
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test('verify always checks, and what it proves is known from then on', async () => {
+    const { s, file } = await made();
+    inHistory(s, 'DELETE FROM proofs');
+    expect((await s.ask('verify', [file])).code).toBe(0);
+    expect((await s.ask('restore', ['-o', join(s.home, 'out.db')])).stderr).toContain(KNOWN);
+    damage(join(s.to, file), 4096 + 8, Buffer.alloc(100, 255));
+    rewrite(s, file);
+    inHistory(s, `UPDATE proofs SET sha256 = '${sha(join(s.to, file))}'`);
+    const verify = await s.ask('verify', [file, '--json']);
+    expect([verify.code, verify.json.results?.[0]?.status]).toEqual([1, 'bad']);
   });
 });
 
