@@ -30,7 +30,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
+import { emptyTree, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
@@ -126,7 +126,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   } finally {
     ended.abort(new Error('the run has ended'));
     await acting.pool.close();
-    removeQuietly(acting.workspace.directory);
+    removeQuietly(acting.workspace.directory, signal);
   }
   // Also where the run failed before it began: a database that is missing is what on-failure is there for.
   if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
@@ -141,8 +141,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   }
 }
 
-function removeQuietly(directory: string): void {
+function removeQuietly(directory: string, signal: AbortSignal): void {
   try {
+    if (signal.aborted && lstatOrNull(directory)) emptyTree(directory);
     removeTree(directory);
   } catch {
     // The next run sweeps it.

@@ -8,6 +8,7 @@
  *   replace       the new file takes the name, in one rename
  *   finish        restore.json says done
  */
+
 import type { Stats } from 'node:fs';
 import { linkSync, lstatSync, readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -26,8 +27,8 @@ import {
   remove,
   replace,
   syncDirectory,
-  syncFile,
 } from './system/files.js';
+import { syncLarge } from './system/syncing.js';
 
 const SIDECARS = ['-journal', '-wal', '-shm'] as const;
 const NOTE = 'restore.json';
@@ -98,7 +99,7 @@ export class Aside {
     } catch (error) {
       if (!CROSS.has(errnoOf(error))) throw error;
       await copyHashed(target, kept, signal, () => undefined);
-      await syncFile(kept);
+      await syncLarge(kept, signal);
     }
     this.#kept.push(kept);
     syncDirectory(this.directory, unsupported);

@@ -1,4 +1,5 @@
 /** The parts of `guard` that stand around its straight path: who has the database open, the checks, the backwards way. */
+
 import { chmodSync, chownSync, lstatSync, mkdirSync, realpathSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
@@ -13,9 +14,10 @@ import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outc
 import type { Check, Manifest, TableRows } from './records.js';
 import { lookAtTarget, plainBytesOf, putBack } from './restoring.js';
 import { inspectSource } from './stages/inspect.js';
-import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory, syncFile } from './system/files.js';
+import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem } from './system/processes.js';
+import { syncLarge } from './system/syncing.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { ChildDied, RequestFailed } from './system/workers.js';
 import type { Window } from './window.js';
@@ -245,7 +247,7 @@ async function copyAside(acting: Acting, target: string, aside: string, neededBy
     for (const path of files) {
       const kept = join(aside, basename(path));
       await copyHashed(path, kept, acting.signal, () => undefined);
-      await syncFile(kept);
+      await syncLarge(kept, acting.signal);
     }
     syncDirectory(aside, () => undefined);
     return true;

@@ -1,4 +1,5 @@
 /** The two ways of a restore, each on one screen: into a new file, and into a database. */
+
 import { lstatSync, readdirSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
@@ -15,7 +16,8 @@ import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
 import type { Config } from './settings/load.js';
 import { makeStaging, STAGED } from './staging.js';
-import { directoryProblem, lstatOrNull, publish, remove, syncFile } from './system/files.js';
+import { directoryProblem, lstatOrNull, publish, remove } from './system/files.js';
+import { syncLarge } from './system/syncing.js';
 import { makeTaggedCopy } from './tagged.js';
 
 export interface Restoring {
@@ -142,7 +144,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
         await recorder.stage(
           'restore',
           async () => {
-            await syncFile(file);
+            await syncLarge(file, signal);
             signal.throwIfAborted();
             giveName(file, input);
             syncParent(acting, input.target);

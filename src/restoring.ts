@@ -16,9 +16,10 @@ import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
-import { directoryProblem, giveLook, lstatOrNull, syncDirectory, syncFile } from './system/files.js';
+import { directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
+import { syncLarge } from './system/syncing.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
 
 export interface PutBackInput {
@@ -204,7 +205,7 @@ async function rollHotJournalBack(acting: Acting, state: SourceState): Promise<v
  */
 async function syncLive(acting: Acting, path: string): Promise<void> {
   try {
-    await syncFile(`${path}-wal`);
+    await syncLarge(`${path}-wal`, acting.signal);
   } catch (error) {
     // Rollback mode; or the last one to have it open has brought all of it home.
     if (errnoOf(error) !== 'ENOENT') throw error;
@@ -251,7 +252,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
   }
   await pool.killAll();
   // Gigabytes are synced here, where signals are heard; what follows only adds owner and mode.
-  await syncFile(file);
+  await syncLarge(file, acting.signal);
   try {
     giveLook(file, old ?? lstatSync(file), proven);
   } catch (error) {

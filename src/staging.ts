@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errnoWords, Failed } from './outcome.js';
-import { lstatOrNull, removeTree } from './system/files.js';
+import { emptyTree, lstatOrNull, removeTree } from './system/files.js';
 import { isAlive, makeLivingDirectory } from './workspace.js';
 
 const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -28,6 +28,7 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
       remove: () => {
         lock.release();
         try {
+          if (signal.aborted) emptyTree(directory);
           removeTree(directory);
         } catch {
           // The next restore beside it sweeps it.

@@ -3,6 +3,7 @@
  * checked read-write by integrity_check, split by table over two children (traps, 21 and 22), beside an accounting of all
  * pages: together they look at everything that one whole integrity_check does.
  */
+
 import { lstatSync } from 'node:fs';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
 import { SOURCE_BUSY_MS } from '../artifacts.js';
@@ -11,7 +12,8 @@ import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
-import { hashFile, syncFile } from '../system/files.js';
+import { hashFile } from '../system/files.js';
+import { syncLarge } from '../system/syncing.js';
 import type { Properties } from '../system/worker-protocol.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
@@ -115,7 +117,7 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
 /** Hash after sync: what is read back is what the disk was told to keep. Sync and hash run beside the checks. */
 async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha256: string }> {
   const { path } = input.snapshot;
-  await syncFile(path);
+  await syncLarge(path, input.signal);
   const before = lstatSync(path, { bigint: true });
   const sha256 = await hashFile(path, input.signal, (done) => input.progress(done, sizeBytes));
   const after = lstatSync(path, { bigint: true });

@@ -14,11 +14,13 @@ import {
   fstatSync,
   fsync,
   fsyncSync,
+  ftruncateSync,
   linkSync,
   lstatSync,
   mkdirSync,
   openSync,
   read as readCallback,
+  readdirSync,
   readSync,
   realpathSync,
   renameSync,
@@ -69,7 +71,7 @@ export function syncDirectory(path: string, unsupported: Unsupported): void {
   }
 }
 
-/** Syncs a file's bytes. Asynchronous because gigabytes take seconds, and signals must be heard meanwhile. */
+/** Syncs a file's bytes: a small one's, or in a process that can be left behind. Otherwise `syncLarge` (syncing.ts). */
 export async function syncFile(path: string): Promise<void> {
   const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
   try {
@@ -218,6 +220,23 @@ export function probeWrite(directory: string, offset: number): Error | null {
 /** Removes a private temp directory with all in it. Never follows a link out of it. */
 export const removeTree = (path: string): void => rmSync(path, { recursive: true, force: true });
 
+/**
+ * Empties the files of a private temp directory that have no other name. What of them is not on its way to the disk yet need not
+ * get there, so that what has to be written down now does not wait for it.
+ */
+export function emptyTree(directory: string): void {
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    if (!entry.isFile()) continue;
+    const fd = openSync(join(directory, entry.name), constants.O_WRONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    try {
+      const stats = fstatSync(fd);
+      if (stats.isFile() && stats.nlink === 1) ftruncateSync(fd, 0);
+    } finally {
+      closeSync(fd);
+    }
+  }
+}
+
 const readAt = promisify(readCallback);
 const CHUNK = 1 << 20;
 
@@ -304,9 +323,9 @@ export async function copyHashed(
   const input = openToCopy(from);
   const buffers = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)] as const;
   let output: number | null = null;
+  let writing: Promise<void> = Promise.resolve();
   try {
     output = openSync(to, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
-    let writing: Promise<void> = Promise.resolve();
     for (let done = 0, turn = 0; ; turn++) {
       signal.throwIfAborted();
       const buffer = buffers[turn % 2 === 0 ? 0 : 1];
@@ -323,6 +342,8 @@ export async function copyHashed(
     }
   } finally {
     closeSync(input);
+    // What is still under way would otherwise go to whatever gets the number of this descriptor next.
+    await writing.catch(() => undefined);
     if (output !== null) closeSync(output);
   }
 }

@@ -8,6 +8,15 @@ import { signals } from './signals.js';
 
 testScenario(signals);
 
+/** The words of a process, with a NUL behind each; nothing when it is gone. */
+function commandOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
 interface Place {
   readonly home: string;
   readonly source: string;
@@ -15,11 +24,11 @@ interface Place {
   readonly run: (...more: string[]) => string[];
 }
 
-function place(): Place {
+function place(bytes?: number): Place {
   const home = tempDirectory('lock');
   const source = join(home, 'app.db');
   const to = join(home, 'backups');
-  makeDatabase(source, { journal: 'delete' });
+  makeDatabase(source, { journal: 'delete', ...(bytes === undefined ? {} : { bytes }) });
   return { home, source, to, run: (...more) => ['run', source, '--to', to, '--json', ...more] };
 }
 
@@ -115,6 +124,33 @@ describe('the lock of a name', () => {
     expect(listing(to)).toBe('');
     const next = await dbbackup(run());
     expect(next.code).toBe(0);
+  });
+});
+
+describe('a slow disk', () => {
+  // The kernel does not let go of who waits for a disk, not even for SIGKILL.
+  test.each([
+    ['run', 130],
+    ['restore', 130],
+  ] as const)('that is still at work on the file does not keep a %s from ending within 2 s', { timeout: 60_000 }, async (command, code) => {
+    const { home, source, to } = place(3_000_000);
+    expect((await dbbackup(['run', source, '--to', to])).code).toBe(0);
+    const before = listing(to);
+    const out = join(home, 'out.db');
+    const words = command === 'run' ? ['run', source, '--to', to, '--json'] : ['restore', '-o', out, '--to', to, '--json'];
+    const slow = start(words, { through: wrap.slow('fsync', 3_500_000, 1) });
+    const atWork = (): boolean => descendants(slow.pid).some((pid) => commandOf(pid).endsWith('sync\0/proc/self/fd/3\0'));
+    await until('the file to be synced', atWork, 30_000);
+    const [ours = 0] = descendants(slow.pid);
+    expect(signalTo(ours, 'SIGINT')).toBe(true);
+    // strace itself waits for what it has delayed.
+    await until('the end', () => commandOf(ours) === '', 2000);
+    const { json, ...result } = await slow.result;
+    expect([result.code, json.error?.code, json.status, json.copy]).toEqual([code, 'INTERRUPTED', 'interrupted', null]);
+    expect(processesAt(home)).toEqual([]);
+    expect(listing(to)).toBe(before);
+    expect(mustBeWhole(to, 'after the signal').pairs.size).toBe(1);
+    expect(readdirSync(home).sort()).toEqual(['app.db', 'backups']);
   });
 });
 

@@ -339,8 +339,8 @@ export const wrap = {
   },
   /** Notes these calls, and puts in nothing. */
   trace: (log: string, calls: string): string[] => strace(log, new Set(calls.split(',')), [], true),
-  /** Every such call takes this much longer: a snapshot of many writes then lasts as long as a test needs. */
-  slow: (calls: string, microseconds: number): string[] => [
+  /** Every such call, or the one with that number in each thread, takes this much longer: something then lasts as long as a test needs. */
+  slow: (calls: string, microseconds: number, when?: number): string[] => [
     'strace',
     '-f',
     '-qq',
@@ -349,7 +349,7 @@ export const wrap = {
     '-e',
     `trace=${calls}`,
     '-e',
-    `inject=${calls}:delay_exit=${microseconds}`,
+    `inject=${calls}:delay_exit=${microseconds}${when === undefined ? '' : `:when=${when}`}`,
     '--',
   ],
   /** The clock, moved: `+2d`, `-90m`. */
