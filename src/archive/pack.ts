@@ -16,7 +16,6 @@ import {
   closeSync,
   constants,
   fstatSync,
-  fsync as fsyncCallback,
   lstatSync,
   openSync,
   read as readCallback,
@@ -81,7 +80,6 @@ const OPEN_DIRECTORY = OPEN_FILE | constants.O_DIRECTORY;
 
 type HeaderArgument = Parameters<Pack['entry']>[0];
 
-const fsync = promisify(fsyncCallback);
 const readAt = promisify(readCallback);
 const readdir = promisify<string, { encoding: 'latin1' }, string[]>(readdirCallback);
 
@@ -465,10 +463,9 @@ class Output {
     }
   }
 
-  /** Writes what is left, syncs, and gives the SHA-256 of all. */
+  /** Writes what is left, and gives the SHA-256 of all. */
   async end(): Promise<string> {
     await this.#flush();
-    await fsync(this.#fd);
     return this.#hash.digest('hex');
   }
 

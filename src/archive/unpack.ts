@@ -9,6 +9,7 @@
  * tar-stream takes the format apart. What it lets pass is looked at around it (`Framing`): an archive that is cut off between two
  * entries, or goes on after its end mark.
  */
+
 import {
   closeSync,
   constants,
@@ -29,6 +30,7 @@ import { promisify } from 'node:util';
 import type { Extract, Header } from 'tar-stream';
 import { errnoOf } from '../outcome.js';
 import { writeAll } from '../system/files.js';
+import { syncLargeFd } from '../system/syncing.js';
 import { ArchiveError, inside, reasonOf, textOf } from './common.js';
 
 /** Entries of regular files, and bytes of their content. */
@@ -541,6 +543,7 @@ async function writeFile({ mode, mtime, size }: Entry, at: Buffer, content: Asyn
       await writeAll(fd, piece, done);
       done += piece.length;
     }
+    await syncLargeFd(fd, done, signal);
     futimesSync(fd, mtime, mtime);
     fchmodSync(fd, mode);
     await fsync(fd);

@@ -5,8 +5,8 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import { closeSync, constants, existsSync, openSync } from 'node:fs';
-import { lstatOrNull, syncFile } from './files.js';
+import { closeSync, constants, existsSync, fstatSync, openSync } from 'node:fs';
+import { syncFile } from './files.js';
 import { findSetpriv } from './workers.js';
 
 const SYNC = ['/usr/bin/sync', '/bin/sync', '/usr/local/bin/sync', '/run/current-system/sw/bin/sync'];
@@ -24,29 +24,33 @@ const ERRORS: readonly (readonly [RegExp, string])[] = [
  * then the file should be given up, for the sync may go on for as long as the disk needs.
  */
 export async function syncLarge(path: string, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted();
-  const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
-  if (sync === undefined || setpriv === null || (lstatOrNull(path)?.size ?? 0) < LARGE) {
-    await syncFile(path);
-    return;
-  }
-  // The file that is there now, whatever becomes of its name.
   const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
-  let child: ChildProcess;
   try {
-    child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, '/proc/self/fd/3'], {
-      env: { LC_ALL: 'C' },
-      stdio: ['ignore', 'ignore', 'pipe', fd],
-      detached: true,
-      cwd: '/',
-    });
+    if (!(await syncLargeFd(fd, fstatSync(fd).size, signal))) await syncFile(path);
   } finally {
     closeSync(fd);
   }
-  await endOf(child, path, signal);
 }
 
-function endOf(child: ChildProcess, path: string, signal: AbortSignal): Promise<void> {
+/** The same of an open file that may be read. False: it was not worth a process of its own, or none could be started. */
+export async function syncLargeFd(fd: number, sizeBytes: number, signal: AbortSignal): Promise<boolean> {
+  signal.throwIfAborted();
+  const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
+  if (sync === undefined || setpriv === null || sizeBytes < LARGE) return false;
+  // The file that is open, whatever becomes of its name.
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, '/proc/self/fd/3'], {
+    env: { LC_ALL: 'C' },
+    stdio: ['ignore', 'ignore', 'pipe', fd],
+    detached: true,
+    cwd: '/',
+  });
+  child.on('error', () => undefined);
+  if (child.pid === undefined) return false;
+  await endOf(child, signal);
+  return true;
+}
+
+function endOf(child: ChildProcess, signal: AbortSignal): Promise<void> {
   let said = '';
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-1000);
@@ -65,13 +69,12 @@ function endOf(child: ChildProcess, path: string, signal: AbortSignal): Promise<
       if (error) fail(error);
       else done();
     };
-    child.once('error', end);
     child.once('close', (code, killedBy) => {
       if (code === 0) return end(null);
       // An error of the disk is told once, and was told to that process: it must not be taken for anything less.
       const errno = ERRORS.find(([words]) => words.test(said))?.[1] ?? 'EIO';
       end(
-        Object.assign(new Error(`${errno}: ${killedBy ? `the sync of ${path} was ended by ${killedBy}` : said.trim() || `sync ended with ${code}`}`), {
+        Object.assign(new Error(`${errno}: ${killedBy ? `the sync was ended by ${killedBy}` : said.trim() || `sync ended with ${code}`}`), {
           code: errno,
         }),
       );
