@@ -30,13 +30,13 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { emptyTree, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
+import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
 import type { Workspace } from './workspace.js';
-import { makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
+import { giveUp, makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -126,7 +126,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   } finally {
     ended.abort(new Error('the run has ended'));
     await acting.pool.close();
-    removeQuietly(acting.workspace.directory, signal);
+    // Once something was published, it may be the very file.
+    if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
+    removeQuietly(acting.workspace.directory);
   }
   // Also where the run failed before it began: a database that is missing is what on-failure is there for.
   if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
@@ -141,9 +143,8 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   }
 }
 
-function removeQuietly(directory: string, signal: AbortSignal): void {
+function removeQuietly(directory: string): void {
   try {
-    if (signal.aborted && lstatOrNull(directory)) emptyTree(directory);
     removeTree(directory);
   } catch {
     // The next run sweeps it.
@@ -401,7 +402,8 @@ class State {
           this.#recorder.warn(critical('LAST_RUN_DIED', `${record.error?.message ?? ''} (${record.startedAt}): ${record.error?.hint ?? ''}`));
         }
         if (this.#history?.wasTold(`run ${dead.runId}`)) continue;
-        const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [] });
+        const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [], again: 'nothing' });
+        if (letters.length > 0) this.#noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }
     } catch (error) {
@@ -442,7 +444,12 @@ class State {
       last = await tell(this.#ctx, onlyOn(telling, last.unreachable), box, [], warn, signal);
       told.push(last);
     }
-    if (occasion.events.includes('failure') && letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id)))) this.#noteTold(record);
+    if (
+      occasion.events.includes('failure') &&
+      letters.length > 0 &&
+      (first.kept || letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id))))
+    )
+      this.#noteTold(record);
     // A channel that said no the first time has not been asked again.
     const others = first.failures.filter((f) => !first.unreachable.has(f.channel));
     return told.length === 1 ? first.failure : together([...others.map((f) => f.failure), ...(told.at(-1)?.failures ?? []).map((f) => f.failure)]);

@@ -123,9 +123,10 @@ export interface Ledger {
   beganAt(name: string): number | null;
   /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. */
   provenAt(name: string): number | null;
-  /** When this content was last proven in full by this `tool` and this build of SQLite, RFC 3339; null: not known to be. */
-  contentProvenAt(content: Content, tool: string): string | null;
-  noteProven(content: Content, tool: string, at: Date): void;
+  /** When this content was last proven in full by the same version of ours and this build of SQLite, RFC 3339; null: not known to be. */
+  contentProvenAt(content: Content, by: string): string | null;
+  noteProven(content: Content, by: string, at: Date): void;
+  forgetProven(sha256: string): void;
   noteUploaded(destination: string, file: string, at: Date): void;
   /** A copy that had arrived is removed there by us. */
   noteRemoved(destination: string, file: string, at: Date): void;

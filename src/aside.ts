@@ -28,7 +28,7 @@ import {
   replace,
   syncDirectory,
 } from './system/files.js';
-import { syncLarge } from './system/syncing.js';
+import { syncLargeFile } from './system/syncing.js';
 
 const SIDECARS = ['-journal', '-wal', '-shm'] as const;
 const NOTE = 'restore.json';
@@ -99,7 +99,7 @@ export class Aside {
     } catch (error) {
       if (!CROSS.has(errnoOf(error))) throw error;
       await copyHashed(target, kept, signal, () => undefined);
-      await syncLarge(kept, signal);
+      await syncLargeFile(kept, signal);
     }
     this.#kept.push(kept);
     syncDirectory(this.directory, unsupported);

@@ -17,7 +17,7 @@ import { inspectSource } from './stages/inspect.js';
 import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem } from './system/processes.js';
-import { syncLarge } from './system/syncing.js';
+import { syncLargeFile } from './system/syncing.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { ChildDied, RequestFailed } from './system/workers.js';
 import type { Window } from './window.js';
@@ -247,7 +247,7 @@ async function copyAside(acting: Acting, target: string, aside: string, neededBy
     for (const path of files) {
       const kept = join(aside, basename(path));
       await copyHashed(path, kept, acting.signal, () => undefined);
-      await syncLarge(kept, acting.signal);
+      await syncLargeFile(kept, acting.signal);
     }
     syncDirectory(aside, () => undefined);
     return true;

@@ -22,7 +22,8 @@ const BUSY_MS = 1000;
 /** Commands that hold the lock of the name from beginning to end, whatever their flags. */
 const HOLD_THE_LOCK: ReadonlySet<CommandName> = new Set(['run', 'prune', 'guard']);
 
-const COUNTED = "dry_run = 0 AND status <> 'running'";
+/** Not one that another run kept from starting: it did nothing, and nobody is told of it. */
+const COUNTED = "dry_run = 0 AND status <> 'running' AND coalesce(record ->> '$.exitCode', 0) <> 75";
 const TRIMMED_TOO = 'UNION ALL SELECT command, status, runs FROM trimmed WHERE name = :name';
 
 /** Runs of one command that ended in one way. */
@@ -227,6 +228,14 @@ export class History {
     return null;
   }
 
+  /** The last `run` of a name that came to its end, ok or incomplete, and so has seen all that there was to warn of. */
+  lastFinished(name: string): RunRecord | null {
+    for (const record of this.since(name)) {
+      if (record.command === 'run' && record.name === name && (record.status === 'ok' || record.status === 'incomplete')) return record;
+    }
+    return null;
+  }
+
   /**
    * Records of a name that still say "running". `held`: the caller holds the lock of the name, so whoever needs it is
    * dead; of the others only those whose process is certainly gone are returned.
@@ -272,21 +281,27 @@ export class History {
     this.#db.prepare('INSERT OR REPLACE INTO uploads(destination, file, at) VALUES (?, ?, ?)').run(destination, file, at.toISOString());
   }
 
-  /** Writes down that this content was proven in full, by this version of ours and this build of SQLite. */
-  noteProven({ sha256, claims }: Content, tool: string, at: Date): void {
-    const { lastInsertRowid } = this.#db
-      .prepare('INSERT OR REPLACE INTO proofs(sha256, claims, tool, sqlite, at) VALUES (?, ?, ?, sqlite_source_id(), ?)')
-      .run(sha256, claims, tool, at.toISOString());
-    this.#db.prepare('DELETE FROM proofs WHERE seq <= ?').run(Number(lastInsertRowid) - KEPT_PROOFS);
+  /** Writes down that this content was proven in full. `by`: which version of ours did, beside the build of SQLite. */
+  noteProven({ sha256, claims }: Content, by: string, at: Date): void {
+    this.#db.transaction(() => {
+      const { lastInsertRowid } = this.#db
+        .prepare('INSERT OR REPLACE INTO proofs(sha256, claims, tool, sqlite, at) VALUES (?, ?, ?, sqlite_source_id(), ?)')
+        .run(sha256, claims, by, at.toISOString());
+      this.#db.prepare('DELETE FROM proofs WHERE seq <= ?').run(Number(lastInsertRowid) - KEPT_PROOFS);
+    })();
   }
 
   /** When this content was last proven in full by the same version and build, RFC 3339; null: never, as far as is known. */
-  contentProvenAt({ sha256, claims }: Content, tool: string): string | null {
+  contentProvenAt({ sha256, claims }: Content, by: string): string | null {
     const at = this.#db
       .prepare<unknown[], string>('SELECT at FROM proofs WHERE sha256 = ? AND claims = ? AND tool = ? AND sqlite = sqlite_source_id()')
       .pluck()
-      .get(sha256, claims, tool);
-    return at ?? null;
+      .get(sha256, claims, by);
+    return at === undefined || Number.isNaN(Date.parse(at)) ? null : at;
+  }
+
+  forgetProven(sha256: string): void {
+    this.#db.prepare('DELETE FROM proofs WHERE sha256 = ?').run(sha256);
   }
 
   /** Whether people were told of this already. */

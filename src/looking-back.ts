@@ -45,7 +45,8 @@ function past(ledger: Ledger, name: string, runId: string): { runs: RunRecord[];
   const runs: RunRecord[] = [];
   for (const record of ledger.since(name)) {
     if (runs.length === TREND_RUNS) break;
-    if (record.command === 'run' && record.name === name && record.runId !== runId) runs.push(record);
+    const isWhole = record.status === 'ok' || record.status === 'incomplete';
+    if (record.command === 'run' && record.name === name && record.runId !== runId && isWhole) runs.push(record);
   }
   return { runs, provenAt: ledger.provenAt(name), sinceAt: ledger.beganAt(name) };
 }

@@ -2,6 +2,7 @@
  * Metrics for Prometheus: a file in its text format, for node_exporter's textfile collector. `render` is pure. One file
  * per profile, replaced as a whole, since the collector may read it at any moment.
  */
+
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { newestGood, scan } from './catalog.js';
@@ -10,6 +11,7 @@ import { outboxPath, pending } from './notifiers/outbox.js';
 import type { Warning } from './outcome.js';
 import { errnoWords, warning } from './outcome.js';
 import type { CommandName, RunRecord, RunStatus } from './records.js';
+import { RULES } from './rules.js';
 import type { Config } from './settings/load.js';
 import { lstatOrNull, readSmall, remove, sizeOf, syncDirectory, writeNew } from './system/files.js';
 import { fileSystem } from './system/processes.js';
@@ -173,6 +175,10 @@ function otherIn(path: string, name: string): string | null {
 
 function gather(config: Config, name: string, { record, problems, history }: Found, now: Date): MetricsFacts {
   const { last, success } = lastRuns(name, record, history);
+  // A run that had nothing to do, or failed, has not looked at what the last whole one warned of.
+  const night =
+    record?.command === 'run' && (record.status === 'ok' || record.status === 'incomplete') ? null : orElse(null, () => history?.lastFinished(name) ?? null);
+  const ofNight = (night?.warnings ?? []).filter((w) => RULES.has(w.code));
   const ofLast = last && last.runId !== record?.runId ? problemsOf(last) : [];
   return {
     name,
@@ -192,10 +198,14 @@ function gather(config: Config, name: string, { record, problems, history }: Fou
       };
     }),
     freeBytes: fileSystem(config.to)?.freeBytes ?? null,
-    problems: [...ofLast, ...(record ? problemsOf(record) : []), ...problems],
+    problems: distinct([...ofLast, ...ofNight, ...(record ? problemsOf(record) : []), ...problems]),
     undelivered: orElse(null, () => pending(outboxPath(config.stateDir), name).length),
   };
 }
+
+/** What status found may be what the last run found, too. */
+const distinct = <T extends Pick<Warning, 'code' | 'severity' | 'message'>>(problems: readonly T[]): T[] =>
+  problems.filter((p, i) => problems.findIndex((other) => other.code === p.code && other.severity === p.severity && other.message === p.message) === i);
 
 function orElse<T>(instead: T, look: () => T): T {
   try {
@@ -208,10 +218,10 @@ function orElse<T>(instead: T, look: () => T): T {
 
 const endOf = (run: RunRecord): number => Date.parse(run.finishedAt ?? run.startedAt);
 
-const problemsOf = (run: RunRecord): Pick<Warning, 'code' | 'severity'>[] => [
+const problemsOf = (run: RunRecord): Pick<Warning, 'code' | 'severity' | 'message'>[] => [
   ...run.warnings,
   // Failure codes are the only ones that an error record has.
-  ...(run.error ? [{ code: run.error.code as Warning['code'], severity: 'critical' as const }] : []),
+  ...(run.error ? [{ code: run.error.code as Warning['code'], severity: 'critical' as const, message: run.error.message }] : []),
 ];
 
 /** The last `run` of the name that ended, and the last one that was well; without a history only this one is known. */

@@ -1,8 +1,15 @@
-/** What a full proof of a copy is about, so that it can be remembered: the same bytes need not be checked by SQLite twice. */
+/**
+ * What a full proof of a copy is about, so that it can be remembered: the same bytes need not be checked by SQLite twice. A check
+ * with cell_size_check, as `verify` makes it, and one without say the same of a file: integrity_check looks at every cell itself.
+ */
 import { createHash } from 'node:crypto';
 import type { Acting } from './acting.js';
 import { errnoWords, warning } from './outcome.js';
 import type { Manifest } from './records.js';
+
+/** Counts up when a check is made stricter: what passed before it is checked anew. */
+const CHECKS = 1;
+const by = ({ ctx }: Acting): string => `${ctx.tool}, checks ${CHECKS}`;
 
 export interface Content {
   /** SHA-256 of the plain database file, hex. */
@@ -11,7 +18,7 @@ export interface Content {
   readonly claims: string;
 }
 
-/** Of a manifest with nothing sealed in it; null: it does not know the hash. */
+/** Of a manifest with nothing sealed in it; null: it does not know the hash. Where rows were too many for the manifest, it is never known again. */
 export function contentOf(manifest: Manifest): Content | null {
   const { plainSha256, pageSize, pageCount, userVersion, applicationId, schemaHash, rows } = manifest;
   if (plainSha256 === null) return null;
@@ -23,7 +30,16 @@ export function contentOf(manifest: Manifest): Content | null {
 /** Remembers a full proof, as far as state can be written: one that is not known is only made again. */
 export function noteProven(acting: Acting, content: Content): void {
   try {
-    acting.ledger()?.noteProven(content, acting.ctx.tool, acting.ctx.clock.now());
+    acting.ledger()?.noteProven(content, by(acting), acting.ctx.clock.now());
+  } catch (error) {
+    warnOf(acting, error);
+  }
+}
+
+/** SQLite has found damage in it that it had not found before. */
+export function forgetProven(acting: Acting, content: Content): void {
+  try {
+    acting.ledger()?.forgetProven(content.sha256);
   } catch (error) {
     warnOf(acting, error);
   }
@@ -32,7 +48,7 @@ export function noteProven(acting: Acting, content: Content): void {
 /** When this content was proven in full by this version of ours and this build of SQLite, RFC 3339; null: not as far as is known. */
 export function whenProven(acting: Acting, content: Content): string | null {
   try {
-    return acting.ledger()?.contentProvenAt(content, acting.ctx.tool) ?? null;
+    return acting.ledger()?.contentProvenAt(content, by(acting)) ?? null;
   } catch (error) {
     warnOf(acting, error);
     return null;

@@ -65,6 +65,11 @@ export class Recorder {
     return this.#about.command;
   }
 
+  /** Whether such a stage has ended, in whatever way. */
+  has(name: StageName): boolean {
+    return this.#stages.some((s) => s.name === name);
+  }
+
   get rolledBack(): boolean {
     return this.#more.rolledBack === true;
   }

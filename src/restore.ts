@@ -17,7 +17,7 @@ import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProbl
 import type { Config } from './settings/load.js';
 import { makeStaging, STAGED } from './staging.js';
 import { directoryProblem, lstatOrNull, publish, remove } from './system/files.js';
-import { syncLarge } from './system/syncing.js';
+import { syncLargeFile } from './system/syncing.js';
 import { makeTaggedCopy } from './tagged.js';
 
 export interface Restoring {
@@ -144,7 +144,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
         await recorder.stage(
           'restore',
           async () => {
-            await syncLarge(file, signal);
+            await syncLargeFile(file, signal);
             signal.throwIfAborted();
             giveName(file, input);
             syncParent(acting, input.target);

@@ -19,8 +19,9 @@ import type { FileId } from './system/files.js';
 import { directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
-import { syncLarge } from './system/syncing.js';
+import { syncLargeFile } from './system/syncing.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
+import { provenPath } from './workspace.js';
 
 export interface PutBackInput {
   readonly manifest: Manifest;
@@ -105,7 +106,7 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
 }
 
 /** Where a copy is proven that goes into a live database. */
-export const provenFile = (acting: Acting): string => join(acting.workspace.directory, 'restore.db');
+export const provenFile = (acting: Acting): string => provenPath(acting.workspace);
 
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
 export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<FileId> {
@@ -172,9 +173,9 @@ async function checkPut(acting: Acting, input: PutBackInput, state: SourceState,
       acting.recorder.warn(warning('SOURCE_REPLACED', `the schema of ${target} was changed by another process right after the copy was put into it`));
     }
   } catch (error) {
-    if (error instanceof Failed) throw error;
-    await pool.killAll();
     const ended = acting.signal.aborted ? failureOf(acting.signal.reason) : null;
+    if (error instanceof Failed && error !== acting.signal.reason) throw error;
+    await pool.killAll();
     if (ended?.code === 'INTERRUPTED' || ended?.code === 'TIMEOUT')
       throw new Failed({ ...ended, published: `${manifest.file} into ${target}` }, { cause: error });
     const reason = error instanceof Error ? error.message : String(error);
@@ -205,7 +206,7 @@ async function rollHotJournalBack(acting: Acting, state: SourceState): Promise<v
  */
 async function syncLive(acting: Acting, path: string): Promise<void> {
   try {
-    await syncLarge(`${path}-wal`, acting.signal);
+    await syncLargeFile(`${path}-wal`, acting.signal);
   } catch (error) {
     // Rollback mode; or the last one to have it open has brought all of it home.
     if (errnoOf(error) !== 'ENOENT') throw error;
@@ -252,7 +253,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
   }
   await pool.killAll();
   // Gigabytes are synced here, where signals are heard; what follows only adds owner and mode.
-  await syncLarge(file, acting.signal);
+  await syncLargeFile(file, acting.signal);
   try {
     giveLook(file, old ?? lstatSync(file), proven);
   } catch (error) {

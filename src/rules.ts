@@ -7,6 +7,19 @@ import type { Warning } from './outcome.js';
 import { critical, warning } from './outcome.js';
 import type { Manifest, RunRecord } from './records.js';
 
+/** What looks at more than one night. Such a warning holds until a later night does not find it any more. */
+export const RULES: ReadonlySet<string> = new Set<Warning['code']>([
+  'COPY_SHRANK',
+  'TABLE_GONE',
+  'TABLE_EMPTY',
+  'DESTINATION_BEHIND',
+  'SLOW_RUN',
+  'WAL_GREW',
+  'SPACE_LOW',
+  'SPACE_TREND',
+  'NOT_VERIFIED',
+]);
+
 const MINUTE = 60_000;
 const DAY = 86_400_000;
 
@@ -57,7 +70,7 @@ function shrank({ made, before }: RuleFacts): Warning[] {
 function tables({ made, before }: RuleFacts): Warning[] {
   // Nothing to compare: sealed, or too many tables to list.
   if (!before || Object.keys(before.rows).length === 0 || Object.keys(made.rows).length === 0) return [];
-  const gone = Object.keys(before.rows).filter((table) => made.rows[table] === undefined);
+  const gone = Object.keys(before.rows).filter((table) => !Object.hasOwn(made.rows, table));
   const empty = Object.entries(before.rows).filter(([table, rows]) => rows >= THOUSANDS && made.rows[table] === 0);
   const list = (names: readonly string[]): string => names.slice(0, 5).join(', ') + (names.length > 5 ? ', ...' : '');
   return [

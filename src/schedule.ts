@@ -145,13 +145,14 @@ function ownerConf(file: string, profile: ScheduledProfile, wish: Wish, shipped:
   const exec = unitValue(shipped, 'ExecStart') ?? '';
   return `${[
     `# The profile ${profile.name}: ${profile.envFile}`,
-    '[Unit]',
-    ...[...new Set([dirname(database), to])].map((p) => `RequiresMountsFor=${unitWord(p)}`),
-    '',
+    // Who tells that a disk is missing must not wait for it.
+    ...(file === 'dbbackup@.service' || file === 'dbbackup-verify@.service'
+      ? ['[Unit]', ...[...new Set([dirname(database), to])].map((p) => `RequiresMountsFor=${unitWord(p)}`), '']
+      : []),
     '[Service]',
     `User=${owner}`,
-    // Where a path is missing the unit would not even start: one that is not ours to make is left to the run to speak of.
-    ...outermost(writes).map((w) => `ReadWritePaths=${w.there || w.ours ? '' : '-'}${unitWord(w.path)}`),
+    // Where a path is missing the unit would not even start, and nobody would be told: it is left to the run to speak of.
+    ...outermost(writes).map((w) => `ReadWritePaths=${unitWord(`-${w.path}`)}`),
     ...(shown.some((p) => /^\/(var\/)?tmp\//.test(p)) ? ['PrivateTmp=no'] : []),
     ...(SYSTEMD_PATH.includes(wish.nodeDirectory) ? [] : [`Environment=${unitWord(`PATH=${[wish.nodeDirectory, ...SYSTEMD_PATH].join(':')}`)}`]),
     ...(configHome === null ? [] : [`Environment=${unitWord(`XDG_CONFIG_HOME=${configHome}`)}`]),

@@ -1,9 +1,9 @@
 /** Private directories beside a file that is to be made: `.dbbackup-UUID`, each with a lock that tells a living one from a leftover. */
 import { randomUUID } from 'node:crypto';
-import { readdirSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errnoWords, Failed } from './outcome.js';
-import { emptyTree, lstatOrNull, removeTree } from './system/files.js';
+import { emptyFiles, lstatOrNull, removeTree } from './system/files.js';
 import { isAlive, makeLivingDirectory } from './workspace.js';
 
 const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -23,12 +23,13 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
     await sweepStaging(beside, signal);
     const directory = join(beside, `.dbbackup-${randomUUID()}`);
     const lock = await makeLivingDirectory(directory, signal);
+    const is = lstatSync(directory);
     return {
       directory,
       remove: () => {
         lock.release();
         try {
-          if (signal.aborted) emptyTree(directory);
+          if (signal.aborted) emptyFiles(directory, is, [STAGED]);
           removeTree(directory);
         } catch {
           // The next restore beside it sweeps it.

@@ -3,9 +3,9 @@
  * system. The data and manifest of a copy are staged there before they appear under their final names.
  */
 import { lstatSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Packed } from './packing.js';
-import { lstatOrNull, makePrivateDirectory } from './system/files.js';
+import { emptyFiles, lstatOrNull, makePrivateDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 
@@ -40,6 +40,17 @@ export function workspace(to: string, name: string, runId: string): Workspace {
 /** What packing makes of a private file: compressed, then sealed. */
 export const packedPath = (plain: string): string => `${plain}.packed`;
 export const sealedPath = (plain: string): string => `${plain}.age`;
+
+/** Lets go of the large files of a run that was ended; the directory is then removed. */
+export function giveUp({ directory, data, files }: Workspace): void {
+  const is = lstatOrNull(directory);
+  const large = [data, files].flatMap((plain) => [plain, packedPath(plain), sealedPath(plain)]);
+  if (is) emptyFiles(directory, is, [...large.map((path) => basename(path)), PROVEN]);
+}
+
+/** Where a copy is proven that goes into a live database. */
+const PROVEN = 'restore.db';
+export const provenPath = ({ directory }: Workspace): string => join(directory, PROVEN);
 
 /** Where the file lies that is published of a private one. */
 export const finishedPath = (plain: string, { compress, encrypted }: Packed): string =>

@@ -30,7 +30,7 @@ import { promisify } from 'node:util';
 import type { Extract, Header } from 'tar-stream';
 import { errnoOf } from '../outcome.js';
 import { writeAll } from '../system/files.js';
-import { syncLargeFd } from '../system/syncing.js';
+import { syncLarge } from '../system/syncing.js';
 import { ArchiveError, inside, reasonOf, textOf } from './common.js';
 
 /** Entries of regular files, and bytes of their content. */
@@ -543,7 +543,7 @@ async function writeFile({ mode, mtime, size }: Entry, at: Buffer, content: Asyn
       await writeAll(fd, piece, done);
       done += piece.length;
     }
-    await syncLargeFd(fd, done, signal);
+    await syncLarge(fd, signal);
     futimesSync(fd, mtime, mtime);
     fchmodSync(fd, mode);
     await fsync(fd);

@@ -1,10 +1,12 @@
 /** `dbbackup schedule`: crontab lines and systemd units for the profiles as they are. Prints, and installs nothing. */
+
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { profileNames } from '../all-profiles.js';
 import type { Invocation } from '../cli.js';
 import type { Context } from '../context.js';
+import { HOOK_LIMIT_MS } from '../hooks.js';
 import type { ExitCode, SettingsProblem, Warning } from '../outcome.js';
 import { critical, describe, Failed } from '../outcome.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -44,8 +46,10 @@ export async function schedule(ctx: Context, invocation: Invocation): Promise<Ex
   const timer = shipped.units.get('dbbackup@.timer') ?? '';
   const { calendar, randomizedDelayMs } = invocation.schedule;
   const next = await nextElapse(calendar?.systemd ?? unitValue(timer, 'OnCalendar') ?? '', ctx.childEnv, ctx.signal);
-  if (next && 'refused' in next)
-    throw new Failed({ code: 'USAGE', message: `--calendar: ${next.refused}`, hint: 'systemd.time(7) says how times are written' });
+  if (next && ('refused' in next || next.at === null)) {
+    const message = `--calendar: ${'refused' in next ? next.refused : 'that time never comes'}`;
+    throw new Failed({ code: 'USAGE', message, hint: 'systemd.time(7) says how times are written' });
+  }
   const wish: Wish = {
     executable: resolve(ctx.cwd, ctx.invocation[0] ?? ''),
     nodeDirectory: dirname(process.execPath),
@@ -156,6 +160,7 @@ function profileOf(config: Config, { name, envFile, owner, uid, database }: Who)
   const uploads = config.upload.to.flatMap((url) => (url.kind === 'directory' ? [url.path] : []));
   const write = (path: string, ours: boolean): ScheduledProfile['writes'][number] => ({ path, ours, there: lstatOrNull(path) !== null });
   const below = (path: string): boolean => path.startsWith(`${config.to}/`);
+  const hooks = [config.hooks.after, config.hooks['on-failure']].filter((words) => words !== null).length;
   const own = [config.stateDir, config.logDir].filter((path) => !below(path));
   return {
     name,
@@ -170,7 +175,8 @@ function profileOf(config: Config, { name, envFile, owner, uid, database }: Who)
       ...[...uploads, ...(config.metricsFile === null ? [] : [dirname(config.metricsFile)])].map((path) => write(path, false)),
     ],
     longestMs: {
-      run: config.timeoutMs + (config.upload.to.length > 0 ? config.upload.timeoutMs : 0),
+      // Each destination has its own; so have the hooks that come after.
+      run: config.timeoutMs + config.upload.to.length * config.upload.timeoutMs + hooks * HOOK_LIMIT_MS,
       verify: config.timeoutMs,
     },
   };

@@ -2,16 +2,17 @@
 import { isAhead, isPlainGood, readCopy, scan } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
-import { History } from '../history.js';
+import { asKilled, History } from '../history.js';
 import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
-import { hasChannel, hasWork, tell } from '../notifiers/delivery.js';
+import { hasChannel, hasWork, onlyOn, tell } from '../notifiers/delivery.js';
 import { composeStatus } from '../notifiers/message.js';
 import { outboxPath, pending } from '../notifiers/outbox.js';
-import type { ExitCode, Failure, Warning, WarningCode } from '../outcome.js';
+import type { ExitCode, Failure, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
+import { RULES } from '../rules.js';
 import type { Channel, Config } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
@@ -30,18 +31,17 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   const { newestGood, problems: seen } = lookAtCopies(config, name, ctx.clock.now().getTime());
   problems.push(...seen);
   const lastRun = name === null ? null : lookAtRuns(config, name, problems);
-  const waiting = countWaiting(config, name);
-  if (waiting.total > 0) problems.push(warning('UNDELIVERED', `${plural(waiting.total, 'message')} could not be delivered yet (${waiting.words})`));
-
   const healthy = newestGood !== null && newestGood.ageSeconds * 1000 <= config.maxAgeMs;
   let untold: Failure | null = null;
   if (options.notify) {
     if (hasWork(config.telling, config.stateDir)) untold = await notify(ctx, config, name, newestGood, problems);
+    // What was delivered just now waits no longer.
+    sayWaiting(config, name, problems);
     if (!hasChannel(config.telling)) problems.push(warning('NOBODY_HEARS', 'no mail-to, slack-webhook or webhook is set, so --notify tells nobody'));
     if (untold) problems.push(critical('NOTIFY_FAILED', describe(untold).message));
     const unwritten = measure(config, name, problems, ctx.clock.now());
     if (unwritten) problems.push(unwritten);
-  }
+  } else sayWaiting(config, name, problems);
   const lines = [
     newestGood
       ? `${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`
@@ -87,22 +87,11 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   return { newestGood, problems };
 }
 
-const RULES: ReadonlySet<string> = new Set<WarningCode>([
-  'COPY_SHRANK',
-  'TABLE_GONE',
-  'TABLE_EMPTY',
-  'DESTINATION_BEHIND',
-  'SLOW_RUN',
-  'WAL_GREW',
-  'SPACE_LOW',
-  'SPACE_TREND',
-  'NOT_VERIFIED',
-]);
-
 function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecord | null {
   try {
     const history = History.openToRead(config.stateDir);
     const lastRun = history?.lastRun(name) ?? null;
+    const lastNight = history?.lastFinished(name) ?? null;
     const unsettled = history?.unsettled(name) ?? null;
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
@@ -115,7 +104,7 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
       problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
     else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.
-    for (const w of lastRun?.warnings ?? []) if (RULES.has(w.code)) problems.push(w);
+    for (const w of lastNight?.warnings ?? []) if (RULES.has(w.code)) problems.push(w);
     return lastRun;
   } catch (error) {
     problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));
@@ -136,6 +125,11 @@ function measure(config: Config, name: string | null, problems: readonly Warning
   } finally {
     history?.close();
   }
+}
+
+function sayWaiting(config: Config, name: string | null, problems: Warning[]): void {
+  const waiting = countWaiting(config, name);
+  if (waiting.total > 0) problems.push(warning('UNDELIVERED', `${plural(waiting.total, 'message')} could not be delivered yet (${waiting.words})`));
 }
 
 /** How many messages wait, and in words where: `mail 2, slack 1`. */
@@ -162,8 +156,8 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
     // Without a history nobody can know who was told: then telling once too often is right.
   }
   try {
-    const news = untoldProblems(history, name, newestGood, problems);
-    const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, config.to, name, [])) : null;
+    const news = untoldProblems(history, name, newestGood, problems, config.to);
+    const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, config.to, name, [], 'nothing')) : null;
     const letters = message
       ? lettersToAll(
           config.telling,
@@ -175,6 +169,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
     const { failure, heard, kept } = await tell(ctx, config.telling, box, letters, (w) => ctx.output.warning(w), ctx.signal);
     // What waits in the outbox is as good as told.
     if (message && letters.length > 0 && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
+    if (history) await tellOfStuck(ctx, config, name, history);
     return failure;
   } catch (error) {
     return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: true };
@@ -183,12 +178,36 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
   }
 }
 
+/** So long a message may wait before the other channels are told: a server may be away for a moment. */
+const STUCK_MS = 3_600_000;
+
+/** A channel that delivers nothing cannot say so itself: the others do, once. */
+async function tellOfStuck(ctx: Context, config: Config, name: string | null, history: History): Promise<void> {
+  const now = ctx.clock.now();
+  const stuck = pending(outboxPath(config.stateDir), name).filter(
+    ({ channel, message }) => config.telling[channel] !== null && now.getTime() - Date.parse(message.createdAt) > STUCK_MS,
+  );
+  const [oldest] = stuck;
+  const mute = new Set(stuck.map((letter) => letter.channel));
+  const others = onlyOn(config.telling, new Set(CHANNELS.filter((channel) => !mute.has(channel))));
+  if (!oldest || !hasChannel(others) || history.wasTold(`stuck ${oldest.message.id}`)) return;
+  const problem = warning(
+    'UNDELIVERED',
+    `${plural(stuck.length, 'message')} of ${[...mute].join(' and ')} cannot be delivered, since ${oldest.message.createdAt}`,
+  );
+  const message = composeStatus(name, [problem], messageFacts(ctx, config.to, name, [], 'nothing'));
+  const letters = lettersToAll(others, message, true);
+  const { heard, kept } = await tell(ctx, others, { stateDir: config.stateDir, name }, letters, (w) => ctx.output.warning(w), ctx.signal);
+  if (kept || heard.has(message.id)) history.noteTold(`stuck ${oldest.message.id}`, now);
+}
+
 /** A stale copy is known when its age was told, or a failed run since it was; a killed run when its own end was. */
 function untoldProblems(
   history: History | null,
   name: string | null,
   newestGood: Copy | null,
   problems: readonly Warning[],
+  to: string,
 ): { problems: Warning[]; keys: string[] } {
   const told: Warning[] = [];
   const keys: string[] = [];
@@ -201,10 +220,18 @@ function untoldProblems(
   const dead = name === null ? [] : (history?.unfinished(name, 'not held') ?? []);
   for (const run of dead) {
     if (history?.wasTold(`run ${run.runId}`)) continue;
-    told.push(critical('LAST_RUN_DIED', `the run of ${run.startedAt} was killed before it could finish`));
+    told.push(critical('LAST_RUN_DIED', killedInWords(run, to)));
     keys.push(`run ${run.runId}`);
   }
   return { problems: told, keys };
+}
+
+/** A killed backup has left nothing that matters; what a killed restore or guard left is for a person to look at, and says how. */
+function killedInWords(run: RunRecord, to: string): string {
+  const { error } = asKilled(run, null, to);
+  return run.command === 'restore' || run.command === 'guard'
+    ? `the ${run.command} of ${run.startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`
+    : `the ${run.command} of ${run.startedAt} was killed before it could finish`;
 }
 
 function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null): boolean {

@@ -14,7 +14,7 @@ import type { ExitCode, Failure } from '../outcome.js';
 import { describe, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
 import { copiesIn, placeOf } from '../place.js';
-import { noteProven } from '../proven.js';
+import { forgetProven, noteProven } from '../proven.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
@@ -109,6 +109,7 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     checkedBefore: () => null,
   });
   if (proof.content) noteProven(acting, proof.content);
+  if (proof.refuted) forgetProven(acting, proof.refuted);
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
   if (proof.gone) return null;
   const status = statusFrom(proof);

@@ -244,10 +244,11 @@ async function deliverOn(
   for (const letter of queue) {
     const sent = await sendNow(letter, telling, ctx, signal);
     const isGivenUp = !sent.delivered && !signal.aborted && settle(letter, sent, now, warn);
-    if (sent.delivered) forget(letter.path);
     const failure = sent.failure && isFirst ? { ...sent.failure, kept: !sent.delivered && !isGivenUp } : null;
     if (failure) isFirst = false;
+    // First: whatever becomes of its file, it is not to be sent once more by this run.
     came({ ...sent, failure });
+    if (sent.delivered) forget(letter.path);
     if (!sent.delivered && (signal.aborted || sent.retryAfterMs !== null || ctx.clock.monotonic() - began > GIVE_UP_AFTER_MS)) return;
   }
 }

@@ -98,11 +98,11 @@ async function attempt(mail: Envelope, options: MailOptions, work: (stop: AbortS
   }
 }
 
-/** 5xx to the message or to all of its recipients. A login that fails is put right in the settings, and the message is worth keeping. */
+/** 5xx to the message, its sender or all of its recipients. What a server says to a greeting or a login is put right elsewhere, and the message is worth keeping. */
 function isRefusal(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   const { responseCode, code } = error as Reply;
-  return code !== 'EAUTH' && typeof responseCode === 'number' && responseCode >= 500;
+  return (code === 'EENVELOPE' || code === 'EMESSAGE') && typeof responseCode === 'number' && responseCode >= 500;
 }
 
 /** The message as bytes. Date and Message-ID come from the message, so that one that is sent twice can be recognised. */

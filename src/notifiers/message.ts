@@ -103,7 +103,14 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
       });
     }
     const [words, verdict] = kind === 'recovery' ? ['RECOVERED', 'backups work again'] : ['OK', 'backup made'];
-    return message(facts, kind, record, subject(words, null), { ...well, tone: 'good', verdict: head(verdict), lead: [clean(made)] });
+    // Green is for nights that leave nothing to look at.
+    const grave = record.warnings.find((w) => w.severity === 'critical');
+    return message(facts, kind, record, subject(words, grave?.code ?? null), {
+      ...well,
+      tone: grave ? 'partly' : 'good',
+      verdict: head(grave ? `${verdict}, but there is something critical to look at` : verdict),
+      lead: [...(grave ? [clean(`CRITICAL ${grave.code}: ${grave.message}`)] : []), clean(made)],
+    });
   }
 
   const error = record.error;

@@ -44,6 +44,8 @@ const MOMENTARY: ReadonlySet<Warning['code']> = new Set([
   'SOURCE_REPLACED',
   'IO_ERROR',
   'UPLOAD_FAILED',
+  // Mostly found after people were told: the next night has not found it yet when it tells.
+  'STATE_UNWRITABLE',
 ]);
 
 /** Nothing for a dry run, and for one that lost the race for the lock. `past` null: not known. */

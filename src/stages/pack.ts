@@ -15,7 +15,7 @@ import type { Sealed } from '../records.js';
 import { hashFile, lstatOrNull, remove } from '../system/files.js';
 import type { Tools } from '../system/programs.js';
 import { ProgramFailed } from '../system/programs.js';
-import { syncLarge } from '../system/syncing.js';
+import { syncLargeFile } from '../system/syncing.js';
 import { MissingProgram } from '../system/workers.js';
 import type { Workspace } from '../workspace.js';
 import { packedPath, sealedPath } from '../workspace.js';
@@ -64,7 +64,7 @@ async function compress(input: PackInput, plain: string): Promise<Unpacked | nul
   const path = packedPath(plain);
   try {
     await compressFile(plain, path, packing.compress, tools);
-    await syncLarge(path, tools.signal);
+    await syncLargeFile(path, tools.signal);
     if (!isFormat(path, packing.compress)) throw new Failed({ code: 'PACK_FAILED', reason: `what came out is no ${packing.compress} file` });
     const packed = { compress: packing.compress, encrypted: false };
     const sizes = { packedBytes: lstatSync(path).size, limit: lstatSync(plain).size };
@@ -92,7 +92,7 @@ async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepa
       exclude: ours(snapshot, input),
       leftOut: input.destinations,
     });
-    await syncLarge(workspace.files, tools.signal);
+    await syncLargeFile(workspace.files, tools.signal);
     const compressed = await compress(input, workspace.files);
     const unreadable = { what: [...missing, ...archived.unreadable], total: missing.length + archived.totals.unreadable };
     return { files: { plain: workspace.files, sizeBytes, sha256, compressed, archived }, unreadable };
@@ -151,7 +151,7 @@ async function finish(input: PackInput, part: Part): Promise<{ path: string; siz
   const path = sealedPath(plain);
   try {
     const written = await sealFile(unsealed.path, path, packing.recipients, tools);
-    await syncLarge(path, tools.signal);
+    await syncLargeFile(path, tools.signal);
     const { size } = lstatSync(path);
     const odd = sealedProblem(path, size, unsealed.sizeBytes, packing.recipients.length);
     if (odd !== null) throw new Failed({ code: 'PACK_FAILED', reason: `what came out is not what age makes of it: ${odd}` });

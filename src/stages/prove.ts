@@ -69,8 +69,10 @@ export interface Proof {
   readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
-  /** What was proven in full; null: nothing was. */
+  /** The content that SQLite found whole, now or before; null: it was not asked, or found damage. */
   readonly content: Content | null;
+  /** The content in which it found damage now, although the bytes are the recorded ones. */
+  readonly refuted: Content | null;
   /** When SQLite had checked it, RFC 3339; null: just now, if at all. */
   readonly checkedAt: string | null;
 }
@@ -84,6 +86,7 @@ const NOTHING = {
   proven: NONE,
   gone: false,
   content: null,
+  refuted: null,
   checkedAt: null,
 } as const satisfies Proof;
 
@@ -288,9 +291,9 @@ function unreadable(input: ProveInput, data: string, error: unknown): Copied {
   throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
 }
 
-type Contents = Pick<Proof, 'content' | 'checkedAt' | 'problems'>;
+type Contents = Pick<Proof, 'content' | 'refuted' | 'checkedAt' | 'problems'>;
 
-const UNPROVEN: Contents = { content: null, checkedAt: null, problems: [] };
+const UNPROVEN: Contents = { content: null, refuted: null, checkedAt: null, problems: [] };
 
 /** The private file, whose bytes have the recorded hash, by SQLite's own checks and against what its manifest says of it. */
 async function proveContent(input: ProveInput, manifest: Manifest): Promise<Contents> {
@@ -298,9 +301,9 @@ async function proveContent(input: ProveInput, manifest: Manifest): Promise<Cont
   if (unlike.length > 0) return { ...UNPROVEN, problems: unlike };
   const content = contentOf(manifest);
   const checkedAt = content && input.checkedBefore(content);
-  if (checkedAt !== null) return { content, checkedAt, problems: [] };
+  if (checkedAt !== null) return { ...UNPROVEN, content, checkedAt };
   const problems = await checkContent(input, manifest);
-  return { content: problems.length === 0 ? content : null, checkedAt: null, problems };
+  return problems.length === 0 ? { ...UNPROVEN, content } : { ...UNPROVEN, refuted: content, problems };
 }
 
 /** Of an unpacked copy the plain file is the stored one. */

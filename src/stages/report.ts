@@ -15,8 +15,11 @@ import type { MailSettings, NotifyEvent, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { shellWord } from '../system/processes.js';
 
+/** Whether the command at work now is the one to try again: not where it only tells of another. */
+export type Again = 'this command' | 'nothing';
+
 /** What a message says besides the record. */
-export function messageFacts(ctx: Context, to: string | null, name: string | null, logLines: readonly string[]): MessageFacts {
+export function messageFacts(ctx: Context, to: string | null, name: string | null, logLines: readonly string[], again: Again = 'this command'): MessageFacts {
   const now = ctx.clock.now();
   return {
     id: randomUUID(),
@@ -24,7 +27,7 @@ export function messageFacts(ctx: Context, to: string | null, name: string | nul
     host: ctx.host,
     newestGood: to === null || name === null ? null : newestOf(to, name, now),
     logLines,
-    retry: retryLine(ctx),
+    retry: again === 'this command' ? retryLine(ctx) : '',
     directory: to,
     redact: ctx.output.redact,
   };
@@ -55,11 +58,11 @@ export function lettersFor(
   telling: Telling,
   record: RunRecord,
   occasion: Occasion,
-  about: { readonly to: string | null; readonly logLines: readonly string[] },
+  about: { readonly to: string | null; readonly logLines: readonly string[]; readonly again?: Again },
 ): Letter[] {
   const composed = new Map<NotifyEvent, Message>();
   const compose = (event: NotifyEvent): Message => {
-    const message = composed.get(event) ?? composeRun(record, event, messageFacts(ctx, about.to, record.name, about.logLines), occasion.news);
+    const message = composed.get(event) ?? composeRun(record, event, messageFacts(ctx, about.to, record.name, about.logLines, about.again), occasion.news);
     composed.set(event, message);
     return message;
   };

@@ -4,7 +4,7 @@
  * pages: together they look at everything that one whole integrity_check does.
  */
 
-import { lstatSync } from 'node:fs';
+import { closeSync, lstatSync } from 'node:fs';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
 import { SOURCE_BUSY_MS } from '../artifacts.js';
 import { checkFile, rowsOf } from '../checks.js';
@@ -13,7 +13,7 @@ import type { Failure, Warning } from '../outcome.js';
 import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile } from '../system/files.js';
-import { syncLarge } from '../system/syncing.js';
+import { openToSync, syncLarge } from '../system/syncing.js';
 import type { Properties } from '../system/worker-protocol.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
@@ -30,8 +30,23 @@ export interface VerifyInput {
 
 /** Proves a snapshot, or fails. A read error or a killed mapping is tried once more, without mapping (traps, 19 and 39). */
 export async function verify(input: VerifyInput): Promise<VerifiedSnapshot> {
+  let fd: number;
   try {
-    return await attempt(input, true);
+    fd = openToSync(input.snapshot.path);
+  } catch (error) {
+    throw translated(error, input);
+  }
+  // One descriptor for both attempts: an error of the disk in the first one is told to it in the second.
+  try {
+    return await twice(input, fd);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+async function twice(input: VerifyInput, fd: number): Promise<VerifiedSnapshot> {
+  try {
+    return await attempt(input, fd, true);
   } catch (error) {
     await input.pool.killAll();
     input.signal.throwIfAborted();
@@ -39,7 +54,7 @@ export async function verify(input: VerifyInput): Promise<VerifiedSnapshot> {
     if (!(error instanceof ChildDied && error.signal === 'SIGBUS') && !(error instanceof RequestFailed)) throw translated(error, input);
   }
   try {
-    return await attempt(input, false);
+    return await attempt(input, fd, false);
   } catch (error) {
     await input.pool.killAll();
     input.signal.throwIfAborted();
@@ -67,12 +82,12 @@ function verifyFailure(error: unknown, input: VerifyInput): Failure {
   return { code: 'VERIFY_FAILED', findings: [`${message} (${code})`] };
 }
 
-async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnapshot> {
+async function attempt(input: VerifyInput, fd: number, mmap: boolean): Promise<VerifiedSnapshot> {
   const { snapshot } = input;
   const file = snapshot.path;
   const sizeBytes = lstatSync(file).size;
   const failed = new AbortController();
-  const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, sizeBytes);
+  const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, fd, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
   const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch((error: unknown) => {
@@ -115,9 +130,9 @@ async function attempt(input: VerifyInput, mmap: boolean): Promise<VerifiedSnaps
 }
 
 /** Hash after sync: what is read back is what the disk was told to keep. Sync and hash run beside the checks. */
-async function syncAndHash(input: VerifyInput, sizeBytes: number): Promise<{ sha256: string }> {
+async function syncAndHash(input: VerifyInput, fd: number, sizeBytes: number): Promise<{ sha256: string }> {
   const { path } = input.snapshot;
-  await syncLarge(path, input.signal);
+  await syncLarge(fd, input.signal);
   const before = lstatSync(path, { bigint: true });
   const sha256 = await hashFile(path, input.signal, (done) => input.progress(done, sizeBytes));
   const after = lstatSync(path, { bigint: true });

@@ -20,7 +20,6 @@ import {
   mkdirSync,
   openSync,
   read as readCallback,
-  readdirSync,
   readSync,
   realpathSync,
   renameSync,
@@ -221,19 +220,37 @@ export function probeWrite(directory: string, offset: number): Error | null {
 export const removeTree = (path: string): void => rmSync(path, { recursive: true, force: true });
 
 /**
- * Empties the files of a private temp directory that have no other name. What of them is not on its way to the disk yet need not
- * get there, so that what has to be written down now does not wait for it.
+ * Empties what lies under these names in a private temp directory, as far as it has no other name: what of it is not on its way to
+ * the disk yet need not get there, and what has to be written down now does not wait for it. `is`: the directory it must be, since
+ * beside a file of another user its name can be exchanged for a link to anywhere. What cannot be emptied is left.
  */
-export function emptyTree(directory: string): void {
-  for (const entry of readdirSync(directory, { withFileTypes: true })) {
-    if (!entry.isFile()) continue;
-    const fd = openSync(join(directory, entry.name), constants.O_WRONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+export function emptyFiles(directory: string, is: FileId, names: readonly string[]): void {
+  let within: number;
+  try {
+    within = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  } catch {
+    return;
+  }
+  try {
+    const now = fstatSync(within);
+    if (now.dev !== is.dev || now.ino !== is.ino) return;
+    for (const name of names) emptyFile(`/proc/self/fd/${within}/${name}`);
+  } finally {
+    closeSync(within);
+  }
+}
+
+function emptyFile(path: string): void {
+  try {
+    const fd = openSync(path, constants.O_WRONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     try {
       const stats = fstatSync(fd);
-      if (stats.isFile() && stats.nlink === 1) ftruncateSync(fd, 0);
+      if (stats.isFile() && stats.nlink === 1 && stats.uid === process.geteuid?.()) ftruncateSync(fd, 0);
     } finally {
       closeSync(fd);
     }
+  } catch {
+    // It is not there, or on a disk that fails: it is removed as it is.
   }
 }
 

@@ -5,79 +5,66 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
-import { closeSync, constants, existsSync, fstatSync, openSync } from 'node:fs';
-import { syncFile } from './files.js';
+import { closeSync, constants, existsSync, fstatSync, fsync, openSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { findSetpriv } from './workers.js';
 
 const SYNC = ['/usr/bin/sync', '/bin/sync', '/usr/local/bin/sync', '/run/current-system/sw/bin/sync'];
 /** Below this a process of its own is not worth it, bytes. */
 const LARGE = 1_000_000;
-/** glibc's words for what can come of it (strerror(3), C locale). */
-const ERRORS: readonly (readonly [RegExp, string])[] = [
-  [/No space left on device/, 'ENOSPC'],
-  [/Disk quota exceeded/, 'EDQUOT'],
-  [/Read-only file system/, 'EROFS'],
-];
+
+const fsyncFd = promisify(fsync);
+
+/** Opens a file for `syncLarge`: what goes wrong with its bytes from now on, this descriptor is told. Links are not followed. */
+export const openToSync = (path: string): number => openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
 
 /**
- * Syncs a file's bytes. Rejects with an error that has an errno as its `code`, or with the signal's reason as soon as that aborts:
- * then the file should be given up, for the sync may go on for as long as the disk needs.
+ * Syncs the bytes of an open file that may be read. Rejects with the system's error, or with the signal's reason as soon as that
+ * aborts: then the file should be given up, for the sync may go on for as long as the disk needs.
  */
-export async function syncLarge(path: string, signal: AbortSignal): Promise<void> {
-  const fd = openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+export async function syncLarge(fd: number, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
+  if (sync !== undefined && setpriv !== null && fstatSync(fd).size >= LARGE) {
+    // The file that is open, whatever becomes of its name.
+    const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, '/proc/self/fd/3'], {
+      env: {},
+      stdio: ['ignore', 'ignore', 'ignore', fd],
+      detached: true,
+      cwd: '/',
+    });
+    await endOf(child, signal);
+  }
+  // Its verdict counts, and not that of a program: an error is told to each descriptor that was open when it came. By now there
+  // is little left to wait for.
+  await fsyncFd(fd);
+}
+
+/** The same of a path. */
+export async function syncLargeFile(path: string, signal: AbortSignal): Promise<void> {
+  const fd = openToSync(path);
   try {
-    if (!(await syncLargeFd(fd, fstatSync(fd).size, signal))) await syncFile(path);
+    await syncLarge(fd, signal);
   } finally {
     closeSync(fd);
   }
 }
 
-/** The same of an open file that may be read. False: it was not worth a process of its own, or none could be started. */
-export async function syncLargeFd(fd: number, sizeBytes: number, signal: AbortSignal): Promise<boolean> {
-  signal.throwIfAborted();
-  const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
-  if (sync === undefined || setpriv === null || sizeBytes < LARGE) return false;
-  // The file that is open, whatever becomes of its name.
-  const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, '/proc/self/fd/3'], {
-    env: { LC_ALL: 'C' },
-    stdio: ['ignore', 'ignore', 'pipe', fd],
-    detached: true,
-    cwd: '/',
-  });
-  child.on('error', () => undefined);
-  if (child.pid === undefined) return false;
-  await endOf(child, signal);
-  return true;
-}
-
+/** Waits until the child has ended, in whatever way, or could not be started. Rejects when the signal aborts. */
 function endOf(child: ChildProcess, signal: AbortSignal): Promise<void> {
-  let said = '';
-  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-    said = (said + text).slice(-1000);
-  });
   return new Promise((done, fail) => {
     const leave = (): void => {
       child.kill('SIGKILL');
       // It may take its time to end: nothing of ours waits for that.
-      child.stderr?.destroy();
       child.unref();
       fail(signal.reason);
     };
     signal.addEventListener('abort', leave, { once: true });
-    const end = (error: Error | null): void => {
+    const ended = (): void => {
       signal.removeEventListener('abort', leave);
-      if (error) fail(error);
-      else done();
+      done();
     };
-    child.once('close', (code, killedBy) => {
-      if (code === 0) return end(null);
-      // An error of the disk is told once, and was told to that process: it must not be taken for anything less.
-      const errno = ERRORS.find(([words]) => words.test(said))?.[1] ?? 'EIO';
-      end(
-        Object.assign(new Error(`${errno}: ${killedBy ? `the sync was ended by ${killedBy}` : said.trim() || `sync ended with ${code}`}`), {
-          code: errno,
-        }),
-      );
-    });
+    child.once('error', ended);
+    child.once('exit', ended);
   });
 }

@@ -243,6 +243,27 @@ describe('what arrives', () => {
     expect(heard(at)).toEqual(Array(3).fill([about('UNHEALTHY', 'COPY_STALE', 'stale')]));
   });
 
+  test('what one channel cannot deliver for long is told on the others, once', async () => {
+    const at = await servers();
+    const s = scene(WAL);
+    await s.run([]);
+    hide(s);
+    const noSlack = env(at, { DBBACKUP_SLACK_WEBHOOK: 'http://127.0.0.1:1/x' });
+    expect((await s.run([], noSlack)).code).toBe(1);
+    heard(at);
+    expect((await s.ask('status', ['--notify', '--name', 'app'], noSlack)).code).toBe(3);
+    expect(heard(at)).toEqual([[], [], []]);
+    // An hour later.
+    const outbox = join(s.state, 'outbox');
+    for (const file of readdirSync(outbox).filter((f) => f.endsWith('.json'))) {
+      const text = readFileSync(join(outbox, file), 'utf8');
+      writeFileSync(join(outbox, file), text.replace(/"createdAt":\s*"[^"]*"/, `"createdAt":"${ago(2 * HOUR).toISOString()}"`));
+    }
+    for (let i = 0; i < 2; i++) expect((await s.ask('status', ['--notify', '--name', 'app'], noSlack)).code).toBe(3);
+    const [mail, slack, webhook] = heard(at);
+    expect([slack, mail, webhook]).toEqual([[], [about('UNHEALTHY', 'UNDELIVERED')], [about('UNHEALTHY', 'UNDELIVERED')]]);
+  });
+
   test('settings that do not parse, on every channel whose own do', async () => {
     const at = await servers();
     const s = scene(WAL);

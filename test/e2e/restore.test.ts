@@ -152,6 +152,7 @@ describe('a copy that was proven before', () => {
     ['another version of dbbackup', (s) => inHistory(s, "UPDATE proofs SET tool = 'dbbackup 0.0.1'")],
     ['another build of SQLite', (s) => inHistory(s, "UPDATE proofs SET sqlite = '2020-01-01 3.31.0'")],
     ['other bytes', (s) => inHistory(s, "UPDATE proofs SET sha256 = 'other'")],
+    ['a time that is none', (s) => inHistory(s, "UPDATE proofs SET at = 'some day'")],
     ['no table for it, from an older version', (s) => inHistory(s, 'DROP TABLE proofs')],
     ['a damaged table for it', (s) => damage(join(s.state, 'history.db'), (rootPage(join(s.state, 'history.db'), 'proofs') - 1) * 4096, Buffer.alloc(200, 7))],
   ])('is checked again where that is not known: %s', async (_, forget) => {
@@ -191,6 +192,8 @@ describe('a copy that was proven before', () => {
     inHistory(s, `UPDATE proofs SET sha256 = '${sha(join(s.to, file))}'`);
     const verify = await s.ask('verify', [file, '--json']);
     expect([verify.code, verify.json.results?.[0]?.status]).toEqual([1, 'bad']);
+    // What was believed of these bytes is forgotten.
+    expect(query(join(s.state, 'history.db'), 'SELECT count(*) FROM proofs')).toBe(0);
   });
 });
 

@@ -155,7 +155,7 @@ describe('schedule', () => {
       expect(owned).toHaveLength(4);
       for (const { text } of owned) {
         expect(linesOf(text)).toEqual(
-          expect.arrayContaining([`User=${owner}`, `ReadWritePaths=${p.home}/data-${name}`, `ReadWritePaths=${p.home}/backups-${name}`]),
+          expect.arrayContaining([`User=${owner}`, `ReadWritePaths=-${p.home}/data-${name}`, `ReadWritePaths=-${p.home}/backups-${name}`]),
         );
       }
     }

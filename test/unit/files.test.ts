@@ -21,6 +21,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import {
   ancestors,
+  emptyFiles,
   giveLook,
   hashFile,
   lstatOrNull,
@@ -187,6 +188,44 @@ describe('replace', () => {
     writeFileSync(join(to, 'it/inside'), 'x');
     expect(codeOf(() => replace(join(to, 'it'), 'new', nothing))).toMatch(/EISDIR|ENOTEMPTY|EEXIST/);
     expect(readdirSync(join(to, 'it'))).toEqual(['inside']);
+  });
+});
+
+describe('emptyFiles', () => {
+  const made = (): { directory: string; file: string } => {
+    const directory = join(tempDirectory('empty'), 'private');
+    mkdirSync(directory);
+    const file = join(directory, 'data.db');
+    writeFileSync(file, 'large');
+    return { directory, file };
+  };
+
+  test('empties what it is told to, and nothing that has another name', () => {
+    const { directory, file } = made();
+    writeFileSync(join(directory, 'other'), 'kept');
+    writeFileSync(join(directory, 'published.db'), 'kept');
+    linkSync(join(directory, 'published.db'), join(directory, '..', 'app.db'));
+    symlinkSync(join(directory, 'other'), join(directory, 'link'));
+    emptyFiles(directory, lstatSync(directory), ['data.db', 'published.db', 'link', 'missing']);
+    expect(sizeOf(file)).toBe(0);
+    for (const kept of ['other', 'published.db', '../app.db']) expect(readFileSync(join(directory, kept), 'utf8')).toBe('kept');
+  });
+
+  test('follows nothing that took the place of the directory', () => {
+    const { directory, file } = made();
+    const is = lstatSync(directory);
+    const victim = join(tempDirectory('victim'), 'home');
+    mkdirSync(victim);
+    writeFileSync(join(victim, 'data.db'), 'precious');
+    renameSync(directory, `${directory}.moved`);
+    symlinkSync(victim, directory);
+    emptyFiles(directory, is, ['data.db']);
+    expect(() => emptyFiles(join(directory, 'gone'), is, ['data.db'])).not.toThrow();
+    remove(directory);
+    renameSync(victim, directory);
+    emptyFiles(directory, is, ['data.db']);
+    expect(readFileSync(join(directory, 'data.db'), 'utf8')).toBe('precious');
+    expect(existsSync(file)).toBe(true);
   });
 });
 

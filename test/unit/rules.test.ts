@@ -46,6 +46,12 @@ const s3 = { destination: 's3://b/p', newestAt: NOW - 10 * HOUR };
 describe.each<readonly [string, Partial<RuleFacts>, Partial<RuleFacts>]>([
   ['critical COPY_SHRANK', { made: manifest({ plainSizeBytes: 500_000 }) }, { made: manifest({ plainSizeBytes: 500_001 }) }],
   ['critical TABLE_GONE', { made: manifest({ rows: { a: 5000 } }) }, { made: manifest({ rows: { a: 5000, b: 10, c: 1 } }) }],
+  // Not every name is free in an object of JavaScript.
+  [
+    'critical TABLE_GONE',
+    { before: manifest({ rows: { constructor: 1, a: 5000 } }), made: manifest({ rows: { a: 5000 } }) },
+    { before: manifest({ rows: { constructor: 1 } }), made: manifest({ rows: { constructor: 1 } }) },
+  ],
   ['warning TABLE_EMPTY', { made: manifest({ rows: { a: 0, b: 10 } }) }, { made: manifest({ rows: { a: 1, b: 0 } }) }],
   ['warning DESTINATION_BEHIND', { behind: [s3] }, { behind: [] }],
   ['critical DESTINATION_BEHIND', { behind: [{ ...s3, newestAt: NOW - 27 * HOUR }] }, { behind: [] }],

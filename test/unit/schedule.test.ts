@@ -97,20 +97,20 @@ describe('units', () => {
     for (const service of SERVICES) {
       expect(dropIn(schedule, `${service}@app.service`)).toEqual([
         '# The profile app: /etc/dbbackup/app.env',
-        '[Unit]',
-        'RequiresMountsFor=/srv/app',
-        'RequiresMountsFor=/var/backups/dbbackup/app',
-        '',
+        // The others have to speak when a disk is missing.
+        ...(['dbbackup', 'dbbackup-verify'].includes(service)
+          ? ['[Unit]', 'RequiresMountsFor=/srv/app', 'RequiresMountsFor=/var/backups/dbbackup/app', '']
+          : []),
         '[Service]',
         'User=www-data',
-        'ReadWritePaths=/srv/app',
-        'ReadWritePaths=/var/backups/dbbackup/app',
+        'ReadWritePaths=-/srv/app',
+        'ReadWritePaths=-/var/backups/dbbackup/app',
       ]);
     }
     expect(schedule.prepare).toEqual([]);
   });
 
-  test('a directory that dbbackup would make has to be there first; one that it does not make may be missing', () => {
+  test('a directory that dbbackup would make has to be there first; none keeps a unit from starting', () => {
     const schedule = made({
       writes: [
         { path: '/srv/app', there: true, ours: false },
@@ -122,8 +122,8 @@ describe('units', () => {
     });
     expect(schedule.prepare).toEqual(['install -d -o www-data -m 700 /srv/app/backups', "install -d -o www-data -m 700 '/mnt/state dir'"]);
     expect(dropIn(schedule, 'dbbackup@app.service').filter((line) => line.startsWith('ReadWritePaths='))).toEqual([
-      'ReadWritePaths=/srv/app',
-      'ReadWritePaths="/mnt/state dir"',
+      'ReadWritePaths=-/srv/app',
+      'ReadWritePaths="-/mnt/state dir"',
       'ReadWritePaths=-/mnt/disk',
     ]);
   });
