@@ -62,7 +62,7 @@ export function mountExt4(bytes: number): Ext4 {
     mount: () => {
       // Another mount namespace that was made meanwhile (a sandbox, unshare) keeps the old, cut-off file system alive, and
       // mounting the device again finds that one: once more, until it is a live one.
-      for (let tries = 0; tries < 100; tries++) {
+      for (let tries = 0; tries < 1000; tries++) {
         mount('-o', 'loop', image, point);
         if (isAlive(point)) return;
         execFileSync('umount', [point]);
