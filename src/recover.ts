@@ -5,10 +5,12 @@
  * - any other workspace: cleared away;
  * - a database whose replacement by a copy was cut short: see aside.ts.
  */
+
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { settleAside } from './aside.js';
 import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
+import { plural } from './format.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
 import { packedAs } from './packing.js';
@@ -143,5 +145,5 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
   syncDirectory(to, unsupported);
   for (const { file } of orphans) remove(join(to, file));
   syncDirectory(to, unsupported);
-  warn(warning('HEALED', `finished an interrupted prune: removed ${orphans.length} manifest${orphans.length === 1 ? '' : 's'} whose data was already gone`));
+  warn(warning('HEALED', `finished an interrupted prune: removed ${plural(orphans.length, 'manifest')} whose data was already gone`));
 }

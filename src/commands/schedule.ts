@@ -119,6 +119,7 @@ async function lookAt(ctx: Context, name: string, directories: readonly string[]
       profile: name,
       from: null,
       envFile: null,
+      secretsLater: true,
     });
     read(loaded);
     return loaded;

@@ -200,7 +200,8 @@ async function deliver(
   const lock = await acquireLock(join(outbox, 'lock.db'), OUTBOX_WAIT_MS, signal);
   if (!lock) {
     const failure: NotifyFailure = { code: 'NOTIFY_FAILED', reason: 'another process is sending and does not come to an end', kept: true };
-    came({ channel: 'mail', id: '', delivered: false, failure, refused: false, retryAfterMs: null });
+    const [channel] = CHANNELS.filter((one) => telling[one] !== null);
+    if (channel) came({ channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null });
     return;
   }
   try {

@@ -1,8 +1,8 @@
 /**
  * Messages on their way: one file for each channel, `<outbox>/<stamp>-<id>.<channel>.json`, so that a channel that is down keeps
  * none of the others waiting. A message is queued first, then sent, then removed, so a kill in the middle loses nothing; at
- * worst it arrives twice, as mail under one Message-ID. Runs of several names share the directory, and each touches only
- * messages of its own name while it holds that name's lock.
+ * worst it arrives twice, as mail under one Message-ID. Runs of several names share the directory; each touches only messages of
+ * its own name and those without one, one process at a time (`lock.db`).
  */
 import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';

@@ -122,6 +122,8 @@ export interface RawSettings {
   /** --from: then the backup directory is not needed. */
   readonly from: string | null;
   readonly envFile: string | null;
+  /** Secrets may come later, as credentials of the unit that will run: that one is missing is no problem here. */
+  readonly secretsLater?: boolean;
 }
 
 export interface Loaded {
@@ -231,7 +233,8 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     const missing = (await import('../packing.js')).zstdMissing(input.env);
     if (missing !== null) problem('compress', missing, originOf('compress'));
   }
-  const failed = (option: OptionName): boolean => problems.some((p) => p.setting === option);
+  const comesLater = (option: OptionName): boolean => input.secretsLater === true && spec(option).secret === true && !given.has(option);
+  const failed = (option: OptionName): boolean => comesLater(option) || problems.some((p) => p.setting === option);
   const config = toConfig(input, parsed, keys, problem, originOf, failed);
   return {
     config: problems.length === 0 ? config : null,

@@ -101,7 +101,11 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
     for (const [n, copy] of missing.entries()) {
       input.progress(sum(bytes.slice(0, n)), sum(bytes));
       const proved = await putCopy(input, there, copy, listed);
-      if (proved === null) continue;
+      if (proved === null) {
+        // Pruned here meanwhile: nobody owes it any more.
+        missing = missing.filter((c) => c !== copy);
+        continue;
+      }
       uploaded.push({ file: copy.file, proved });
       ledger?.noteUploaded(url.shown, copy.file, input.now());
     }

@@ -224,6 +224,16 @@ describe('schedule', () => {
     expect(r.stdout + r.stderr).not.toContain('canary');
   });
 
+  test('takes a profile whose secret comes as a credential of the unit', async () => {
+    const p = place();
+    p.add('app', ['DBBACKUP_MAIL_TO=ops@example.org']);
+    const r = await dbbackup(['schedule', '--json'], { env: p.env });
+    expect([r.code, documentOf(r).problems, documentOf(r).profiles.length]).toEqual([0, [], 1]);
+    // A day that no year has.
+    const never = await dbbackup(['schedule', '--calendar', '*-2-30 03:00', '--json'], { env: p.env });
+    expect([never.code, never.json.error?.code]).toEqual([64, 'USAGE']);
+  });
+
   test.skipIf(!root)('runs each as the owner of its database, who has to be able to read the profile (needs root)', async () => {
     const p = place();
     p.add('app', [], 1);
