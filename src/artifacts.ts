@@ -5,7 +5,6 @@
 
 import type { Failure } from './outcome.js';
 import type { Packed } from './packing.js';
-import type { Content } from './proven.js';
 import type { Check, Copy, FilesArtifact, Manifest, Method, RunRecord, SourceFacts, Violations } from './records.js';
 import type { Findings, Properties } from './system/worker-protocol.js';
 
@@ -108,6 +107,14 @@ export interface Artifact {
 export interface FilesPart {
   readonly path: string;
   readonly facts: Omit<FilesArtifact, 'file'>;
+}
+
+/** What a full proof of a copy is about. */
+export interface Content {
+  /** SHA-256 of the plain database file, hex. */
+  readonly sha256: string;
+  /** SHA-256, hex, of everything that a manifest says of that file and a proof compares with it. */
+  readonly claims: string;
 }
 
 /** Remembers which copies arrived where, and which content was proven. */

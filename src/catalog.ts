@@ -3,9 +3,11 @@
  * or `.zst` and `.age` where it is packed, and a manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
+
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Content } from './artifacts.js';
 import { errnoOf, errnoWords } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
@@ -289,6 +291,15 @@ export function sizesProblem({ file, plainSizeBytes, pageSize, pageCount }: Mani
     return `its manifest says that it unpacks to ${String(plainSizeBytes)} bytes, which no database has`;
   if (plainSizeBytes === pageSize * pageCount) return null;
   return `its manifest says that it unpacks to ${plainSizeBytes} bytes, and to ${pageCount} pages of ${pageSize}`;
+}
+
+/** Of a manifest with nothing sealed in it; null: it does not know the hash. Where its rows were too many to list, it is never known again. */
+export function contentOf(manifest: Manifest): Content | null {
+  const { plainSha256, pageSize, pageCount, userVersion, applicationId, schemaHash, rows } = manifest;
+  if (plainSha256 === null) return null;
+  const tables = Object.entries(rows ?? {}).sort(([a], [b]) => (a < b ? -1 : 1));
+  const claims = JSON.stringify([pageSize, pageCount, userVersion, applicationId, schemaHash, tables]);
+  return { sha256: plainSha256, claims: createHash('sha256').update(claims).digest('hex') };
 }
 
 /** The Copy part of a manifest: what listings show. */

@@ -5,8 +5,9 @@
  */
 import type { Acting } from './acting.js';
 import type { Artifact, Publication, Snapshot, SourceState, VerifiedSnapshot } from './artifacts.js';
+import { contentOf } from './catalog.js';
 import { bytes, plural } from './format.js';
-import { contentOf, noteProven } from './proven.js';
+import { noteProven } from './proven.js';
 import type { PackInput, Prepared } from './stages/pack.js';
 import { pack, prepare } from './stages/pack.js';
 import { publish } from './stages/publish.js';

@@ -4,9 +4,9 @@
  */
 import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
+import type { Content } from './artifacts.js';
 import type { Failure, Killed } from './outcome.js';
 import { describe } from './outcome.js';
-import type { Content } from './proven.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';

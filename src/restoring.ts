@@ -1,7 +1,7 @@
 import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
-import type { SourceState } from './artifacts.js';
+import type { Content, SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { bytes } from './format.js';
@@ -9,7 +9,6 @@ import type { Failure, WayBack } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
-import type { Content } from './proven.js';
 import { noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
 import { inspectSource } from './stages/inspect.js';

@@ -6,7 +6,8 @@
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { PassThrough } from 'node:stream';
-import { baseOf, readManifestText, sizesProblem, withSecrets } from '../catalog.js';
+import type { Content } from '../artifacts.js';
+import { baseOf, contentOf, readManifestText, sizesProblem, withSecrets } from '../catalog.js';
 import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { DestinationError } from '../destinations/destination.js';
@@ -15,8 +16,6 @@ import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
 import type { Identity } from '../packing.js';
 import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from '../packing.js';
 import type { RemoteCopies } from '../place.js';
-import type { Content } from '../proven.js';
-import { contentOf } from '../proven.js';
 import type { FilesArtifact, Manifest } from '../records.js';
 import type { FileId } from '../system/files.js';
 import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
@@ -333,7 +332,7 @@ async function checkContent(input: ProveInput, manifest: Manifest): Promise<stri
   return [...checked.findings.structural, ...contradictions(manifest, checked)];
 }
 
-/** Where content and manifest do not agree: of all this `contentOf` makes its claims. A manifest without rows had too many tables to list. */
+/** Where content and manifest do not agree: of all this `contentOf` (catalog.ts) makes its claims. A manifest without rows had too many tables to list. */
 function contradictions(manifest: Manifest, { described }: CheckedFile): string[] {
   const { properties } = described;
   const rows = rowsOf(described);
