@@ -338,29 +338,34 @@ export async function copyHashed(
 ): Promise<{ sha256: string; sizeBytes: number; made: FileId }> {
   const hash = createHash('sha256');
   const input = openToCopy(from);
-  const buffers = [Buffer.allocUnsafe(CHUNK), Buffer.allocUnsafe(CHUNK)] as const;
+  // One is read into, one is hashed and written, one may still be on its way out.
+  const buffers = Array.from({ length: 3 }, () => Buffer.allocUnsafe(CHUNK));
+  const bufferOf = (turn: number): Buffer => buffers[turn % buffers.length] ?? Buffer.allocUnsafe(CHUNK);
   let output: number | null = null;
+  let reading: Promise<number> = Promise.resolve(0);
   let writing: Promise<void> = Promise.resolve();
   try {
     output = openSync(to, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+    reading = readOrFail(input, bufferOf(0), 0);
     for (let done = 0, turn = 0; ; turn++) {
       signal.throwIfAborted();
-      const buffer = buffers[turn % 2 === 0 ? 0 : 1];
-      const bytesRead = await readOrFail(input, buffer, done);
+      const bytesRead = await reading;
       await writing;
       if (bytesRead === 0) return { sha256: hash.digest('hex'), sizeBytes: done, made: fstatSync(output) };
-      const chunk = buffer.subarray(0, bytesRead);
-      // Written while it is hashed, and while the next one is read.
+      const chunk = bufferOf(turn).subarray(0, bytesRead);
+      // Both while this one is hashed; what they meet is seen in the next turn.
       writing = writeAll(output, chunk, done);
+      reading = readOrFail(input, bufferOf(turn + 1), done + bytesRead);
       writing.catch(() => undefined);
+      reading.catch(() => undefined);
       hash.update(chunk);
       done += bytesRead;
       progress(done);
     }
   } finally {
+    // What is still under way would otherwise go to whatever gets the number of these descriptors next.
+    await Promise.allSettled([reading, writing]);
     closeSync(input);
-    // What is still under way would otherwise go to whatever gets the number of this descriptor next.
-    await writing.catch(() => undefined);
     if (output !== null) closeSync(output);
   }
 }
