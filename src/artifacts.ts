@@ -2,7 +2,6 @@
  * What one stage hands to the next. Each stage takes exactly what the one before produced, so a wrong order does not
  * compile; stages import these types and never one another.
  */
-
 import type { Failure } from './outcome.js';
 import type { Packed } from './packing.js';
 import type { Check, Copy, FilesArtifact, Manifest, Method, RunRecord, SourceFacts, Violations } from './records.js';

@@ -8,7 +8,6 @@
  *   replace       the new file takes the name, in one rename
  *   finish        restore.json says done
  */
-
 import type { Stats } from 'node:fs';
 import { linkSync, lstatSync, readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';

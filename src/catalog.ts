@@ -3,7 +3,6 @@
  * or `.zst` and `.age` where it is packed, and a manifest of the same base name; age comes from the name, never from mtime (traps, 34). A directory may be hostile:
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
-
 import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';

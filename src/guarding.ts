@@ -1,5 +1,4 @@
 /** The parts of `guard` that stand around its straight path: who has the database open, the checks, the backwards way. */
-
 import { chmodSync, chownSync, lstatSync, mkdirSync, realpathSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Acting } from './acting.js';

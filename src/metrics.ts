@@ -2,7 +2,6 @@
  * Metrics for Prometheus: a file in its text format, for node_exporter's textfile collector. `render` is pure. One file
  * per profile, replaced as a whole, since the collector may read it at any moment.
  */
-
 import { readdirSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { newestGood, scan } from './catalog.js';

@@ -5,7 +5,6 @@
  * - any other workspace: cleared away;
  * - a database whose replacement by a copy was cut short: see aside.ts.
  */
-
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { settleAside } from './aside.js';

@@ -1,5 +1,4 @@
 /** The two ways of a restore, each on one screen: into a new file, and into a database. */
-
 import { lstatSync, readdirSync, realpathSync, renameSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';

@@ -9,7 +9,6 @@
  * tar-stream takes the format apart. What it lets pass is looked at around it (`Framing`): an archive that is cut off between two
  * entries, or goes on after its end mark.
  */
-
 import {
   closeSync,
   constants,

@@ -1,5 +1,4 @@
 /** `dbbackup schedule`: crontab lines and systemd units for the profiles as they are. Prints, and installs nothing. */
-
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';

@@ -3,7 +3,6 @@
  * compressed while the snapshot is verified, and what comes of that is unpacked again: only when it gives the same bytes is it
  * taken. Sealing comes after the proof, since a machine that seals cannot open again; sealed bytes are read back by their hash.
  */
-
 import { accessSync, constants, lstatSync, statSync } from 'node:fs';
 import type { Archived } from '../archive/pack.js';
 import type { Artifact, FilesPart, Snapshot, VerifiedSnapshot } from '../artifacts.js';

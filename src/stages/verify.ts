@@ -3,7 +3,6 @@
  * checked read-write by integrity_check, split by table over two children (traps, 21 and 22), beside an accounting of all
  * pages: together they look at everything that one whole integrity_check does.
  */
-
 import { closeSync, lstatSync } from 'node:fs';
 import type { CheckedSnapshot, Snapshot, VerifiedSnapshot } from '../artifacts.js';
 import { SOURCE_BUSY_MS } from '../artifacts.js';
