@@ -1,6 +1,4 @@
 /** COMMAND for `guard` and its rehearsal: its words, its environment, and the end of what it leaves behind. */
-import { accessSync, constants, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
 import { setTimeout as after } from 'node:timers/promises';
 import type { Acting } from './acting.js';
 import type { GuardFlags } from './cli.js';
@@ -9,6 +7,7 @@ import { Failed } from './outcome.js';
 import type { CommandEnd, CommandInput } from './stages/command.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import type { ProcessTree } from './system/process-tree.js';
+import { canStart } from './system/programs.js';
 
 const PLACE = '{}';
 /** `{}`, `--db={}`, `sqlite:{}`, `file:///{}`: a word that can only mean a place, in a script or JSON as well. */
@@ -44,20 +43,8 @@ export const commandInput = (acting: Acting, flags: GuardFlags, path: string): C
 /** COMMAND_FAILED where no such program is to be found: seen before anything is done. */
 export function requireProgram(ctx: Context, words: readonly string[]): void {
   const [program = ''] = words;
-  // Without PATH it is the C library that knows where to look.
-  if (ctx.childEnv['PATH'] === undefined && !program.includes('/')) return;
-  const places = program.includes('/') ? [resolve(ctx.cwd, program)] : (ctx.childEnv['PATH'] ?? '').split(':').map((d) => join(resolve(ctx.cwd, d), program));
-  if (places.some(isExecutable) || PLACE_WORD.test(program)) return;
+  if (canStart(program, ctx.cwd, ctx.childEnv) || PLACE_WORD.test(program)) return;
   throw new Failed({ code: 'COMMAND_FAILED', how: `cannot be started: there is no executable ${program}`, rolledBack: false, untouched: true });
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
 }
 
 /** What a command that ended well may still need to let go of the database. */

@@ -1,6 +1,5 @@
 /** `dbbackup check`: everything a run needs, looked at as a dry run does, and what could not be seen. */
-import { accessSync, constants, statSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { bytes, plural, table } from '../format.js';
@@ -14,7 +13,7 @@ import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
-import { findProgram } from '../system/programs.js';
+import { canStart } from '../system/programs.js';
 import { findSetpriv } from '../system/workers.js';
 import { checkTelling } from './check-telling.js';
 
@@ -40,7 +39,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
     problems.push(warning('STATE_UNWRITABLE', `${dirname(config.metricsFile)} is not there, so the metrics file cannot be written (metrics-file)`));
   for (const [hook, words] of Object.entries(config.hooks)) {
     const [program] = words ?? [];
-    if (program === undefined || (program.includes('/') ? isExecutable(resolve(ctx.cwd, program)) : findProgram(program, ctx.childEnv) !== null)) continue;
+    if (program === undefined || canStart(program, ctx.cwd, ctx.childEnv)) continue;
     // Without it a run fails before it begins; the others would only be missed.
     problems.push((hook === 'before' ? critical : warning)('HOOK_FAILED', `${program} is not there, or is no program (${hook})`));
   }
@@ -70,15 +69,6 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   output.data(ok ? 'ok: a run can begin' : 'NOT OK');
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'check', ok, settings: shown, problems });
   return ok ? 0 : 1;
-}
-
-function isExecutable(path: string): boolean {
-  try {
-    accessSync(path, constants.X_OK);
-    return statSync(path).isFile();
-  } catch {
-    return false;
-  }
 }
 
 /** Longer than this nobody waits at a terminal. */

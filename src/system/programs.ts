@@ -6,7 +6,7 @@ import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { accessSync, constants, statSync } from 'node:fs';
 import { setPriority } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { PassThrough } from 'node:stream';
 import { findSetpriv, MissingProgram } from './workers.js';
@@ -36,15 +36,25 @@ export class ProgramFailed extends Error {
 export function findProgram(name: string, env: Readonly<Record<string, string | undefined>>): string | null {
   for (const directory of (env['PATH'] ?? '').split(':')) {
     const path = join(directory, name);
-    if (!path.startsWith('/')) continue;
-    try {
-      accessSync(path, constants.X_OK);
-      if (statSync(path).isFile()) return path;
-    } catch {
-      // Not there.
-    }
+    if (path.startsWith('/') && isExecutable(path)) return path;
   }
   return null;
+}
+
+/** Whether the words of an operator name a program that can be started from there, relative directories in PATH included. */
+export function canStart(program: string, cwd: string, env: Readonly<Record<string, string | undefined>>): boolean {
+  if (program.includes('/')) return isExecutable(resolve(cwd, program));
+  // Without PATH it is the C library that knows where to look.
+  return env['PATH'] === undefined || env['PATH'].split(':').some((directory) => isExecutable(join(resolve(cwd, directory), program)));
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return statSync(path).isFile();
+  } catch {
+    return false;
+  }
 }
 
 function start(program: string, args: readonly string[], stdio: [number | 'pipe', number | 'pipe', 'pipe'], tools: Tools): ChildProcess {

@@ -217,6 +217,16 @@ describe('hooks', () => {
     expect(everything(join(s.state, 'log'))).toContain('said by after');
   });
 
+  test('check sees whose program is not there', async () => {
+    const s = scene();
+    const check = async (...flags: string[]): Promise<unknown> => {
+      const { code, json } = await dbbackup(['check', s.source, '--to', s.to, ...flags, '--json']);
+      return [code, (json.problems ?? []).filter((p) => p.code === 'HOOK_FAILED').map((p) => p.severity)];
+    };
+    expect(await check('--before', 'true', '--after', '/bin/true x')).toEqual([0, []]);
+    expect(await check('--before', 'no-such-program', '--after', '/nope/hook')).toEqual([1, ['critical', 'warning']]);
+  });
+
   test('on-failure hears of a run that failed before it began', async () => {
     const s = scene();
     await s.run([]);
