@@ -129,6 +129,12 @@ describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => 
       0,
     ],
     ['exits 0 and cuts the file short', "db.close(); require('fs').truncateSync(process.argv[1], 5000)", 'CHECK_FAILED', 0],
+    [
+      'exits 0 and cuts the file inside a blob',
+      "db.exec('CREATE TABLE blobs AS SELECT randomblob(90000)'); db.pragma('journal_mode = delete'); db.close(); require('fs').truncateSync(process.argv[1], require('fs').statSync(process.argv[1]).size - 4000)",
+      'CHECK_FAILED',
+      0,
+    ],
     ['exits 0 and empties the file', "db.close(); require('fs').truncateSync(process.argv[1], 0)", 'CHECK_FAILED', 0],
     ['exits 0 and deletes the file', "db.close(); require('fs').unlinkSync(process.argv[1])", 'CHECK_FAILED', 0],
     ['exits 0 and deletes the directory', "db.close(); require('fs').rmSync(require('path').dirname(process.argv[1]), { recursive: true })", 'CHECK_FAILED', 0],

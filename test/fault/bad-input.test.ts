@@ -220,6 +220,19 @@ rows('a damaged source', [
     error: 'SOURCE_CORRUPT',
     suspect: true,
   },
+  ...(['quick', 'full'] as const).map((how) => ({
+    what: `a file that ends in the middle of a blob, where no check but of its length finds anything, source-check ${how}`,
+    make: (p: Place) => {
+      const db = new Database(p.source);
+      db.exec('CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b BLOB); INSERT INTO t VALUES (1, NULL, randomblob(90000))');
+      db.close();
+      truncateSync(p.source, statSync(p.source).size - PAGE + 7);
+      return { more: ['--source-check', how] };
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+    suspect: true as const,
+  })),
 ]);
 
 rows('a source that cannot be read now', [
