@@ -94,6 +94,8 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     const journalMode = String(db.pragma('journal_mode', { simple: true }));
     // The copy is synced by us, file and directory, before it is published; SQLite's own syncs would only be slower.
     db.pragma('synchronous = OFF');
+    // A cache that stays in the processor's own: pages are written once, in order, and hardly read again.
+    db.pragma('cache_size = -4000');
     createPrivate(r.target);
     let why: string | null = null;
     try {
