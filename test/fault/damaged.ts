@@ -140,9 +140,10 @@ const SHAPES: readonly Shape[] = [
 
 // ------------------------------------------------------------------------------------------------------------ damage
 
+/** What the header says, or something usual where an earlier damage left nothing there. */
 const pageSizeOf = (file: string): number => {
   const raw = readFileSync(file).readUInt16BE(16);
-  return raw === 1 ? 65_536 : raw;
+  return raw === 1 ? 65_536 : raw || 4096;
 };
 
 /** Each does its damage to the database file (or its `-wal`) and says what it did. */
