@@ -8,6 +8,7 @@ import type { Content } from './artifacts.js';
 import type { Failure, Killed } from './outcome.js';
 import { describe } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
+import { isFinishedRun } from './records.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
@@ -228,10 +229,10 @@ export class History {
     return null;
   }
 
-  /** The last `run` of a name that came to its end, ok or incomplete, and so has seen all that there was to warn of. */
+  /** The last of a name that `isFinishedRun`. */
   lastFinished(name: string): RunRecord | null {
     for (const record of this.since(name)) {
-      if (record.command === 'run' && record.name === name && (record.status === 'ok' || record.status === 'incomplete')) return record;
+      if (record.name === name && isFinishedRun(record)) return record;
     }
     return null;
   }

@@ -4,6 +4,7 @@ import type { Ledger } from './artifacts.js';
 import { baseOf, newestGood, parseCopyFile, readManifest } from './catalog.js';
 import { errnoWords, warning } from './outcome.js';
 import type { Manifest, RunRecord } from './records.js';
+import { isFinishedRun } from './records.js';
 import { rules, TREND_RUNS } from './rules.js';
 import { fileSystem } from './system/processes.js';
 
@@ -45,8 +46,7 @@ function past(ledger: Ledger, name: string, runId: string): { runs: RunRecord[];
   const runs: RunRecord[] = [];
   for (const record of ledger.since(name)) {
     if (runs.length === TREND_RUNS) break;
-    const isWhole = record.status === 'ok' || record.status === 'incomplete';
-    if (record.command === 'run' && record.name === name && record.runId !== runId && isWhole) runs.push(record);
+    if (record.name === name && record.runId !== runId && isFinishedRun(record)) runs.push(record);
   }
   return { runs, provenAt: ledger.provenAt(name), sinceAt: ledger.beganAt(name) };
 }

@@ -10,6 +10,7 @@ import { outboxPath, pending } from './notifiers/outbox.js';
 import type { Warning } from './outcome.js';
 import { errnoWords, warning } from './outcome.js';
 import type { CommandName, RunRecord, RunStatus } from './records.js';
+import { isFinishedRun } from './records.js';
 import { RULES } from './rules.js';
 import type { Config } from './settings/load.js';
 import { lstatOrNull, readSmall, remove, sizeOf, syncDirectory, writeNew } from './system/files.js';
@@ -176,7 +177,7 @@ function gather(config: Config, name: string, { record, problems, history }: Fou
   const { last, success } = lastRuns(name, record, history);
   // A run that had nothing to do, or failed, has not looked at what the last whole one warned of.
   const night =
-    record?.command === 'run' && (record.status === 'ok' || record.status === 'incomplete') ? null : orElse(null, () => history?.lastFinished(name) ?? null);
+    record && isFinishedRun(record) ? null : orElse(null, () => history?.lastFinished(name) ?? null);
   const ofNight = (night?.warnings ?? []).filter((w) => RULES.has(w.code));
   const ofLast = last && last.runId !== record?.runId ? problemsOf(last) : [];
   return {

@@ -195,6 +195,10 @@ export interface RunRecord {
   readonly setAside?: string | null;
 }
 
+/** A `run` that came to its end, destinations or not: it has made a copy, and has seen all that there was to warn of. */
+export const isFinishedRun = (record: RunRecord): boolean =>
+  record.command === 'run' && !record.dryRun && (record.status === 'ok' || record.status === 'incomplete');
+
 /** What `verify` found of one copy. `proved`: `bytes` where only size and hash could be looked at. */
 export interface VerifyResult {
   readonly file: string;

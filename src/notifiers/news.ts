@@ -4,6 +4,7 @@
  */
 import type { Warning } from '../outcome.js';
 import type { RunRecord } from '../records.js';
+import { isFinishedRun } from '../records.js';
 import type { NotifyEvent } from '../settings/values.js';
 
 /** Records of a name, newest first, and of runs that failed before their name was known. */
@@ -112,10 +113,10 @@ function weeksOld(record: RunRecord, going: readonly Warning[], last: RunRecord,
   });
 }
 
-/** Earlier runs that came as far as this one. One that failed has not seen all that there was to warn of. */
+/** Earlier runs that came as far as this one. */
 function* finishedRuns(record: RunRecord, past: Past): Generator<RunRecord> {
   for (const run of past.since(record.name)) {
-    if (run.runId !== record.runId && run.command === 'run' && !run.dryRun && (run.status === 'ok' || run.status === 'incomplete')) yield run;
+    if (run.runId !== record.runId && isFinishedRun(run)) yield run;
   }
 }
 

@@ -23,6 +23,11 @@ test.skipIf(cannot('faketime') !== null)('a destination that lags is a warning, 
   expect(late.json.warnings?.[0]?.message).toContain('disk is behind: its newest copy is 2 d 0 h old');
   const status = await s.ask('status', ['--json'], { through: wrap.clock('+48h') });
   expect(status.json.problems?.map((p) => `${p.severity} ${p.code}`)).toContain('critical DESTINATION_BEHIND');
+  // A run that had nothing to do has not looked, and takes nothing back.
+  const skipped = await s.run(['--upload', `file://${disk}`, '--if-older-than', '2d', '--json'], { through: wrap.clock('+49h') });
+  expect([skipped.code, skipped.json.status]).toEqual([0, 'skipped']);
+  const then = await s.ask('status', ['--json'], { through: wrap.clock('+49h') });
+  expect(then.json.problems?.map((p) => `${p.severity} ${p.code}`)).toContain('critical DESTINATION_BEHIND');
 });
 
 test('a WAL that grows by more than the database while it is copied is a warning', async () => {
