@@ -111,7 +111,7 @@ export class Aside {
     for (const suffix of SIDECARS) {
       if (!lstatOrNull(target + suffix)) continue;
       const kept = join(this.directory, basename(target) + suffix);
-      move(target + suffix, kept);
+      move(target + suffix, kept, unsupported);
       this.#kept.push(kept);
     }
     syncDirectory(this.directory, unsupported);
@@ -153,12 +153,14 @@ export class Aside {
 const CROSS = new Set(['EXDEV', 'EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'ENOSYS']);
 
 /** A rename; across file systems a synced copy, then the removal. */
-function move(from: string, to: string): void {
+function move(from: string, to: string, unsupported: Unsupported): void {
   try {
     renameSync(from, to);
   } catch (error) {
     if (errnoOf(error) !== 'EXDEV') throw error;
     copySync(from, to);
+    // Its name, too, is on the disk before the old one goes.
+    syncDirectory(dirname(to), unsupported);
     remove(from);
   }
 }
@@ -178,7 +180,7 @@ function putSidecarsBack(note: Note, directory: string, unsupported: Unsupported
     if (!lstatOrNull(kept)) continue;
     // Somebody opened it since, and wrote on: what we have is older, and stays where it is.
     if (lstatOrNull(note.target + suffix)) return 'changed';
-    move(kept, note.target + suffix);
+    move(kept, note.target + suffix, unsupported);
   }
   syncDirectory(dirname(note.target), unsupported);
   return 'old';

@@ -79,7 +79,9 @@ async function checkTables(input: FileToCheck, tables: Answers['describe']['tabl
     structure = { ...(await input.pool.worker(0).ask({ op: 'check-structure', how: 'quick_check', ...request })), notNull: 0, check: 0 };
   }
   // Rows that break a rule filled a list and may hide damage behind them: look again without a limit.
-  const ofTables = limited ? [await input.pool.worker(0).ask({ op: 'check-all', ...request })] : found;
+  const ofTables = limited
+    ? [await input.pool.worker(0).ask({ op: 'check-all', ...request }), ...found.map(({ unchecked }) => ({ ...NOTHING_FOUND, unchecked }))]
+    : found;
   return { findings: mergeFindings([structure, ...ofTables]), foreignKey };
 }
 
@@ -90,6 +92,6 @@ function mergeFindings(all: readonly Findings[]): Findings {
     structural: all.flatMap((f) => f.structural),
     notNull: all.reduce((n, f) => n + f.notNull, 0),
     check: all.reduce((n, f) => n + f.check, 0),
-    unchecked: all.flatMap((f) => f.unchecked),
+    unchecked: [...new Set(all.flatMap((f) => f.unchecked))],
   };
 }

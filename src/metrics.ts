@@ -176,8 +176,7 @@ function otherIn(path: string, name: string): string | null {
 function gather(config: Config, name: string, { record, problems, history }: Found, now: Date): MetricsFacts {
   const { last, success } = lastRuns(name, record, history);
   // A run that had nothing to do, or failed, has not looked at what the last whole one warned of.
-  const night =
-    record && isFinishedRun(record) ? null : orElse(null, () => history?.lastFinished(name) ?? null);
+  const night = record && isFinishedRun(record) ? null : orElse(null, () => history?.lastFinished(name) ?? null);
   const ofNight = (night?.warnings ?? []).filter((w) => RULES.has(w.code));
   const ofLast = last && last.runId !== record?.runId ? problemsOf(last) : [];
   return {

@@ -67,13 +67,16 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     await acting.begin();
     oweUploads(acting);
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
-    const plan = await withRetries(acting, async () => look());
-    if (isSkip(plan)) return plan;
-    for (const w of plan.warnings) warn(w);
+    const locked = await withRetries(acting, async () => look());
+    if (isSkip(locked)) return locked;
     // The second name that a killed restore left goes before SQLite sees the file.
-    if (plan.source.links > 1) await sweepStaging(dirname(plan.source.realPath), signal);
+    if (locked.source.links > 1) await sweepStaging(dirname(locked.source.realPath), signal);
 
     if (config.hooks.before) await runBefore(acting);
+    // And after the hook, which may have loaded much into the database, or made room.
+    const plan = config.hooks.before ? await withRetries(acting, async () => look()) : locked;
+    if (isSkip(plan)) return plan;
+    for (const w of plan.warnings) warn(w);
     const artifact = await withRetries(acting, async (attempt) => {
       // What stood in the way may have been that the file was exchanged: then another one lies there now.
       const now = attempt === 1 ? plan : look();

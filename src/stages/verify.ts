@@ -166,6 +166,10 @@ async function blame(input: VerifyInput, structural: readonly string[]): Promise
       }
       return { structural: [], notNull: 0, check: 0, unchecked: [] };
     });
+  // Pages that were copied one by one are as the source's are: what nothing but the accounting of all pages tells is its damage.
+  if (again.structural.length === 0 && input.snapshot.method === 'page-copy') {
+    return { code: 'SOURCE_CORRUPT', path: source.path, findings: structural, keptAs: null };
+  }
   return again.structural.length > 0
     ? { code: 'SOURCE_CORRUPT', path: source.path, findings: again.structural, keptAs: null }
     : { code: 'VERIFY_FAILED', findings: structural };

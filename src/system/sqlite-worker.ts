@@ -4,7 +4,8 @@
  */
 
 import { createHash } from 'node:crypto';
-import { closeSync, constants, openSync, readdirSync, rmSync, statSync } from 'node:fs';
+import type { Stats } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readlinkSync, readSync, realpathSync, rmSync, statSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
@@ -53,11 +54,11 @@ function hashSchema(db: Db): string {
  * The file that SQLite has open must be the one that was looked at: a name can be exchanged, and exchanged back, between a
  * look before and a look after.
  */
-function requireFile(dev: number, ino: number): void {
+function requireFile(dev: number, ino: number): Stats {
   for (const fd of readdirSync('/proc/self/fd')) {
     try {
       const stats = statSync(`/proc/self/fd/${fd}`);
-      if (stats.dev === dev && stats.ino === ino) return;
+      if (stats.dev === dev && stats.ino === ino) return stats;
     } catch {
       // The descriptor of this very listing is closed again.
     }
@@ -103,6 +104,10 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     } catch (error) {
       if (!needsTheApplication(error)) throw error;
       why = error.message;
+    }
+    // VACUUM writes "CREATE TABLE" in its own way; where somebody has edited the schema, the copy's would not be the source's.
+    if (why === null && ![schemaBefore, hashSchema(db)].includes(schemaOf(r.target))) why = 'its text would not stay as it is';
+    if (why !== null) {
       discard(r.target);
       createPrivate(r.target);
       await copyPages(db, r.target);
@@ -113,6 +118,8 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     db.close();
   }
 }
+
+const schemaOf = (file: string): string => using(open(file, { readonly: true, busyMs: 0, mmap: false }), hashSchema);
 
 /** SQLite takes an empty file as a target: made first, 0600 and never through a link (traps, 18). */
 function createPrivate(file: string): void {
@@ -175,31 +182,42 @@ function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number
  * Checks a whole database. Rows that break a rule can use up the limit of findings and hide damage behind them, so a
  * full list without damage is asked for again without a limit.
  */
-function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
+function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings & { readonly byTable: boolean } {
   try {
     const first = sort(findings(db, pragma, LIMIT));
-    if (first.seen < LIMIT || first.structural.length > 0) return first;
-    return sort(findings(db, pragma, NO_LIMIT));
+    if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
+    return { ...sort(findings(db, pragma, NO_LIMIT)), byTable: false };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
-    return checkEach(db, pragma);
+    return { ...checkEach(db, pragma), byTable: true };
   }
 }
 
+/** The same of a private file. Table by table, SQLite leaves the accounting of pages out. */
+function checkPrivate(db: Db, pragma: 'quick_check' | 'integrity_check', file: string): Findings {
+  const found = checkAll(db, pragma);
+  const astray = found.byTable ? pagesGoneAstray(db, file) : null;
+  return astray === null ? found : { ...found, structural: [...found.structural, astray] };
+}
+
 /**
- * quick_check, which does not look into indexes, since a damaged one shows in its copy. But VACUUM sorts an index anew where
- * a collation is not BINARY, and so would mend in the copy, in silence, what is broken in the source: those are checked in full.
+ * quick_check, which does not look into indexes, since a damaged one shows in its copy. But VACUUM would mend two kinds in
+ * silence: it sorts an index anew where a collation is not BINARY, and where two indexes of a table are alike it fills both from
+ * one. Their tables are checked in full.
  */
 function checkQuickly(db: Db): Findings {
   const quick = checkAll(db, 'quick_check');
-  const sorted = db
+  const mended = db
     .prepare<[], string>(
-      `SELECT DISTINCT t.name FROM pragma_table_list t, pragma_index_list(t.name) i, pragma_index_xinfo(i.name) x
-       WHERE t.schema = 'main' AND t.type IN ('table', 'shadow') AND x.key AND x.coll <> 'BINARY' COLLATE NOCASE`,
+      `WITH part AS (SELECT t.name AS tbl, i.name AS idx, x.* FROM pragma_table_list t, pragma_index_list(t.name) i, pragma_index_xinfo(i.name) x
+         WHERE t.schema = 'main' AND t.type IN ('table', 'shadow')),
+       whole AS (SELECT tbl, group_concat(cid || ' ' || desc || ' ' || coll || ' ' || key) AS parts FROM part GROUP BY tbl, idx)
+       SELECT tbl FROM part WHERE key AND coll <> 'BINARY' COLLATE NOCASE
+       UNION SELECT tbl FROM whole GROUP BY tbl, parts HAVING count(*) > 1`,
     )
     .pluck()
     .all();
-  const full = sorted.map((table) => checkOne(db, 'integrity_check', table));
+  const full = mended.map((table) => checkOne(db, 'integrity_check', table));
   return {
     ...quick,
     structural: [...new Set([...quick.structural, ...full.flatMap((f) => f.structural)])],
@@ -208,17 +226,67 @@ function checkQuickly(db: Db): Findings {
 }
 
 /**
- * Why a file is shorter than its pages, or null. SQLite reads what is missing of a last page as zeros, and no more than a
- * full check of some schemas finds that strange: the copy would have the zeros, and be called good.
+ * Which page a file lacks at its end, in words, or null. SQLite reads what is missing there as zeros, and no more than a full
+ * check of some schemas finds that strange: the copy would have the zeros, and be called good.
+ * @param look at the very file that is open
  */
-function cutShort(db: Db, file: string): string | null {
-  // In one read transaction: no checkpoint can move pages from the -wal into the file and empty it between the two looks.
+function cutShort(db: Db, file: string, look: () => Stats): string | null {
+  // SQLite keeps the -wal beside the file itself, wherever a link to it lies.
+  const real = realpathSync(file);
+  // As long as this reads, nobody empties the -wal. What was brought home before the look at the size is in the size.
   db.exec('BEGIN');
-  const missing = number(db, 'page_count') * number(db, 'page_size') - statSync(file).size;
-  const walBytes = statSync(`${file}-wal`, { throwIfNoEntry: false })?.size ?? 0;
+  const [pages, pageSize, home] = [number(db, 'page_count'), number(db, 'page_size'), framesBroughtHome(real)];
+  const { size } = look();
+  const inWal = size < pages * pageSize ? pagesInWal(`${real}-wal`, home) : new Set<number>();
   db.exec('COMMIT');
-  // What is missing may be in the -wal.
-  return missing > 0 && walBytes === 0 ? `the file ends inside its last page, ${missing} bytes too early` : null;
+  const lockPage = LOCK_BYTE / pageSize + 1;
+  for (let page = Math.floor(size / pageSize) + 1; page <= pages; page++) {
+    if (page !== lockPage && !inWal.has(page)) return `the file ends before its page ${page} does, ${pages * pageSize - size} bytes too early`;
+  }
+  return null;
+}
+
+/**
+ * How many frames of the -wal are in the database file already: readers take those pages from the file.
+ * https://www.sqlite.org/walformat.html, "The WAL-Index File Format": nBackfill, at byte 96, in the machine's own order.
+ */
+function framesBroughtHome(real: string): number {
+  const value = new Uint32Array(1);
+  for (const fd of readdirSync('/proc/self/fd').map(Number)) {
+    // Never opened anew: closing that descriptor would drop the locks that SQLite holds on the -shm.
+    if (linkOf(fd) === `${real}-shm`) readSync(fd, value, 0, 4, 96);
+  }
+  return value[0] ?? 0;
+}
+
+function linkOf(fd: number): string | null {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    // The descriptor of the listing is closed again.
+    return null;
+  }
+}
+
+/** The pages that a -wal holds after so many frames, up to the end of those that belong together by their salt (same page, "The WAL File Format"). */
+function pagesInWal(path: string, after: number): Set<number> {
+  const pages = new Set<number>();
+  // Not there: no pages. SQLite holds no locks on it.
+  if (!statSync(path, { throwIfNoEntry: false })?.size) return pages;
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    const header = Buffer.alloc(32);
+    readSync(fd, header, 0, 32, 0);
+    const step = 24 + header.readUInt32BE(8);
+    const frame = Buffer.alloc(24);
+    for (let n = 0; readSync(fd, frame, 0, 24, 32 + n * step) === 24; n++) {
+      if (!frame.subarray(8, 16).equals(header.subarray(16, 24))) break;
+      if (n >= after) pages.add(frame.readUInt32BE(0));
+    }
+    return pages;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** Table by table, where one table's needs keep the whole check from being prepared. */
@@ -283,32 +351,52 @@ function missingModule(db: Db, table: string): string | null {
 /** https://www.sqlite.org/fileformat2.html, "The Lock-Byte Page": the page at this offset belongs to nothing. */
 const LOCK_BYTE = 0x4000_0000;
 
+/** Whether a file is as VACUUM leaves it: no free pages, no pointer map. Then the accounting of its pages says as much as a quick_check of all. */
+const isAsVacuumLeavesIt = (db: Db): boolean => number(db, 'freelist_count') === 0 && number(db, 'auto_vacuum') === 0;
+
 /**
- * The accounting of pages, where a file is as VACUUM leaves it: no free pages, no pointer map, and every page in exactly one
- * b-tree. The trees themselves are checked table by table. A third of what quick_check costs, which tells more where this says no.
+ * The accounting of pages of a private file: each belongs to exactly one b-tree, or is free, or a page of the pointer map. In
+ * words what is wrong, or null. The trees themselves are checked table by table. A third of what quick_check costs, and it needs
+ * nothing of the application.
  */
-function everyPageIsInOneTree(db: Db): boolean {
+function pagesGoneAstray(db: Db, file: string): string | null {
   const pages = number(db, 'page_count');
-  if (number(db, 'freelist_count') !== 0 || number(db, 'auto_vacuum') !== 0) return false;
+  const pageSize = number(db, 'page_size');
   const seen = new Uint8Array(pages + 1);
-  let left = pages;
-  const lockPage = LOCK_BYTE / number(db, 'page_size') + 1;
-  if (lockPage <= pages) {
-    seen[lockPage] = 1;
-    left--;
-  }
+  let wrong: string | null = null;
+  const use = (page: number): void => {
+    if (seen[page] === 0 && page > 0) seen[page] = 1;
+    else wrong ??= page > 0 && page <= pages ? `page ${page} is used twice` : `page ${page} of ${pages} is used`;
+  };
+  const lockPage = LOCK_BYTE / pageSize + 1;
+  if (lockPage <= pages) use(lockPage);
   try {
-    for (const page of db.prepare<[], number>('SELECT pageno FROM dbstat').pluck().iterate()) {
-      if (seen[page] !== 0) return false;
-      seen[page] = 1;
-      left--;
-    }
+    for (const page of db.prepare<[], number>('SELECT pageno FROM dbstat').pluck().iterate()) use(page);
   } catch (error) {
-    // This build of SQLite may have no dbstat; damage is for quick_check to tell.
-    if (error instanceof Database.SqliteError) return false;
+    if (error instanceof Database.SqliteError) return `its pages cannot be accounted for: ${error.message}`;
     throw error;
   }
-  return left === 0;
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    // https://www.sqlite.org/fileformat2.html, "The Database Header", "Pointer Map or Ptrmap Pages", "The Freelist"
+    const page = Buffer.alloc(pageSize);
+    readSync(fd, page, 0, pageSize, 0);
+    const usable = pageSize - (page[20] ?? 0);
+    if (number(db, 'auto_vacuum') !== 0) for (let at = 2; at <= pages; at += Math.floor(usable / 5) + 1) use(at === lockPage ? at + 1 : at);
+    let trunk = page.readUInt32BE(32);
+    while (trunk !== 0 && wrong === null) {
+      use(trunk);
+      readSync(fd, page, 0, pageSize, (trunk - 1) * pageSize);
+      const leaves = page.readUInt32BE(4);
+      if (leaves > usable / 4 - 2) wrong ??= `the list of free pages on page ${trunk} is longer than a page`;
+      for (let n = 0; n < leaves && wrong === null; n++) use(page.readUInt32BE(8 + 4 * n));
+      trunk = page.readUInt32BE(0);
+    }
+  } finally {
+    closeSync(fd);
+  }
+  const never = seen.indexOf(0, 1);
+  return wrong ?? (never > 0 ? `page ${never} is never used` : null);
 }
 
 interface TableInfo {
@@ -482,7 +570,7 @@ function isSelect(db: Db, sql: string): boolean {
 function integrity(db: Db, file: string): Check {
   const name = 'integrity_check';
   try {
-    const cut = cutShort(db, file);
+    const cut = cutShort(db, file, () => statSync(file));
     if (cut !== null) return { name, ok: false, message: cut };
     const found = checkAll(db, name);
     const wrong = [...found.structural];
@@ -547,8 +635,7 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       return await snapshot(r);
     case 'check-source':
       return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
-        const cut = cutShort(db, r.source);
-        requireFile(r.dev, r.ino);
+        const cut = cutShort(db, r.source, () => requireFile(r.dev, r.ino));
         if (cut !== null) return { structural: [cut], notNull: 0, check: 0, unchecked: [] };
         return r.mode === 'full' ? checkAll(db, 'integrity_check') : checkQuickly(db);
       });
@@ -558,11 +645,11 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       return readWrite(r, (db) => {
         if (r.how === 'accounting') {
           const schema = checkOne(db, 'integrity_check', 'sqlite_schema');
-          if (schema.structural.length === 0 && everyPageIsInOneTree(db)) return schema;
+          if (schema.structural.length === 0 && isAsVacuumLeavesIt(db) && pagesGoneAstray(db, r.file) === null) return schema;
         }
         // Constraints are counted table by table; here they would be evaluated a second time.
         db.pragma('ignore_check_constraints = ON');
-        return checkAll(db, 'quick_check');
+        return checkPrivate(db, 'quick_check', r.file);
       });
     case 'check-table':
       return readWrite(r, (db) => {
@@ -570,7 +657,7 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
         return { ...f, limited: f.seen >= LIMIT };
       });
     case 'check-all':
-      return readWrite(r, (db) => checkAll(db, 'integrity_check'));
+      return readWrite(r, (db) => checkPrivate(db, 'integrity_check', r.file));
     case 'settle':
       return settle(r);
     case 'set-rollback':

@@ -75,6 +75,17 @@ function expectRolledBack(s: Scene, run: Result, before: unknown, code = 1): voi
   expect(recordsOf(s.to).map((r) => [r.command, r.status, r.exitCode])).toEqual([['guard', 'rolled_back', code]]);
 }
 
+test('a database that is named by a link keeps what the command did, also where that is still in its -wal', async () => {
+  const s = scene({ journal: 'wal' });
+  const link = join(s.home, 'link.db');
+  symlinkSync(s.source, link);
+  // Killed, it leaves the -wal as it is.
+  const body = "db.exec('CREATE TABLE more AS SELECT randomblob(90000)'); process.kill(process.pid, 'SIGKILL')";
+  const run = await guard({ ...s, source: link }, [], ['sh', '-c', '"$@"; exit 0', 'sh', ...migration(body)]);
+  expect([run.code, run.json.rolledBack], run.stderr).toEqual([0, false]);
+  expect(run.json.tables).toContainEqual({ name: 'more', rowsBefore: null, rowsAfter: 1 });
+});
+
 describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => {
   test('keeps what a good command did, behind a backup point that is tagged', async () => {
     const s = scene({ journal });

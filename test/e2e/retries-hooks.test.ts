@@ -1,5 +1,5 @@
 /** Trying again, and the operator's own commands around a run. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -215,6 +215,19 @@ describe('hooks', () => {
     for (const line of [`DBB_RUN_ID=${run.json.runId}`, 'DBB_NAME=app', 'DBB_STATUS=ok']) expect(got.split('\n')).toContain(line);
     expect(got).not.toMatch(/canary|DBBACKUP_/);
     expect(everything(join(s.state, 'log'))).toContain('said by after');
+  });
+
+  test('what a before has loaded is in the copy, whatever the size of the database was before', async () => {
+    const s = scene();
+    const small = statSync(s.source).size;
+    const load = join(s.home, 'load');
+    // More than a damaged database would be allowed to grow by.
+    writeFileSync(load, `#!/bin/sh\nsqlite3 '${s.source}' 'CREATE TABLE loaded AS SELECT zeroblob(90000000) AS x'\n`);
+    chmodSync(load, 0o755);
+    const run = await s.run(['--before', load, '--json']);
+    expect([run.code, run.json.copy?.status], run.stderr).toEqual([0, 'good']);
+    expect(run.json.copy?.sizeBytes).toBeGreaterThan(90_000_000);
+    expect(run.json.source?.sizeBytes).toBeGreaterThan(small);
   });
 
   test('check sees whose program is not there', async () => {

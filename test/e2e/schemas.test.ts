@@ -306,6 +306,28 @@ describe('what VACUUM INTO cannot do here is copied page by page, and said', () 
     expect(made.manifest.rows).toMatchObject({ word: 2, customer: 5 });
   });
 
+  test('a schema that somebody has edited, in words that VACUUM would write in its own way', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec("CREATE TABLE t (a); INSERT INTO t VALUES ('x')");
+      rewrite(db, ['CREATE TABLE t', 'create table t']);
+    });
+    expectPageCopy(await copyOf(s), /its text would not stay as it is/, []);
+  });
+
+  test('a list of free pages and a pointer map beside a collation of the application', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec(`PRAGMA page_size = 512; PRAGMA auto_vacuum = incremental; CREATE TABLE word (t TEXT); CREATE INDEX word_t ON word (t COLLATE NOCASE);
+        CREATE TABLE much (x); INSERT INTO much VALUES (randomblob(400000)); CREATE TABLE kept (x); INSERT INTO kept VALUES (randomblob(20000)); DROP TABLE much`);
+      rewrite(db, ['COLLATE NOCASE', 'COLLATE german']);
+    });
+    const made = await copyOf(s);
+    expectPageCopy(made, /german/, [/word: .*german/]);
+    // More than one page of that list, and more than one of that map.
+    expect(inPrivate(made.path, (db) => db.pragma('freelist_count', { simple: true }))).toBeGreaterThan(512 / 4);
+  });
+
   test('texts in double quotes, as older builds allowed them', async () => {
     const s = scene(null);
     make(s, (db) => {
@@ -404,6 +426,18 @@ describe('rows that break a rule of their own schema are counted, and copied as 
     make(s, (db) => broken(db, tables));
     const { manifest, warnings } = await copyOf(s);
     expect([manifest.violations, warnings]).toEqual([violations, ['ROWS_VIOLATE']]);
+  });
+
+  test('a hundred in one table do not hide what could not be checked in another', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      broken(db, { a: { check: 100 } });
+      db.exec('CREATE VIRTUAL TABLE v USING rtree(id, a, b)');
+      rewrite(db, ['USING rtree(', 'USING theirs(']);
+    });
+    const { manifest, warnings } = await copyOf(s);
+    expect([manifest.violations, warnings]).toEqual([{ ...NONE, check: 100 }, ['ROWS_VIOLATE', 'TABLES_UNCHECKED']]);
+    expect(manifest.checks.find((c) => c.name === 'integrity_check')?.message).toMatch(/except v: no such module/);
   });
 
   test('beside an index over a function that is not there', async () => {

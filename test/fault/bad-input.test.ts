@@ -7,6 +7,7 @@ import {
   linkSync,
   mkdirSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   statfsSync,
@@ -219,6 +220,55 @@ rows('a damaged source', [
     code: 1,
     error: 'SOURCE_CORRUPT',
     suspect: true,
+  },
+  {
+    what: 'a file in use that lost its end, where the pages are not in its -wal any more',
+    make: (p) => {
+      const app = new Database(p.source);
+      app.pragma('journal_mode = wal');
+      app.exec('CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b BLOB); INSERT INTO t VALUES (1, NULL, randomblob(90000))');
+      app.pragma('wal_checkpoint(PASSIVE)');
+      expect(statSync(`${p.source}-wal`).size).toBeGreaterThan(90_000);
+      truncateSync(p.source, statSync(p.source).size - PAGE - 7);
+      return { after: () => app.close() };
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+    suspect: true,
+  },
+  {
+    what: 'one of two indexes alike damaged, which VACUUM would mend in the copy',
+    make: (p) => {
+      const db = new Database(p.source);
+      db.exec(`CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT); CREATE INDEX one ON users (email); CREATE INDEX two ON users (email);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50) INSERT INTO users (email) SELECT printf('user%05d', 2 * i) FROM n`);
+      db.close();
+      const at = readFileSync(p.source).indexOf('user00050', (rootPage(p.source, 'one') - 1) * PAGE);
+      // Still in order.
+      damage(p.source, at + 'user0005'.length, Buffer.from('1'));
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
+    suspect: true,
+  },
+  {
+    what: 'a list of free pages that names a page in use, beside a collation that only the application has',
+    make: (p) => {
+      const db = new Database(p.source);
+      db.unsafeMode(true);
+      db.exec(`CREATE TABLE word (t TEXT COLLATE NOCASE); INSERT INTO word VALUES ('b'); CREATE TABLE gone (x); INSERT INTO gone VALUES (randomblob(90000));
+        CREATE TABLE keep (x); INSERT INTO keep VALUES (1); DROP TABLE gone;
+        PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'NOCASE', 'german')`);
+      db.close();
+      const leaf = Buffer.alloc(4);
+      leaf.writeUInt32BE(rootPage(p.source, 'keep'));
+      const trunk = readFileSync(p.source).readUInt32BE(32);
+      damage(p.source, (trunk - 1) * PAGE + 8, leaf);
+      return undefined;
+    },
+    code: 1,
+    error: 'SOURCE_CORRUPT',
   },
   ...(['quick', 'full'] as const).map((how) => ({
     what: `a file that ends in the middle of a blob, where no check but of its length finds anything, source-check ${how}`,
