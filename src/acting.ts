@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Ledger } from './artifacts.js';
 import { isFailure } from './artifacts.js';
+import { countCopies } from './catalog.js';
 import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
@@ -102,7 +103,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     pool,
     tools: { env: ctx.childEnv, signal: AbortSignal.any([signal, ended.signal]), watch: (pid) => pool.watch(pid) },
     workspace: workspace(config.to, name, runId),
-    prune: pruneLine(config, name),
+    prune: recorder.command === 'restore' ? '' : lineForRoom(config, name),
     begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace, options?.lock ?? true),
     locked: (work) => state.locked(signal, work),
     note: () => state.note(),
@@ -140,6 +141,15 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     return await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** `pruneLine` with the copies that are there; none where they cannot be counted. A restore gets none: it could cost it its copy. */
+export function lineForRoom(config: Config, name: string): string {
+  try {
+    return pruneLine(config, name, countCopies(config.to, name));
+  } catch {
+    return '';
   }
 }
 
@@ -254,7 +264,7 @@ class State {
       else this.#alive = await makeLivingDirectory(place.directory, signal);
       syncDirectory(tempRoot(to), unsupported);
     } catch (error) {
-      throw new Failed(targetFailure(error, to, pruneLine(this.#config, this.#name)), { cause: error });
+      throw new Failed(targetFailure(error, to, lineForRoom(this.#config, this.#name)), { cause: error });
     }
   }
 
@@ -283,7 +293,7 @@ class State {
   /** SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used. */
   #beginFailure(error: unknown): Failure {
     const { stateDir } = this.#config;
-    const prune = pruneLine(this.#config, this.#name);
+    const prune = lineForRoom(this.#config, this.#name);
     const code = errnoOf(error);
     if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune };
     if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };

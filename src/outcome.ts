@@ -251,7 +251,9 @@ function hintForKilled({ command, target, back: way }: Killed): string {
 const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
 
 /** `to`: a directory, or a destination. */
-const listLine = (to: string): string => `dbbackup list ${to.startsWith('/') ? '--to' : '--from'} ${shellWord(to)}`;
+const placeFlag = (to: string): string => `${to.startsWith('/') ? '--to' : '--from'} ${shellWord(to)}`;
+
+const listLine = (to: string): string => `dbbackup list ${placeFlag(to)}`;
 
 /** Copies can be read without writing beside them: on a disk that is mounted read-only, in a directory of somebody else. */
 const orReadOnly = (path: string): string => `; to verify or restore the copies that are in it, as they are: --from ${shellWord(`file://${path}`)}`;
@@ -293,7 +295,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_CORRUPT':
       return {
         message: `${f.path} is structurally damaged: ${some(f.findings)}${f.keptAs ? `; what could be read was kept as the suspect copy ${f.keptAs}` : ''}`,
-        hint: `stop the application, keep ${f.path} as it is for a rescue (sqlite3 ".recover"), and look at the newest good copy: dbbackup list`,
+        hint: `stop the application, keep ${f.path} as it is for a rescue (sqlite3 ".recover"), and look at the newest good copy: dbbackup list, with the same --to or --profile`,
       };
     case 'SOURCE_LOCKED':
       return {
@@ -369,7 +371,10 @@ export function describe(f: Failure): { message: string; hint: string } {
           f.neededBytes !== null && f.freeBytes !== null
             ? `not enough space at ${f.path}: ${bytes(f.neededBytes)} needed, ${bytes(f.freeBytes)} free`
             : `no space left at ${f.path} (disk full, or a quota)`,
-        hint: f.prune === '' ? `make room on the file system of ${f.path}` : `make room, for example with fewer kept copies: ${f.prune}`,
+        hint:
+          f.prune === ''
+            ? `make room on the file system of ${f.path}`
+            : `make room, for example with fewer kept copies (--dry-run says which would go): ${f.prune}`,
       };
     case 'WAL_PRESSURE':
       return {
@@ -423,7 +428,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
-        hint: `take an older one (${listLine(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify proves the others, and marks what is bad`,
+        hint: `take an older one (${listLine(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify --all ${placeFlag(f.to)} proves the others, and marks what is bad`,
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };
@@ -516,7 +521,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   IN_USE: 'Another process has the database open.',
   RESTORE_FAILED: 'The copy could not be put in place; the hint says what the database is now.',
   CHECK_FAILED: 'A check of `guard` did not pass, before or after the command.',
-  COMMAND_FAILED: 'The guarded command failed; the database was rolled back.',
+  COMMAND_FAILED: 'The guarded command failed; the hint says whether the database was rolled back.',
   ROLLBACK_FAILED: 'A database could not be put back as it was: a person is needed now.',
   OUTSIDE_WINDOW: '`guard --window` does not allow it now.',
   REHEARSAL_TOUCHED_SOURCE: 'The command of a rehearsal changed the real database.',
@@ -530,7 +535,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   TABLES_UNCHECKED: 'Tables that need functions, collations or modules of the application could not be checked.',
   PAGE_COPY: 'The schema cannot be vacuumed by this SQLite build, so pages were copied instead.',
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
-  HEALED: 'What a killed run had left was completed or cleared away.',
+  HEALED: 'What a killed run, prune or restore had begun was completed or taken back.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
   COPY_SHRANK: 'The copy is half as large as the good one before it, or less.',
   TABLE_GONE: 'A table that the good copy before had is not there any more.',

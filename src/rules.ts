@@ -120,16 +120,17 @@ function walGrew({ source }: RuleFacts): Warning[] {
   ];
 }
 
+/** @param one what a copy takes, bytes */
+export function spaceLow(freeBytes: number, one: number): Warning | null {
+  if (freeBytes >= 3 * one) return null;
+  const room = plural(Math.floor(freeBytes / Math.max(1, one)), 'more copy', 'more copies');
+  return warning('SPACE_LOW', `${bytes(freeBytes)} are free in the backup directory: room for ${room} of ${bytes(one)}; keep fewer (keep-*), or make room`);
+}
+
 function space({ freeBytes, made, runs, now }: RuleFacts): Warning[] {
   if (freeBytes === null) return [];
-  const one = made.sizeBytes + (made.files?.sizeBytes ?? 0);
-  if (freeBytes < 3 * one)
-    return [
-      warning(
-        'SPACE_LOW',
-        `${bytes(freeBytes)} are free in the backup directory: room for ${plural(Math.floor(freeBytes / Math.max(1, one)), 'more copy', 'more copies')} of ${bytes(one)}; keep fewer (keep-*), or make room`,
-      ),
-    ];
+  const low = spaceLow(freeBytes, made.sizeBytes + (made.files?.sizeBytes ?? 0));
+  if (low) return [low];
   const points = [
     { at: now, free: freeBytes },
     ...runs

@@ -1,6 +1,7 @@
 /** `dbbackup guard -- COMMAND...`: usage, then the guard itself, its rehearsal, or with --dry-run its plan. */
 import { randomUUID } from 'node:crypto';
 import { join, resolve } from 'node:path';
+import { lineForRoom } from '../acting.js';
 import { isFailure } from '../artifacts.js';
 import type { GuardFlags } from '../cli.js';
 import { hasPlace, requireProgram } from '../commanding.js';
@@ -12,7 +13,7 @@ import { holderProblem, notASelect } from '../guarding.js';
 import { RunLog } from '../log.js';
 import type { ExitCode, Failure } from '../outcome.js';
 import { critical, describe, errnoWords, exitCodeOf, Failed, failureOf } from '../outcome.js';
-import { hasProblems, isSkip, planRun, pruneLine } from '../plan.js';
+import { hasProblems, isSkip, planRun } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import { rehearse } from '../rehearsal.js';
 import { inspect } from '../run.js';
@@ -106,7 +107,7 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
   if (isSkip(plan)) throw new Error('a guard has nothing to skip');
   const program = attempt(() => requireProgram(ctx, flags.words));
   const problems: (Failure | null)[] = [windowProblem(ctx, guarding), program, ...(hasProblems(plan) ? plan.problems : [])];
-  if (!hasProblems(plan)) problems.push(flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config, pruneLine(config, name)));
+  if (!hasProblems(plan)) problems.push(flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config, lineForRoom(config, name)));
   if (!isFailure(source)) problems.push(holderProblem(source, flags.shared));
   const [first, ...others] = problems.filter((p) => p !== null);
   if (first) {

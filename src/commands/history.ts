@@ -1,12 +1,13 @@
 /** `dbbackup history`: runs, newest first, also failed, interrupted and dry ones. */
 import type { Context } from '../context.js';
 import { duration, table } from '../format.js';
-import { History } from '../history.js';
+import { History, historyPath } from '../history.js';
 import type { ExitCode } from '../outcome.js';
-import { errnoWords, Failed } from '../outcome.js';
+import { Failed } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
+import { lookFailure } from '../stages/inspect.js';
 
 const ON_A_TERMINAL = 20;
 
@@ -20,7 +21,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
     runs = opened?.runs(config.nameGiven ? config.name : null, limit) ?? [];
     opened?.close();
   } catch (error) {
-    throw new Failed({ code: 'IO_ERROR', path: config.stateDir, reason: `the history cannot be read: ${errnoWords(error)}` }, { cause: error });
+    throw new Failed(lookFailure(historyPath(config.stateDir), error), { cause: error });
   }
   if (runs.length === 0) output.info(`no runs are recorded in ${config.stateDir}`);
   else {

@@ -3,11 +3,12 @@ import { readCopies } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, table } from '../format.js';
 import type { ExitCode } from '../outcome.js';
-import { errnoWords, Failed } from '../outcome.js';
+import { Failed } from '../outcome.js';
 import { copiesIn, placeOf } from '../place.js';
 import type { Copy } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
+import { lookFailure } from '../stages/inspect.js';
 import { lstatOrNull } from '../system/files.js';
 
 /** Prints the copies of one name or all. Exit 0 also when there are none. */
@@ -20,7 +21,7 @@ export function list(ctx: Context, config: Config): ExitCode {
   try {
     copies = readCopies(copiesIn(config), name);
   } catch (error) {
-    throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
+    throw new Failed(lookFailure(placeOf(config), error), { cause: error });
   }
   const now = ctx.clock.now().getTime();
   if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);

@@ -10,7 +10,6 @@ import { bytes, plural } from '../format.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { exitCodeOf, Failed, failureOf } from '../outcome.js';
-import { pruneLine } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
 import type { Restoring } from '../restore.js';
@@ -107,13 +106,13 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
       else if (lstatOrNull(input.target)) ctx.output.result(`would set ${describeTarget(input.target)} aside in ${asideRoot(config.stateDir)}`);
       ctx.output.result(
         target.how === 'live'
-          ? `would write it into ${input.target} in one transaction, while ${holders.length === 0 ? 'nobody has it open' : `${nameHolders(holders).join(', ')} may go on`}`
+          ? `would write it into ${input.target} in one transaction, while ${holders.length === 0 ? 'nobody has it open' : `${nameHolders(holders).join(', ')} may go on`}; should it prove damaged: offline, without a safety copy, and only if nobody has it open`
           : `would put it at ${input.target} offline: ${target.why}`,
       );
     }
     if (input.filesTo !== null && manifest.files)
       ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} (${bytes(manifest.files.fileBytes)}) into ${input.filesTo}`);
-    const problem = spaceProblem({ config, prune: pruneLine(config, input.chosen.name) }, manifest, input.target, live, input.filesTo);
+    const problem = spaceProblem({ config, prune: '' }, manifest, input.target, live, input.filesTo);
     if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
   } catch (error) {

@@ -12,11 +12,12 @@ import type { ExitCode, Failure, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import { RULES } from '../rules.js';
+import { RULES, spaceLow } from '../rules.js';
 import type { Channel, Config } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
+import { fileSystem } from '../system/processes.js';
 
 interface Look {
   readonly newestGood: (Copy & { readonly ageSeconds: number }) | null;
@@ -84,6 +85,9 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   else if (newestGood.ageSeconds * 1000 > config.maxAgeMs) {
     problems.unshift(critical('COPY_STALE', `the newest good copy is ${duration(newestGood.ageSeconds * 1000)} old; max-age is ${duration(config.maxAgeMs)}`));
   }
+  const freeBytes = newestGood && (fileSystem(config.to)?.freeBytes ?? null);
+  const low = newestGood && freeBytes !== null ? spaceLow(freeBytes, newestGood.sizeBytes) : null;
+  if (low) problems.push(low);
   return { newestGood, problems };
 }
 
@@ -104,7 +108,8 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
       problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
     else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.
-    for (const w of lastNight?.warnings ?? []) if (RULES.has(w.code)) problems.push(w);
+    // How much room there is was looked at just now.
+    for (const w of lastNight?.warnings ?? []) if (RULES.has(w.code) && w.code !== 'SPACE_LOW') problems.push(w);
     return lastRun;
   } catch (error) {
     problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));

@@ -7,12 +7,12 @@ import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
-import { newestGood, newestManifest, readCopies } from '../catalog.js';
+import { countCopies, newestGood, newestManifest, readCopies } from '../catalog.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
-import { fileSystem, shellWord, userName } from '../system/processes.js';
+import { fileSystem, identity, shellWord, userName } from '../system/processes.js';
 import { stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
@@ -36,14 +36,39 @@ export function inspectSource(path: string, identity: Identity, isLeftByUs: IsLe
       case 'EIO':
         return { code: 'IO_ERROR', path, reason: errnoWords(error) };
       default:
-        return { code: 'SOURCE_UNREADABLE', path, reason: errnoWords(error), owner: ownerOf(path) };
+        return { code: 'SOURCE_UNREADABLE', path, reason: errnoWords(error), owner: ownerOf(path, identity.uid) };
     }
   }
 }
 
-function ownerOf(path: string): string | null {
+/** Why a directory of ours cannot be looked into: that it is for others is no sign of a dying disk. */
+export function lookFailure(path: string, error: unknown): Failure {
+  if (errnoOf(error) !== 'EACCES' && !errnoOf(error).startsWith('SQLITE_CANTOPEN')) return { code: 'IO_ERROR', path, reason: errnoWords(error) };
+  // What is shut is mostly a directory above, which can be looked at from outside.
+  let shut = path;
+  while (!canBeSeen(shut) && shut !== dirname(shut)) shut = dirname(shut);
+  const owner = ownerOf(shut, identity().uid);
+  return {
+    code: 'TARGET_OWNER',
+    path,
+    reason: `this user may not look into it: ${errnoWords(error)}`,
+    remedy: owner ? `run as its owner: sudo -u ${owner} dbbackup ...` : 'check its permissions and those of the directories on the way to it',
+  };
+}
+
+function canBeSeen(path: string): boolean {
   try {
-    return userName(statSync(path).uid);
+    return lstatOrNull(path) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** Whose it is, when it is somebody else's. */
+function ownerOf(path: string, uid: number): string | null {
+  try {
+    const owner = statSync(path).uid;
+    return owner === uid ? null : userName(owner);
   } catch {
     return null;
   }
@@ -202,8 +227,14 @@ function checkOwners(path: string, identity: Identity, invocation: readonly stri
 }
 
 /** What is already in the directory under this name. `every`: read all manifests, not only the newest ones. */
-export function inspectCopies(directory: string, name: string, now: Date, every: 'every' | 'newest'): Pick<Facts, 'copies' | 'newestGood' | 'newestManifest'> {
+export function inspectCopies(
+  directory: string,
+  name: string,
+  now: Date,
+  every: 'every' | 'newest',
+): Pick<Facts, 'copies' | 'count' | 'newestGood' | 'newestManifest'> {
   return {
+    count: countCopies(directory, name),
     copies: every === 'every' ? readCopies(directory, name) : [],
     newestGood: newestGood(directory, name, now.getTime()),
     newestManifest: newestManifest(directory, name),

@@ -111,8 +111,18 @@ export function publish(staged: string, final: string): void {
 /** Replaces a small file as a whole: a reader sees the old bytes or the new ones. `staged`: where it is written first, on the same file system. */
 export function replace(path: string, bytes: string, unsupported: Unsupported, staged = `${path}.new`): void {
   rmSync(staged, { force: true });
-  writeNew(staged, bytes);
-  renameSync(staged, path);
+  try {
+    writeNew(staged, bytes);
+    renameSync(staged, path);
+  } catch (error) {
+    // On a full disk the name would stay, with nothing in it.
+    try {
+      rmSync(staged, { force: true });
+    } catch {
+      // The first error says more.
+    }
+    throw error;
+  }
   syncDirectory(dirname(path), unsupported);
 }
 

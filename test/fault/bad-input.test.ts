@@ -375,6 +375,20 @@ rows('a source that cannot be read now', [
   },
 ]);
 
+const notRoot = cannot('root', 'setpriv');
+if (notRoot) process.stderr.write(`not run here: another's directory is for others to read: ${notRoot}\n`);
+test.skipIf(notRoot)("another's directory, which this user may not look into: 78 TARGET_OWNER, and no word of a dying disk", async () => {
+  const p = place();
+  plain(p);
+  expect((await dbbackup(args(p, {}))).code).toBe(0);
+  const { options = {} } = asUser(p, NOBODY);
+  for (const words of [['status'], ['list'], ['history'], ['verify']]) {
+    const look = await dbbackup([...words, '--to', p.to, '--json'], options);
+    expect([look.code, look.json.error?.code], look.stderr).toEqual([78, 'TARGET_OWNER']);
+    expect(look.json.error?.hint).toMatch(/^run as its owner: sudo -u root /);
+  }
+});
+
 test('a source that is replaced during the run: 1 SOURCE_REPLACED, nothing left', { timeout: 60_000 }, async () => {
   const p = place();
   plain(p);

@@ -1,4 +1,4 @@
-import { mkdirSync, statfsSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { HOUR, plantDaily, scene } from '../e2e/scene.js';
@@ -43,7 +43,11 @@ test.skipIf(cannot('root', 'mount'))('the line that would make room does, whatev
   const env = { XDG_CONFIG_HOME: s.home };
   const full = await dbbackup(['run', '--profile', 'app', '--json'], { env });
   expect([full.code, full.json.error?.code], full.stderr).toEqual([1, 'NO_SPACE']);
+  const status = await dbbackup(['status', '--profile', 'app', '--json'], { env });
+  expect(status.json.problems?.find((problem) => problem.code === 'SPACE_LOW')?.message).toMatch(/^0 B are free .* room for 0 more copies/);
+  // What could not be written leaves no name.
+  expect(readdirSync(join(to, '.dbbackup'), { recursive: true }).filter((name) => String(name).endsWith('.new'))).toEqual([]);
   const line = /dbbackup (prune .*)$/.exec(full.json.error?.hint ?? '')?.[1] ?? '';
   const pruned = await dbbackup([...line.split(' '), '--json'], { env });
-  expect([pruned.code, pruned.json.kept?.length, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 3, 6]);
+  expect([pruned.code, pruned.json.kept?.length, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 1, 8]);
 });
