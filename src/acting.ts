@@ -144,10 +144,10 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   }
 }
 
-/** `pruneLine` with the copies that are there; none where they cannot be counted. A restore gets none: it could cost it its copy. */
+/** `pruneLine` where it is not known how much is missing; none where there is one copy alone. A restore gets none: it could cost it its copy. */
 export function lineForRoom(config: Config, name: string): string {
   try {
-    return pruneLine(config, name, countCopies(config.to, name));
+    return pruneLine(config, name, Math.min(3, Math.floor(countCopies(config.to, name) / 2)));
   } catch {
     return '';
   }

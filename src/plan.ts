@@ -34,16 +34,14 @@ export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
 /**
  * The line that would make room: for hints. A profile's other rules are switched off, or they would keep what is in the way.
  * Empty where no copy can be spared, and with --from: there is no backup directory, or its copies are not what is read.
- * @param copies how many there are
- * @param fewer how many of them have to go
+ * @param keep how many may stay
  */
-export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'from'>, name: string, copies: number, fewer = copies / 2): string {
-  if (config.from || copies < 2) return '';
-  const keep = `--keep-last ${Math.max(1, Math.floor(copies - fewer))}`;
-  if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} ${keep}`;
+export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'from'>, name: string, keep: number): string {
+  if (config.from || keep < 1) return '';
+  if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last ${keep}`;
   const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
   const within = config.policy.withinMs === null ? [] : ['--keep-within 1s'];
-  return [`dbbackup prune -P ${config.profile} ${keep}`, ...within, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
+  return [`dbbackup prune -P ${config.profile} --keep-last ${keep}`, ...within, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
 }
 
 /** A run's plan, or every problem that can be seen beforehand: the directory's first, since without it nothing else matters. */
@@ -68,7 +66,9 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.included, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     const missing = neededBytes - target.freeBytes;
-    const prune = pruneLine(config, name, facts.count, Math.ceil(missing / Math.max(1, facts.newestManifest?.sizeBytes ?? missing)));
+    const { sizeBytes = missing, files = null } = facts.newestManifest ?? {};
+    const [there, fewer] = [facts.countGood(), Math.ceil(missing / Math.max(1, sizeBytes + (files?.sizeBytes ?? 0)))];
+    const prune = pruneLine(config, name, there < 2 ? 0 : Math.max(1, there - fewer));
     problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune });
   }
   const [first, ...others] = problems;

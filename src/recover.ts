@@ -111,8 +111,8 @@ function isSame(a: string, b: string): boolean {
   return first !== null && second !== null && first.ino === second.ino && first.dev === second.dev;
 }
 
-/** What says that the file itself cannot be had, and not that we could not read just now. */
-const GONE: ReadonlySet<string> = new Set(['EIO', 'ENOENT', 'ELOOP', 'EINVAL']);
+/** What says that the file itself cannot be had, and not that we could not read just now. 117 is EUCLEAN, for which Node has no name. */
+const GONE: ReadonlySet<string> = new Set(['EIO', 'EBADMSG', 'Unknown system error -117', 'ENOENT', 'ELOOP', 'EINVAL']);
 
 /** Null when it cannot be read to the end: then it is withdrawn, rather than stand in the way of every later run. */
 async function hashOrNull(path: string, signal: AbortSignal): Promise<string | null> {

@@ -14,15 +14,14 @@ import { lstatOrNull } from '../system/files.js';
 /** Prints the copies of one name or all. Exit 0 also when there are none. */
 export function list(ctx: Context, config: Config): ExitCode {
   const { output } = ctx;
-  if (!lstatOrNull(copiesIn(config)))
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config) });
   const name = config.nameGiven ? config.name : null;
-  let copies: Copy[];
+  let copies: Copy[] | null;
   try {
-    copies = readCopies(copiesIn(config), name);
+    copies = lstatOrNull(copiesIn(config)) && readCopies(copiesIn(config), name);
   } catch (error) {
     throw new Failed(lookFailure(placeOf(config), error), { cause: error });
   }
+  if (!copies) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config) });
   const now = ctx.clock.now().getTime();
   if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);
   else {

@@ -7,7 +7,7 @@ import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
-import { countCopies, newestGood, newestManifest, readCopies } from '../catalog.js';
+import { isPlainGood, newestGood, newestManifest, readCopies } from '../catalog.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
@@ -232,9 +232,9 @@ export function inspectCopies(
   name: string,
   now: Date,
   every: 'every' | 'newest',
-): Pick<Facts, 'copies' | 'count' | 'newestGood' | 'newestManifest'> {
+): Pick<Facts, 'copies' | 'countGood' | 'newestGood' | 'newestManifest'> {
   return {
-    count: countCopies(directory, name),
+    countGood: () => readCopies(directory, name).filter(isPlainGood).length,
     copies: every === 'every' ? readCopies(directory, name) : [],
     newestGood: newestGood(directory, name, now.getTime()),
     newestManifest: newestManifest(directory, name),

@@ -14,6 +14,7 @@ import type { Check, Violations } from '../records.js';
 import { hashFile } from '../system/files.js';
 import { openToSync, syncLarge } from '../system/syncing.js';
 import type { Properties } from '../system/worker-protocol.js';
+import { ACCOUNTING } from '../system/worker-protocol.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, RequestFailed } from '../system/workers.js';
 
@@ -164,15 +165,13 @@ async function blame(input: VerifyInput, structural: readonly string[]): Promise
       if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) {
         return { structural: [error.message], notNull: 0, check: 0, unchecked: [] };
       }
-      return { structural: [], notNull: 0, check: 0, unchecked: [] };
+      return null;
     });
-  // Pages that were copied one by one are as the source's are: what nothing but the accounting of all pages tells is its damage.
-  if (again.structural.length === 0 && input.snapshot.method === 'page-copy') {
-    return { code: 'SOURCE_CORRUPT', path: source.path, findings: structural, keptAs: null };
-  }
-  return again.structural.length > 0
-    ? { code: 'SOURCE_CORRUPT', path: source.path, findings: again.structural, keptAs: null }
-    : { code: 'VERIFY_FAILED', findings: structural };
+  if (again === null) return { code: 'VERIFY_FAILED', findings: structural };
+  // Pages were copied as they are, and their accounting cannot be had of the source: what it alone tells is the source's damage.
+  const alone = input.snapshot.method === 'page-copy' && structural.every((finding) => finding.startsWith(ACCOUNTING));
+  const findings = again.structural.length > 0 || !alone ? again.structural : structural;
+  return findings.length > 0 ? { code: 'SOURCE_CORRUPT', path: source.path, findings, keptAs: null } : { code: 'VERIFY_FAILED', findings: structural };
 }
 
 function remark(input: VerifyInput, v: Violations, unchecked: readonly string[]): void {

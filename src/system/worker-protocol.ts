@@ -52,6 +52,9 @@ export type Request =
   /** A look at what is in the database after that, in one read transaction. */
   | { op: 'check-put'; target: string; dev: number; ino: number; busyMs: number };
 
+/** How a finding begins that only the accounting of all pages tells. */
+export const ACCOUNTING = 'accounting of pages: ';
+
 export interface Answers {
   snapshot: {
     method: Method;
