@@ -7,7 +7,7 @@ import type { Content } from './artifacts.js';
 import { errnoWords, warning } from './outcome.js';
 
 /** Counts up when a check is made stricter: what passed before it is checked anew. */
-const CHECKS = 1;
+const CHECKS = 2;
 const by = ({ ctx }: Acting): string => `${ctx.tool}, checks ${CHECKS}`;
 
 /** Remembers a full proof, as far as state can be written: one that is not known is only made again. */
