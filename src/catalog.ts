@@ -301,6 +301,9 @@ export function contentOf(manifest: Manifest): Content | null {
   return { sha256: plainSha256, claims: createHash('sha256').update(claims).digest('hex') };
 }
 
+/** What a copy takes with the archive of its files, bytes. */
+export const wholeSize = ({ sizeBytes, files }: Pick<Manifest, 'sizeBytes' | 'files'>): number => sizeBytes + (files?.sizeBytes ?? 0);
+
 /** The Copy part of a manifest: what listings show. */
 export const copyOf = (m: Manifest, status: CopyStatus): Copy => ({
   file: m.file,

@@ -4,7 +4,7 @@
  */
 import type { Facts, SourceState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
-import { freeBase, isCopyOf } from './catalog.js';
+import { freeBase, isCopyOf, wholeSize } from './catalog.js';
 import type { Failure, Warning } from './outcome.js';
 import { warning } from './outcome.js';
 import { packedAs, suffixOf } from './packing.js';
@@ -66,8 +66,8 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.included, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     const missing = neededBytes - target.freeBytes;
-    const { sizeBytes = missing, files = null } = facts.newestManifest ?? {};
-    const [there, fewer] = [facts.countGood(), Math.ceil(missing / Math.max(1, sizeBytes + (files?.sizeBytes ?? 0)))];
+    const one = facts.newestManifest ? wholeSize(facts.newestManifest) : missing;
+    const [there, fewer] = [facts.countGood(), Math.ceil(missing / Math.max(1, one))];
     const prune = pruneLine(config, name, there < 2 ? 0 : Math.max(1, there - fewer));
     problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune });
   }

@@ -2,6 +2,7 @@
  * Rules that look at more than one run: what no stage can see, since each night by itself was well. Pure: (facts) → remarks. They
  * never change a run's exit code (DESIGN, "Telling").
  */
+import { wholeSize } from './catalog.js';
 import { bytes, duration, plural } from './format.js';
 import type { Warning } from './outcome.js';
 import { critical, warning } from './outcome.js';
@@ -129,7 +130,7 @@ export function spaceLow(freeBytes: number, one: number): Warning | null {
 
 function space({ freeBytes, made, runs, now }: RuleFacts): Warning[] {
   if (freeBytes === null) return [];
-  const low = spaceLow(freeBytes, made.sizeBytes + (made.files?.sizeBytes ?? 0));
+  const low = spaceLow(freeBytes, wholeSize(made));
   if (low) return [low];
   const points = [
     { at: now, free: freeBytes },

@@ -1,5 +1,5 @@
 /** `dbbackup status`: is there a fresh, good copy? With --notify, people are told what nobody was told yet. */
-import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan } from '../catalog.js';
+import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan, wholeSize } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
 import { asKilled, History } from '../history.js';
@@ -59,10 +59,10 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   return untold ? 3 : 0;
 }
 
-/** With the archive of its files. */
-function wholeSize(directory: string, { file, sizeBytes }: Copy): number {
+/** What a copy takes. */
+function sizeOf(directory: string, { file, sizeBytes }: Copy): number {
   const manifest = readManifest(directory, baseOf(file));
-  return sizeBytes + ('unreadable' in manifest ? 0 : (manifest.files?.sizeBytes ?? 0));
+  return 'unreadable' in manifest ? sizeBytes : wholeSize(manifest);
 }
 
 /** From the newest copy back to the first good one: the directory of ten thousand copies is not read in full. */
@@ -92,7 +92,7 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
     problems.unshift(critical('COPY_STALE', `the newest good copy is ${duration(newestGood.ageSeconds * 1000)} old; max-age is ${duration(config.maxAgeMs)}`));
   }
   const freeBytes = newestGood && (fileSystem(config.to)?.freeBytes ?? null);
-  const low = newestGood && freeBytes !== null ? spaceLow(freeBytes, wholeSize(config.to, newestGood)) : null;
+  const low = newestGood && freeBytes !== null ? spaceLow(freeBytes, sizeOf(config.to, newestGood)) : null;
   if (low) problems.push(low);
   return { newestGood, problems };
 }
