@@ -31,9 +31,9 @@ export default defineConfig({
     fileParallelism: true,
     maxWorkers: 4,
     sequence: { sequencer: LongestFirst },
-    // A command that hangs is ended, and said to hang, after 60 s (support/cli.ts): the test must live to tell it, on a slow machine too.
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
+    // A command that hangs is ended, and said to hang, after 120 s (support/cli.ts): the test must live to tell it, on a slow machine too.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     // A test that passes at the second try has found something.
     retry: 0,
   },

@@ -5,7 +5,7 @@
 import { lstatSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { TWO_CHILDREN_BYTES } from './artifacts.js';
-import type { Answers, Findings } from './system/worker-protocol.js';
+import type { Answers, Findings, Request } from './system/worker-protocol.js';
 import type { WorkerPool } from './system/workers.js';
 
 export interface FileToCheck {
@@ -36,15 +36,20 @@ export const rowsOf = (described: Answers['describe']): Record<string, number> =
   Object.fromEntries(described.tables.flatMap((t) => (t.rows === null || t.name.startsWith('sqlite_') ? [] : [[t.name, t.rows]])));
 
 /** `cost`: about how many rows and index entries are looked at. */
-type Task = { readonly cost: number } & ({ readonly op: 'check-table' | 'check-foreign-keys'; readonly table: string } | { readonly op: 'check-structure' });
+type Task = { readonly cost: number } & (
+  | { readonly op: 'check-table'; readonly table: string; readonly part: Extract<Request, { op: 'check-table' }>['part'] }
+  | { readonly op: 'check-foreign-keys'; readonly table: string }
+  | { readonly op: 'check-structure' }
+);
 
 /** One queue, dearest task first, two children taking from it: neither is idle while there is work. */
 async function checkTables(input: FileToCheck, tables: Answers['describe']['tables'], many: boolean): Promise<Pick<CheckedFile, 'findings' | 'foreignKey'>> {
   const request = { file: input.file, mmap: input.mmap, cellSizeCheck: input.cellSizeCheck } as const;
-  const queue: Task[] = tables.flatMap((t): Task[] => {
-    const check: Task = { op: 'check-table', table: t.name, cost: t.cost };
-    return t.foreignKeys ? [check, { op: 'check-foreign-keys', table: t.name, cost: t.rows ?? 0 }] : [check];
-  });
+  const queue: Task[] = tables.flatMap(({ name: table, rows, cost, foreignKeys, apart }): Task[] => [
+    { op: 'check-table', table, part: apart ? 'without constraints' : 'whole', cost },
+    ...(apart ? [{ op: 'check-table', table, part: 'constraints', cost: rows ?? 0 } as const] : []),
+    ...(foreignKeys ? [{ op: 'check-foreign-keys', table, cost: rows ?? 0 } as const] : []),
+  ]);
   queue.push({ op: 'check-structure', cost: tables.reduce((sum, t) => sum + (t.rows ?? 0), 0) });
   queue.sort((a, b) => b.cost - a.cost);
   let structure: Findings = NOTHING_FOUND;
@@ -60,7 +65,7 @@ async function checkTables(input: FileToCheck, tables: Answers['describe']['tabl
           structure = { ...(await worker.ask({ op: task.op, how: 'accounting', ...request })), notNull: 0, check: 0 };
           break;
         case 'check-table': {
-          const f = await worker.ask({ op: task.op, table: task.table, ...request });
+          const f = await worker.ask({ op: task.op, table: task.table, part: task.part, ...request });
           limited ||= f.limited && f.structural.length === 0;
           found.push(f);
           break;

@@ -11,6 +11,7 @@ import { createInterface } from 'node:readline';
 import Database from 'better-sqlite3';
 import type { Check } from '../records.js';
 import { writeAnswer } from './answers.js';
+import { constraintQuery } from './check-constraints.js';
 import { anonBytesOf } from './memory.js';
 import type { Answers, Findings, Properties, Reply, Request, SchemaObject } from './worker-protocol.js';
 import { ACCOUNTING } from './worker-protocol.js';
@@ -325,7 +326,7 @@ function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: stri
     return missing === null ? found : { ...found, unchecked: [`${table}: ${missing}`] };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
-    const nothing = { structural: [], notNull: 0, check: 0, unchecked: [], seen: 0 };
+    const nothing = { ...NOTHING_FOUND, seen: 0 };
     // A check may say no more than "SQL logic error"; a use of the table says why.
     const why = [
       error,
@@ -335,6 +336,19 @@ function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: stri
     if (why) return { ...nothing, unchecked: [`${table}: ${why.message}`] };
     // Any other error is that of a module which is there and cannot make sense of its tables.
     return { ...nothing, structural: [`${table}: ${error.message}`], seen: 1 };
+  }
+}
+
+const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
+
+/** How many rows break a CHECK; null where a query cannot say so: then integrity_check meets the reason. */
+function brokenConstraints(db: Db, table: string): number | null {
+  try {
+    const query = constraintQuery(db, table);
+    return query === null ? null : (db.prepare<[], number>(query).pluck().get() ?? 0);
+  } catch (error) {
+    if (error instanceof Database.SqliteError) return null;
+    throw error;
   }
 }
 
@@ -438,7 +452,13 @@ function describe(db: Db): Answers['describe'] {
     pageCount: number(db, 'page_count'),
     tables: listTables(db).map(({ name, type }) => {
       const rows = type === 'virtual' ? null : countRows(db, name);
-      return { name, rows, cost: (rows ?? 0) * (1 + (indexes.get(name) ?? 0)), foreignKeys: type === 'table' && (foreignKeys.get(name) ?? 0) > 0 };
+      return {
+        name,
+        rows,
+        cost: (rows ?? 0) * (1 + (indexes.get(name) ?? 0)),
+        foreignKeys: type === 'table' && (foreignKeys.get(name) ?? 0) > 0,
+        apart: type === 'table' && constraintQuery(db, name) !== null,
+      };
     }),
   };
 }
@@ -650,7 +670,7 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
     case 'check-source':
       return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
         const cut = cutShort(db, r.source, () => requireFile(r.dev, r.ino));
-        if (cut !== null) return { structural: [cut], notNull: 0, check: 0, unchecked: [] };
+        if (cut !== null) return { ...NOTHING_FOUND, structural: [cut] };
         return r.mode === 'full' ? checkAll(db, 'integrity_check') : checkQuickly(db);
       });
     case 'describe':
@@ -667,8 +687,11 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       });
     case 'check-table':
       return readWrite(r, (db) => {
+        const counted = r.part === 'constraints' ? brokenConstraints(db, r.table) : null;
+        if (counted !== null) return { ...NOTHING_FOUND, check: counted, limited: false };
+        if (r.part === 'without constraints') db.pragma('ignore_check_constraints = ON');
         const f = checkOne(db, 'integrity_check', r.table);
-        return { ...f, limited: f.seen >= LIMIT };
+        return { ...f, notNull: r.part === 'constraints' ? 0 : f.notNull, limited: f.seen >= LIMIT };
       });
     case 'check-all':
       return readWrite(r, (db) => checkPrivate(db, 'integrity_check', r.file));

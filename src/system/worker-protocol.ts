@@ -32,8 +32,11 @@ export type Request =
   | { op: 'describe'; file: string; mmap: boolean; cellSizeCheck: boolean }
   /** The schema's own table and the accounting of pages of a private file; where these are not as VACUUM leaves them, or that is asked for, quick_check. */
   | { op: 'check-structure'; file: string; mmap: boolean; cellSizeCheck: boolean; how: 'accounting' | 'quick_check' }
-  /** integrity_check of one table and its indexes, read-write, so that CHECK constraints count (traps, 22). */
-  | { op: 'check-table'; file: string; table: string; mmap: boolean; cellSizeCheck: boolean }
+  /**
+   * integrity_check of one table and its indexes, read-write, so that CHECK constraints count (traps, 22). They may be counted
+   * by themselves, as another part of the work (check-constraints.ts).
+   */
+  | { op: 'check-table'; file: string; table: string; part: 'whole' | 'without constraints' | 'constraints'; mmap: boolean; cellSizeCheck: boolean }
   /** integrity_check of everything without a limit of findings: only where a limit was reached. */
   | { op: 'check-all'; file: string; mmap: boolean; cellSizeCheck: boolean }
   /** Rows of one table whose foreign keys point nowhere. */
@@ -73,8 +76,8 @@ export interface Answers {
     schemaHash: string;
     properties: Properties;
     pageCount: number;
-    /** `cost`: rows times the lookups that checking one costs. `foreignKeys`: the table declares some. */
-    tables: readonly { name: string; rows: number | null; cost: number; foreignKeys: boolean }[];
+    /** `cost`: rows times the lookups that checking one costs. `foreignKeys`: the table declares some. `apart`: its constraints are better counted by themselves. */
+    tables: readonly { name: string; rows: number | null; cost: number; foreignKeys: boolean; apart: boolean }[];
   };
   'check-structure': Findings;
   /** `limited`: the limit of findings was reached, so there may be more. */

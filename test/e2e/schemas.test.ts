@@ -428,6 +428,27 @@ describe('rows that break a rule of their own schema are counted, and copied as 
     expect([manifest.violations, warnings]).toEqual([violations, ['ROWS_VIOLATE']]);
   });
 
+  test('of a list of values, and of the rules beside it, in tables with and without rowids', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      const columns = "k INTEGER PRIMARY KEY, s TEXT CHECK (s IN ('open', 'paid', 'void')), c INTEGER, CHECK (c > 0)";
+      for (const [name, form] of [
+        ['a', ''],
+        ['say "b"', 'WITHOUT ROWID'],
+      ] as const) {
+        const table = `"${name.replaceAll('"', '""')}"`;
+        db.exec(`PRAGMA ignore_check_constraints = on; CREATE TABLE ${table} (${columns}) ${form}`);
+        const insert = db.prepare(`INSERT INTO ${table} VALUES (?, ?, ?)`);
+        for (let i = 0; i < 300; i++) insert.run(i, ['open', 'gone', null][i % 3], i % 2 === 0 ? 1 : null);
+        for (let i = 300; i < 350; i++) insert.run(i, i % 2 === 0 ? 'gone' : 'paid', 0);
+      }
+      rewrite(db, ['c INTEGER,', 'c INTEGER NOT NULL,']);
+    });
+    const { manifest, warnings } = await copyOf(s);
+    expect([manifest.violations, warnings]).toEqual([{ check: 300, notNull: 300, foreignKey: 0 }, ['ROWS_VIOLATE']]);
+    expect((await s.ask('verify', ['--json'])).json.ok).toBe(true);
+  });
+
   test('a hundred in one table do not hide what could not be checked in another', async () => {
     const s = scene(null);
     make(s, (db) => {

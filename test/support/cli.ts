@@ -219,7 +219,7 @@ export function startCommand(words: readonly string[], options: Options = {}): R
   const timer = setTimeout(() => {
     hung = true;
     killGroup(child.pid ?? 0, 'SIGKILL');
-  }, options.deadlineMs ?? 60_000);
+  }, options.deadlineMs ?? 120_000);
   const result = new Promise<Result>((done, fail) => {
     let durationMs = 0;
     const finish = (): void => {
