@@ -126,6 +126,19 @@ const SHAPES: readonly Shape[] = [
       breakRows(p);
     },
   },
+  {
+    name: 'listed-values',
+    make: (p) => {
+      const columns = "id INTEGER PRIMARY KEY, s TEXT CHECK (s IN ('open', 'paid', 'void')), n INTEGER";
+      const rows = "SELECT i, substr('openpaidvoid', 1 + 4 * (i % 3), 4), i % 50 FROM n";
+      make(
+        p,
+        'PRAGMA journal_mode = wal',
+        `CREATE TABLE t (${columns}, CHECK (n < 60)); CREATE INDEX ts ON t (s, n); CREATE TABLE w (${columns}) WITHOUT ROWID; CREATE INDEX ws ON w (s);
+         ${N(900)} INSERT INTO t ${rows}; ${N(900)} INSERT INTO w ${rows}; PRAGMA ignore_check_constraints = on; UPDATE w SET s = 'lost' WHERE id % 90 = 0`,
+      );
+    },
+  },
   { name: 'function-index', make: (p) => makeFunctionIndexDatabase(p, 'delete') },
   {
     name: 'objects',

@@ -544,7 +544,7 @@ function mustBeAsSaid(stage: Stage, shape: Shape, { code, json }: Result): void 
 export const guardKill: Scenario = {
   name: 'guard-kill',
   promise: 'a guard that is killed leaves the old state or what its command made, nothing is lost, and the way back that is named works',
-  ci: 20,
+  ci: 10,
   soak: 1000,
   needs: ['strace'],
   play: playKills,

@@ -543,7 +543,7 @@ function mustEnd(result: Result, say: (text: string) => void, seen: Seen): void 
 export const restoreKill: Scenario = {
   name: 'restore-kill',
   promise: 'a restore that is killed leaves the old database or the new one, what was set aside is found, and it can be repeated',
-  ci: 40,
+  ci: 22,
   soak: 1000,
   needs: ['strace'],
   play: playKills,
@@ -638,7 +638,7 @@ async function oneCut(
 export const restorePower: Scenario = {
   name: 'restore-power',
   promise: 'a power cut leaves the old database or the new one, and after exit 0 the new one',
-  ci: 10,
+  ci: 8,
   soak: 1000,
   needs: ['root', 'loop', 'mount', 'strace', 'python3'],
   play: playCuts,
