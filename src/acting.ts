@@ -83,7 +83,7 @@ export type BodyResult = { readonly skip: string } | { readonly failure: Failure
 export async function act(ctx: Context, config: Config, command: CommandName, name: string, body: (acting: Acting) => Promise<BodyResult>): Promise<ExitCode> {
   const runId = randomUUID();
   const log = new RunLog({ runId, name, command }, () => ctx.clock.now(), ctx.output.redact);
-  const recorder = new Recorder(ctx, log, runId, { command, name, profile: config.profile, dryRun: false });
+  const recorder = new Recorder(ctx, log, runId, { command, name: name || null, profile: config.profile, dryRun: false });
   const limit = new AbortController();
   const timer = setTimeout(
     () => limit.abort(new Failed({ code: 'TIMEOUT', afterMs: config.timeoutMs, published: null })),
@@ -337,7 +337,9 @@ class State {
   /** A message that could not be delivered turns 0 into 3, nothing else; a signal while it was sent still ends the run. */
   #finalVerdict(verdict: Verdict, untold: Failure | null, signal: AbortSignal): Verdict {
     const { output } = this.#ctx;
-    if (signal.aborted && verdict.failure === null) {
+    // Of what only came short after publication, the signal is told first: it says why nothing more was tried.
+    if (signal.aborted && (verdict.failure === null || (verdict.exitCode === 3 && this.#ctx.signal.aborted))) {
+      if (verdict.failure) this.#recorder.warn(critical(verdict.failure.code, describe(verdict.failure).message));
       const ended = judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
       if (ended.failure) output.error(ended.failure, 'report');
       return ended;

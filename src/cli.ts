@@ -274,16 +274,21 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
     else if (Array.isArray(value)) flags.set(option, value.map(String));
   }
   for (const [option, given] of flags) {
-    if (given.length > 1 && !spec(option).list) throw usage(`--${option} is given ${given.length} times`);
+    if (given.length > 1 && !spec(option).list) throw usage(`--${option} is given ${given.length} times`, 'give it once');
   }
   if (typeof argument === 'string' && COMMANDS[command].words === '[database]') {
-    if (flags.has('database')) throw usage('the database is given twice: as an argument and as --database');
+    if (flags.has('database')) throw usage('the database is given twice: as an argument and as --database', 'give it once');
     flags.set('database', [argument]);
   }
   if (values['allProfiles'] === true) {
     for (const other of ['profile', 'envFile', 'from'])
-      if (values[other] !== undefined) throw usage(`--all-profiles and --${other.replace('F', '-f')} exclude one another`);
-    for (const own of ['database', 'name'] as const) if (flags.has(own)) throw usage(`--all-profiles takes no ${own}: each profile has its own`);
+      if (values[other] !== undefined) throw usage(`--all-profiles and --${other.replace('F', '-f')} exclude one another`, 'leave one of them out');
+    for (const own of ['database', 'name'] as const)
+      if (flags.has(own))
+        throw usage(
+          `--all-profiles takes no ${own}: each profile has its own`,
+          `leave ${own === 'database' ? 'the database' : '--name'} out, or name one profile with -P`,
+        );
   }
   const words = Array.isArray(argument) ? argument.map(String) : typeof argument === 'string' ? [argument] : [];
   return {
@@ -329,4 +334,4 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
 
 const isCalendar = (value: unknown): value is Calendar => typeof value === 'object' && value !== null && 'cron' in value && 'systemd' in value;
 
-const usage = (message: string): Failed => new Failed({ code: 'USAGE', message, hint: 'give it once' });
+const usage = (message: string, hint: string): Failed => new Failed({ code: 'USAGE', message, hint });

@@ -24,7 +24,7 @@ const progressOf =
 /** The state of the source, in the private file of the workspace. */
 export function snapshotStage(acting: Acting, source: SourceState, note: Note<Snapshot>): Promise<Snapshot> {
   const { ctx, config, recorder, pool, workspace, signal, prune } = acting;
-  const input = { source, target: workspace.data, pool, uid: ctx.identity.uid, signal, now: () => ctx.clock.now(), prune };
+  const input = { source, target: workspace.data, pool, uid: ctx.identity.uid, signal, clock: ctx.clock, prune };
   return recorder.stage('snapshot', () => takeSnapshot({ ...config, ...input, progress: progressOf(acting, 'snapshot') }), note);
 }
 

@@ -365,17 +365,20 @@ export function describe(f: Failure): { message: string; hint: string } {
             message: `no key in ${f.identity} opens ${f.file}`,
             hint: 'give the identity file of one of the recipients that it was sealed for (encrypt-to at that time)',
           };
-    case 'NO_SPACE':
+    case 'NO_SPACE': {
+      // The private file in which it was met is gone by the time anybody reads this.
+      const place = f.path.replace(/\/\.dbbackup\/tmp\/.*$/, '');
       return {
         message:
           f.neededBytes !== null && f.freeBytes !== null
-            ? `not enough space at ${f.path}: ${bytes(f.neededBytes)} needed, ${bytes(f.freeBytes)} free`
-            : `no space left at ${f.path} (disk full, or a quota)`,
+            ? `not enough space at ${place}: ${bytes(f.neededBytes)} needed, ${bytes(f.freeBytes)} free`
+            : `no space left at ${place} (disk full, or a quota)`,
         hint:
           f.prune === ''
-            ? `make room on the file system of ${f.path}`
+            ? `make room on the file system of ${place}`
             : `make room, for example with fewer kept copies (--dry-run says which would go): ${f.prune}`,
       };
+    }
     case 'WAL_PRESSURE':
       return {
         message: `stopped the snapshot: ${bytes(f.freeBytes)} free beside ${f.path}, whose WAL grew to ${bytes(f.walBytes)} meanwhile`,
@@ -564,6 +567,9 @@ export function failureOf(error: unknown): Failure {
   if (error instanceof Failed) return error.failure;
   const e = error instanceof Error ? error : new Error(String(error));
   if ('syscall' in e && /^E[A-Z0-9]+$/.test(errnoOf(e))) {
+    if (e.syscall === 'uv_cwd') {
+      return { code: 'USAGE', message: 'the working directory is not there any more', hint: 'go to a directory that is there (cd), and run it again' };
+    }
     const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
     return { code: 'IO_ERROR', path, reason: errnoWords(e) };
   }

@@ -63,7 +63,7 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     const message = `the state directory ${config.stateDir} lies on ${target.network}, where locks are unreliable: give a local one`;
     problems.push({ code: 'SETTINGS', problems: [{ setting: 'state-dir', message, origin: '--state-dir' }] });
   }
-  const neededBytes = isFailure(source) ? 0 : spaceFor(config, source.usedBytes + source.walBytes, facts.included, facts.newestManifest);
+  const neededBytes = isFailure(source) ? 0 : spaceFor(config, plainSize(source, facts.newestManifest), facts.included, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
     const missing = neededBytes - target.freeBytes;
     const one = facts.newestManifest ? wholeSize(facts.newestManifest) : missing;
@@ -96,6 +96,10 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     warnings,
   };
 }
+
+/** What the snapshot takes, bytes. Pages are copied with the free ones among them, and what had to be copied so the last time will be again. */
+const plainSize = ({ sizeBytes, usedBytes, walBytes }: SourceState, newest: Manifest | null): number =>
+  (newest?.method === 'page-copy' ? sizeBytes : usedBytes) + walBytes;
 
 /** The snapshot and the archive, and what packing makes of both in turn, as far as the newest copy tells how small that is. Bytes. */
 function spaceFor({ packing }: Config, plainBytes: number, included: readonly number[], newest: Manifest | null): number {

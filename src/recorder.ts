@@ -106,6 +106,14 @@ export class Recorder {
     }
   }
 
+  /** More of a stage that has its line and its time already: what is thrown there is that stage's failure. */
+  async within<T>(name: StageName, work: () => T | Promise<T>): Promise<T> {
+    this.#current = name;
+    const result = await work();
+    this.#current = null;
+    return result;
+  }
+
   /** The last stage: returns what could not be told, and says nothing itself. */
   async report(tell: () => Promise<Failure | null>): Promise<Failure | null> {
     const began = this.#ctx.clock.monotonic();

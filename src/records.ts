@@ -197,7 +197,8 @@ export interface RunRecord {
 
 /** A `run` that came to its end, destinations or not: it has made a copy, and has seen all that there was to warn of. */
 export const isFinishedRun = (record: RunRecord): boolean =>
-  record.command === 'run' && !record.dryRun && (record.status === 'ok' || record.status === 'incomplete');
+  // Without a copy it was a run that had nothing to do, and could not deliver an older message.
+  record.command === 'run' && !record.dryRun && record.copy !== null && (record.status === 'ok' || record.status === 'incomplete');
 
 /** What `verify` found of one copy. `proved`: `bytes` where only size and hash could be looked at. */
 export interface VerifyResult {

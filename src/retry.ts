@@ -1,11 +1,12 @@
 /** Trying again what may only have been in the way for a moment: a source that was held, a read error seen once, a destination that did not answer. */
-import { setTimeout as wait } from 'node:timers/promises';
 import type { Acting } from './acting.js';
 import { duration } from './format.js';
 import type { Failure } from './outcome.js';
 import { describe, failureOf, warning } from './outcome.js';
 import type { Retries } from './settings/load.js';
+import { pause } from './system/clock.js';
 import { removeTree } from './system/files.js';
+import { privateFiles } from './workspace.js';
 
 /** However long it grows, nobody waits longer than this between two attempts. */
 const LONGEST_MS = 300_000;
@@ -36,9 +37,7 @@ export async function withRetries<T>(acting: Acting, work: (attempt: number) => 
       await again(acting, attempt, failure);
       // Whatever the attempt left: the next one begins as the first did.
       await acting.pool.killAll();
-      removeTree(acting.workspace.data);
-      for (const suffix of ['-wal', '-shm', '-journal', '.packed', '.age']) removeTree(acting.workspace.data + suffix);
-      for (const suffix of ['', '.packed', '.age']) removeTree(acting.workspace.files + suffix);
+      for (const path of privateFiles(acting.workspace)) removeTree(path);
       recorder.nextAttempt();
     }
   }
@@ -49,8 +48,5 @@ export async function again({ recorder, config, signal }: Pick<Acting, 'recorder
   const ms = waitBefore(config.retries, attempt);
   const of = `attempt ${attempt} of ${config.retries.count + 1}`;
   recorder.warn(warning(failure.code, `${of} failed: ${describe(failure).message}; again in ${duration(ms)}`));
-  await wait(ms, undefined, { signal }).catch((error: unknown) => {
-    signal.throwIfAborted();
-    throw error;
-  });
+  await pause(ms, signal);
 }

@@ -1,6 +1,7 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 
 import { dirname } from 'node:path';
+import type { BodyResult } from './acting.js';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
 import { isFailure } from './artifacts.js';
@@ -11,7 +12,7 @@ import { bytes, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { includesOwn, measureIncluded } from './including.js';
 import { copyBefore, lookBack } from './looking-back.js';
-import type { ExitCode } from './outcome.js';
+import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
@@ -67,14 +68,15 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     await acting.begin();
     oweUploads(acting);
     // Under the lock once more: another run may have made a copy, or taken the name, while we waited.
-    const locked = await withRetries(acting, async () => look());
+    const lookAgain = (): Promise<RunPlan | Skip> => withRetries(acting, () => recorder.within('inspect', look));
+    const locked = await lookAgain();
     if (isSkip(locked)) return locked;
     // The second name that a killed restore left goes before SQLite sees the file.
     if (locked.source.links > 1) await sweepStaging(dirname(locked.source.realPath), signal);
 
     if (config.hooks.before) await runBefore(acting);
     // And after the hook, which may have loaded much into the database, or made room.
-    const plan = config.hooks.before ? await withRetries(acting, async () => look()) : locked;
+    const plan = config.hooks.before ? await lookAgain() : locked;
     if (isSkip(plan)) return plan;
     for (const w of plan.warnings) warn(w);
     const artifact = await withRetries(acting, async (attempt) => {
@@ -107,25 +109,22 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     ctx.output.result(`${config.to}/${copy.file}`);
     const uploads = await uploadStage(acting, copy.file);
     lookBack(acting, manifest, before, snapshot.walGrewBytes);
-    const all = [
+    const damaged: Failure | null =
+      copy.status === 'suspect' ? { code: 'SOURCE_CORRUPT', path: plan.source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file } : null;
+    return worstOf(warn, [
+      { failure: damaged, stage: 'snapshot' },
       { failure: artifact.unread, stage: 'pack' },
       { failure: pruned.failure, stage: 'prune' },
       { failure: uploads, stage: 'upload' },
-    ] as const;
-    const [first, ...others] = all.filter((f) => f.failure !== null);
-    const told = (failures: readonly (typeof all)[number][]): void => {
-      for (const { failure } of failures) if (failure) warn(critical(failure.code, describe(failure).message));
-    };
-    if (copy.status === 'suspect') {
-      told(first ? [first, ...others] : []);
-      return {
-        failure: { code: 'SOURCE_CORRUPT', path: plan.source.path, findings: snapshot.sourceFindings.structural, keptAs: copy.file },
-        stage: 'snapshot',
-      };
-    }
-    told(others);
-    return first ?? { failure: null, stage: null };
+    ]);
   });
+
+/** A run ends with the first of these that failed; the others are critical remarks in its record. */
+function worstOf(warn: (w: Warning) => void, ends: readonly { readonly failure: Failure | null; readonly stage: StageName }[]): BodyResult {
+  const [first, ...others] = ends.filter(({ failure }) => failure !== null);
+  for (const { failure } of others) if (failure) warn(critical(failure.code, describe(failure).message));
+  return first ?? { failure: null, stage: null };
+}
 
 const snapshotNote = (s: Snapshot): string =>
   `${s.method}, source ${s.sourceFindings.structural.length === 0 ? 'ok' : 'DAMAGED'}${s.walGrewBytes > 0 ? `, WAL grew by ${bytes(s.walGrewBytes)}` : ''}`;

@@ -41,11 +41,16 @@ export function workspace(to: string, name: string, runId: string): Workspace {
 export const packedPath = (plain: string): string => `${plain}.packed`;
 export const sealedPath = (plain: string): string => `${plain}.age`;
 
+/** What an attempt at a copy makes on the way: the snapshot with what SQLite puts beside it, the archive, and what packing makes of both. */
+export const privateFiles = ({ data, files }: Workspace): string[] => [
+  ...[data, files].flatMap((plain) => [plain, packedPath(plain), sealedPath(plain)]),
+  ...['-wal', '-shm', '-journal'].map((suffix) => data + suffix),
+];
+
 /** Lets go of the large files of a run that was ended; the directory is then removed. */
-export function giveUp({ directory, data, files }: Workspace): void {
-  const is = lstatOrNull(directory);
-  const large = [data, files].flatMap((plain) => [plain, packedPath(plain), sealedPath(plain)]);
-  if (is) emptyFiles(directory, is, [...large.map((path) => basename(path)), PROVEN]);
+export function giveUp(place: Workspace): void {
+  const is = lstatOrNull(place.directory);
+  if (is) emptyFiles(place.directory, is, [...privateFiles(place).map((path) => basename(path)), PROVEN]);
 }
 
 /** Where a copy is proven that goes into a live database. */

@@ -42,7 +42,7 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
 async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitCode> {
   const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), {
     command: 'prune',
-    name,
+    name: name || null,
     profile: config.profile,
     dryRun: true,
   });

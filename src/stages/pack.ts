@@ -189,7 +189,9 @@ function secretOf({ snapshot, schemaHash, rows, sha256, checks }: VerifiedSnapsh
 
 /** A program says in words what the system said to it. */
 function asFailed(error: unknown, { packing, prune, tools }: PackInput, path: string): unknown {
-  if (tools.signal.aborted || error instanceof Failed) return error;
+  // A stream that is ended in the middle says no more than that it was ended.
+  if (tools.signal.aborted) return tools.signal.reason;
+  if (error instanceof Failed) return error;
   if (error instanceof TooLong) {
     return new Failed({ code: 'VERIFY_FAILED', findings: [`what ${packing.compress} made of the copy unpacks to more than it`] }, { cause: error });
   }

@@ -5,7 +5,7 @@
  * signal or timeout comes between the links.
  */
 import { randomBytes } from 'node:crypto';
-import { lstatSync, readdirSync } from 'node:fs';
+import { lstatSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Artifact, Publication } from '../artifacts.js';
 import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339, withoutSecrets } from '../catalog.js';
@@ -14,7 +14,7 @@ import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
 import { suffixOf } from '../packing.js';
 import type { Manifest } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import { publish as giveName, remove, syncDirectory, writeNew } from '../system/files.js';
+import { publish as giveName, lstatOrNull, remove, syncDirectory, writeNew } from '../system/files.js';
 import type { Workspace } from '../workspace.js';
 
 export interface PublishInput {
@@ -60,33 +60,39 @@ function tryPublish(input: PublishInput): Publication | null {
   const json = join(to, `${base}.json`);
   const { files } = input.artifact;
   const inode = lstatSync(input.artifact.path).ino;
-  const linked: string[] = [];
+  const given: Given[] = [];
+  const give = (staged: string, final: string): void => {
+    giveName(staged, final);
+    given.push({ staged, final });
+  };
   try {
     // The data last of the two: until it is there, nothing looks like a copy.
-    if (files && manifest.files) {
-      giveName(files.path, join(to, manifest.files.file));
-      linked.push(join(to, manifest.files.file));
-    }
-    giveName(input.artifact.path, data);
-    linked.push(data);
-    giveName(workspace.manifest, json);
-    linked.push(json);
+    if (files && manifest.files) give(files.path, join(to, manifest.files.file));
+    give(input.artifact.path, data);
+    give(workspace.manifest, json);
     syncDirectory(to, unsupported);
     const stats = lstatSync(data);
     if (stats.ino !== inode || stats.size !== manifest.sizeBytes) throw Object.assign(new Error('the published file is not the verified one'), { code: 'EIO' });
   } catch (error) {
     // Not known to be on the disk: then it must not look like a copy. The manifest goes first, so that the data is never a copy without it.
-    for (const path of linked.reverse()) withdraw(path);
+    for (const name of given.reverse()) withdraw(name);
     if (errnoOf(error) === 'EEXIST') return null;
     throw error;
   }
   return { copy: copyOf(open, open.status), manifest };
 }
 
+interface Given {
+  readonly staged: string;
+  readonly final: string;
+}
+
 /** Withdraws a name; what keeps that from being done must not hide why it is done. */
-function withdraw(path: string): void {
+function withdraw({ staged, final }: Given): void {
   try {
-    remove(path);
+    // Where there are no hard links, it is the only name that the file has.
+    if (lstatOrNull(staged)) remove(final);
+    else renameSync(final, staged);
   } catch {
     // The next run finds the staged manifest, hashes the data, and completes or withdraws it.
   }

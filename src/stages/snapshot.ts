@@ -8,6 +8,7 @@ import type { Snapshot, SourceState } from '../artifacts.js';
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, Failed, failureOf, isEndSignal, targetFailure } from '../outcome.js';
+import type { Clock } from '../system/clock.js';
 import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import type { WorkerPool } from '../system/workers.js';
@@ -26,7 +27,7 @@ export interface SnapshotInput {
   /** Effective user. */
   readonly uid: number;
   readonly signal: AbortSignal;
-  readonly now: () => Date;
+  readonly clock: Clock;
   readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
 }
@@ -57,7 +58,7 @@ const mayBeReadError = (error: unknown): boolean =>
 
 async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
   const { source, target, pool } = input;
-  const takenAt = input.now();
+  const takenAt = input.clock.now();
   const walBefore = sizeOf(`${source.realPath}-wal`);
   const sidecars = sidecarInodes(source);
   const watch = watchDisk(input, walBefore);
@@ -110,7 +111,7 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
   const wal = `${source.realPath}-wal`;
   const sameDisk = source.dev === statSync(dirname(target)).dev;
   const total = source.usedBytes + source.walBytes;
-  const began = performance.now();
+  const began = input.clock.monotonic();
   const state: { tripped: Failure | null; stop: () => void } = { tripped: null, stop: () => clearInterval(timer) };
   const timer = setInterval(() => {
     const done = sizeOf(target);
@@ -135,7 +136,7 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
     const fs = fileSystem(source.realPath);
     if (!fs) return;
     const freeBytes = fs.freeBytes - (sameDisk ? Math.max(0, total - done) : 0);
-    const elapsedMs = performance.now() - began;
+    const elapsedMs = input.clock.monotonic() - began;
     const perMs = grewBytes / Math.max(250, elapsedMs);
     const leftMs = done > 0 ? (elapsedMs * Math.max(0, total - done)) / done : Number.POSITIVE_INFINITY;
     // Room for what is written until the snapshot is likely done, or for two seconds to react in; and never less than

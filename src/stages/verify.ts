@@ -36,7 +36,7 @@ export async function verify(input: VerifyInput): Promise<VerifiedSnapshot> {
   } catch (error) {
     throw translated(error, input);
   }
-  // One descriptor for both attempts: an error of the disk in the first one is told to it in the second.
+  // One descriptor for both attempts: an error of the disk that the first one did not ask for is told to it in the second.
   try {
     return await twice(input, fd);
   } finally {
@@ -90,8 +90,10 @@ async function attempt(input: VerifyInput, fd: number, mmap: boolean): Promise<V
   const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, fd, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
-  const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch((error: unknown) => {
+  const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch(async (error: unknown) => {
     failed.abort(error);
+    // The disk tells a descriptor once that it has lost something: that must not get lost behind what the checks met.
+    await hashing;
     throw error;
   });
   const { sha256 } = await hashing;

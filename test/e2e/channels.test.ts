@@ -21,7 +21,7 @@ import {
 } from '../support/cli.js';
 import { type HttpServer, startHttp } from '../support/http.js';
 import { parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
-import { ago, baseAt, everything, HOUR, plant, type Scene, scene } from './scene.js';
+import { ago, baseAt, dataFiles, everything, HOUR, plant, type Scene, scene } from './scene.js';
 import { problemsIn, run as runShape } from './shapes.js';
 
 let closing: (() => Promise<void>)[] = [];
@@ -365,6 +365,20 @@ describe('servers that are not well', () => {
     at.slack.behave({ answer: 200 });
     expect((await s.run([], env(at))).code).toBe(0);
     expect([heard(at), outbox(s)]).toEqual([[[], [GONE, about('RECOVERED')], []], []]);
+  });
+
+  test('a signal while a run that came short tells of it: 128 + n, with the copy, and what came short as a remark', async () => {
+    const at = await servers();
+    const s = scene(WAL);
+    at.webhook.behave('stall');
+    const args = ['run', s.source, '--to', s.to, '--upload', `file://${s.home}/no-disk`, '--json'];
+    const running = start(args, env(at));
+    await until('the webhook to be asked', () => at.webhook.heard.length > 0, 20_000);
+    signalTo(running.pid, 'SIGTERM');
+    const ended = await running.result;
+    expect([ended.code, ended.json.status, ended.json.error?.code], ended.stderr).toEqual([143, 'interrupted', 'INTERRUPTED']);
+    expect([ended.json.copy?.status, ended.json.copy?.file]).toEqual(['good', dataFiles(s.to)[0]]);
+    expect(ended.json.warnings).toContainEqual({ code: 'UPLOAD_FAILED', severity: 'critical', message: expect.stringContaining('no-disk') });
   });
 
   test('one that stalls costs its own 15 s, and a signal meanwhile ends the run within 2 s: what was not sent stays', async () => {

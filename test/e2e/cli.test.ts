@@ -64,6 +64,7 @@ describe('mistakes on the command line are 64, one line, and a hint', () => {
     [['run', 'a.db', '--to'], /argument missing/],
     [['run', 'a.db', '--to', '/x', '--to', '/y'], /--to is given 2 times/],
     [['run', 'a.db', '--database', 'b.db', '--to', '/x'], /given twice/],
+    [['run', 'a.db', '--all-profiles'], /each profile has its own\. Hint: leave the database out/],
     [['history', '--to', '/x', '--limit', 'ten'], /whole number above 0/],
     [['--to', '/x', 'run'], /unknown option '--to'/],
   ])('%j', async (words, why) => {

@@ -165,6 +165,17 @@ describe('a run that fails', () => {
   });
 });
 
+test('a run that has nothing to do, and an old message that cannot be sent, take back nothing of what the last night found', async () => {
+  const s = scene();
+  const options = env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${deadPort}`, DBBACKUP_NOTIFY_ON: 'failure,recovery,warning,success' });
+  await s.run([], options);
+  change(s, 'DROP TABLE setting');
+  expect((await s.run(['--json'], options)).json.warnings?.map((w) => w.code)).toContain('TABLE_GONE');
+  const skipped = await s.run(['--if-older-than', '20h', '--json'], options);
+  expect([skipped.code, skipped.json.copy, skipped.json.error?.code], skipped.stderr).toEqual([3, null, 'NOTIFY_FAILED']);
+  expect((await s.ask('status', ['--json'])).json.problems?.map((p) => p.code)).toContain('TABLE_GONE');
+});
+
 describe('a server that cannot be reached', () => {
   test('changes nothing of a failure, and what could not be sent is sent by the next run, once', async () => {
     const s = scene();

@@ -217,6 +217,12 @@ describe('hooks', () => {
     expect(everything(join(s.state, 'log'))).toContain('said by after');
   });
 
+  test('a before that takes the database away: said at which stage it was missed', async () => {
+    const s = scene();
+    const run = await s.run(['--before', `rm '${s.source}'`, '--json']);
+    expect([run.code, run.json.error?.code, run.json.error?.stage], run.stderr).toEqual([1, 'SOURCE_MISSING', 'inspect']);
+  });
+
   test('what a before has loaded is in the copy, whatever the size of the database was before', async () => {
     const s = scene();
     const small = statSync(s.source).size;

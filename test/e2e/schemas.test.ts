@@ -379,6 +379,17 @@ describe('what cannot be checked here is copied, and named', () => {
   });
 });
 
+test('what is copied page by page needs room for its free pages, too', async () => {
+  const s = scene(null);
+  makeFunctionIndexDatabase(s.source);
+  make(s, (db) => db.exec('CREATE TABLE gone AS SELECT zeroblob(3000000) AS x; DROP TABLE gone'));
+  const size = statSync(s.source).size;
+  expect(size).toBeGreaterThan(3_000_000);
+  expect((await s.run(['--json'])).json.copy?.method).toBe('page-copy');
+  const dry = await s.run(['--dry-run', '--json']);
+  expect(dry.json.plan?.neededBytes).toBeGreaterThanOrEqual(size);
+});
+
 describe('rows that break a rule of their own schema are counted, and copied as they are', () => {
   const NONE = { check: 0, notNull: 0, foreignKey: 0 };
 

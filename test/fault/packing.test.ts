@@ -381,6 +381,27 @@ describe.skipIf(reason)('a run that packs', () => {
   });
 });
 
+test.each([
+  ['a signal', [], 143, 'INTERRUPTED', 'interrupted'],
+  ['the time limit', ['--timeout', '1500ms'], 1, 'TIMEOUT', 'failed'],
+] as const)('%s while only gzip is still at work ends the run as such, and leaves nothing', async (_, flags, code, error, status) => {
+  const home = tempDirectory('gzip');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  const db = new Database(source);
+  // Quickly checked, and slowly compressed.
+  db.exec('CREATE TABLE t (x); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50) INSERT INTO t SELECT randomblob(1000000) FROM n');
+  db.close();
+  const run = start(['run', source, '--to', to, '--json', '--compress', 'gzip', ...flags]);
+  if (flags.length === 0) {
+    await until('the proof to be done', () => run.stderr().includes('verify   good'), 30_000, 1);
+    signalTo(run.pid, 'SIGTERM');
+  }
+  const ended = await run.result;
+  expect([ended.code, ended.json.error?.code, ended.json.status], ended.stderr).toEqual([code, error, status]);
+  expect([readdirSync(to), tempEntries(to)]).toEqual([['.dbbackup'], []]);
+});
+
 describe.skipIf(reason ?? noStrace)('a copy killed between its two names', () => {
   test.each([
     ['zstd, sealed', '.zst.age', ['--compress', 'zstd'], true, false],
