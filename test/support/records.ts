@@ -1,5 +1,12 @@
 /** Run records for tests of what is made of them. */
-import type { RunRecord } from '../../src/records.js';
+import { copyOf } from '../../src/catalog.js';
+import type { Manifest, RunRecord } from '../../src/records.js';
+import { manifestOf } from './manifest.js';
+
+const made = copyOf(manifestOf('app-20261121T031700Z', 'data') as Manifest, 'good');
+/** Only a whole night has made a copy. */
+const hasCopy = ({ command = 'run', status = 'ok', dryRun = false }: Partial<RunRecord>): boolean =>
+  command === 'run' && !dryRun && (status === 'ok' || status === 'incomplete');
 
 /** A run of `app` that ended well and did nothing worth telling, but for what is said. */
 export const recordOf = (more: Partial<RunRecord> & Pick<RunRecord, 'runId'>): RunRecord => ({
@@ -15,7 +22,7 @@ export const recordOf = (more: Partial<RunRecord> & Pick<RunRecord, 'runId'>): R
   exitCode: 0,
   attempts: 1,
   source: null,
-  copy: null,
+  copy: hasCopy(more) ? made : null,
   stages: [],
   kept: [],
   pruned: [],
