@@ -13,12 +13,8 @@ import type { Context } from './context.js';
 import { asKilled, History } from './history.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
-import { hasWork, keep, onlyOn, tell, together } from './notifiers/delivery.js';
-import type { Occasion } from './notifiers/news.js';
-import { occasionOf } from './notifiers/news.js';
-import { RunPings } from './notifiers/ping.js';
-import type { NotifyFailure } from './notifiers/undelivered.js';
-import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
+import { keep } from './notifiers/delivery.js';
+import type { ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
@@ -26,7 +22,6 @@ import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { recover } from './recover.js';
 import { redactValue } from './redact.js';
-import { again, waitBefore } from './retry.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
@@ -36,6 +31,8 @@ import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
+import type { ToldFrom } from './telling.js';
+import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
 import { giveUp, makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
 
@@ -188,7 +185,7 @@ function isSame(a: string, b: string): boolean {
 const MARK_WAIT_MS = 10_000;
 
 /** Lock, history, log and outbox of one run: opened when it is time, and closed in the right order. */
-class State {
+class State implements ToldFrom {
   readonly #ctx: Context;
   readonly #config: Config;
   readonly #name: string;
@@ -201,8 +198,7 @@ class State {
   #logOpening: Promise<void> = Promise.resolve();
   #stateDir: string | null = null;
   #document: ((record: RunRecord) => object) | null = null;
-  /** Only `run` is awaited by somebody who would miss it. */
-  readonly #pings: RunPings | null;
+  readonly #teller: Teller;
 
   constructor(ctx: Context, config: Config, name: string, recorder: Recorder, log: RunLog) {
     this.#ctx = ctx;
@@ -210,8 +206,15 @@ class State {
     this.#name = name;
     this.#recorder = recorder;
     this.#log = log;
-    const { ping } = config.telling;
-    this.#pings = ping && recorder.command === 'run' ? new RunPings(ping, recorder.runId, () => ctx.clock.now()) : null;
+    this.#teller = new Teller(ctx, config, name, recorder, log, this);
+  }
+
+  get directory(): string | null {
+    return this.#stateDir;
+  }
+
+  get history(): History | null {
+    return this.#history;
   }
 
   note(): void {
@@ -255,7 +258,7 @@ class State {
     this.#logOpening = setImmediate().then(() => this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid));
     if (lock && this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
     // Not before the lock: a run that only finds another one at work neither begins nor ends anything.
-    this.#pings?.start(this.#log.tail(), signal);
+    this.#teller.begin(signal);
     try {
       if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
@@ -315,8 +318,8 @@ class State {
     }
     const record = this.#recorder.record(verdict, resources);
     // Telling can take half a minute: what came of the run is written down before.
-    if (hasWork(this.#config.telling, this.#stateDir) || this.#pings) this.#save(record);
-    const untold = await this.#recorder.report(() => this.#tell(record, signal));
+    if (this.#teller.hasWork) this.#save(record);
+    const untold = await this.#recorder.report(() => this.#teller.tell(record, signal));
     const final = this.#finalVerdict(verdict, untold, signal);
     this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     await this.#logOpening;
@@ -360,7 +363,7 @@ class State {
     try {
       this.#history = History.openToWrite(this.#config.stateDir);
     } catch (error) {
-      this.#unwritable(error);
+      this.unwritable(error);
     }
   }
 
@@ -372,7 +375,7 @@ class State {
     try {
       makeDirectories(stateDir, () => undefined);
     } catch (error) {
-      this.#unwritable(error);
+      this.unwritable(error);
       return;
     }
     this.#openState();
@@ -388,7 +391,7 @@ class State {
     this.#save({ ...told, warnings: this.#recorder.warnings });
   }
 
-  #unwritable(error: unknown): void {
+  unwritable(error: unknown): void {
     this.#recorder.warn(warning('STATE_UNWRITABLE', `the history in ${this.#config.stateDir} cannot be written: ${errnoWords(error)}`));
   }
 
@@ -397,7 +400,7 @@ class State {
       this.#history?.save(redactValue(record, this.#ctx.output.redact));
       if (record.finishedAt !== null) this.#history?.trim(this.#name);
     } catch (error) {
-      this.#unwritable(error);
+      this.unwritable(error);
     }
   }
 
@@ -415,11 +418,11 @@ class State {
         }
         if (this.#history?.wasTold(`run ${dead.runId}`)) continue;
         const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [], again: 'nothing' });
-        if (letters.length > 0) this.#noteTold(record);
+        if (letters.length > 0) this.#teller.noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }
     } catch (error) {
-      this.#unwritable(error);
+      this.unwritable(error);
     }
   }
 
@@ -429,84 +432,6 @@ class State {
       return running ? `${running.command} since ${running.startedAt}` : null;
     } catch {
       return null;
-    }
-  }
-
-  /** Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws. */
-  async #tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
-    const { telling } = this.#config;
-    if (record.exitCode === 75) return null;
-    const failure = hasWork(telling, this.#stateDir) ? await this.#tellAll(record, signal) : null;
-    // After the others, since what they could not tell is a failure as well.
-    const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
-    return together([failure, unpinged].filter((f) => f !== null));
-  }
-
-  async #tellAll(record: RunRecord, signal: AbortSignal): Promise<NotifyFailure | null> {
-    const { telling, to } = this.#config;
-    const occasion = this.#occasionOf(record);
-    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
-    const box = { stateDir: this.#stateDir, name: this.#name };
-    const warn = (w: Warning): void => this.#recorder.warn(w);
-    const first = await tell(this.#ctx, telling, box, letters, warn, signal);
-    const told = [first];
-    // What was queued is in the outbox: another attempt sends what waits there, on the channels that were not to be reached.
-    for (let attempt = 1, last = first; last.unreachable.size > 0 && last.failure?.kept; attempt++) {
-      if (!(await this.#again(attempt, last.failure, signal))) break;
-      last = await tell(this.#ctx, onlyOn(telling, last.unreachable), box, [], warn, signal);
-      told.push(last);
-    }
-    if (
-      occasion.events.includes('failure') &&
-      letters.length > 0 &&
-      (first.kept || letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id))))
-    )
-      this.#noteTold(record);
-    // A channel that said no the first time has not been asked again.
-    const others = first.failures.filter((f) => !first.unreachable.has(f.channel));
-    return told.length === 1 ? first.failure : together([...others.map((f) => f.failure), ...(told.at(-1)?.failures ?? []).map((f) => f.failure)]);
-  }
-
-  /** Says how the run ended, where somebody waits for that. A signal leaves no time for it; that no ping comes then is the message. */
-  async #ping(event: 'success' | 'fail', signal: AbortSignal): Promise<NotifyFailure | null> {
-    if (!this.#pings || signal.aborted) return null;
-    for (let attempt = 1; ; attempt++) {
-      const { start, end } = await this.#pings.end(event, this.#log.tail(), signal);
-      if (end?.mayPass && (await this.#again(attempt, end.failure, signal))) continue;
-      // Whoever waits needs the end alone; and what failed on both ways is told once.
-      if (start && !end) this.#recorder.warn(warning('NOTIFY_FAILED', describe(start.failure).message));
-      return end?.failure ?? null;
-    }
-  }
-
-  /** Waits for another attempt to tell; false when there is none: `retries` are used up, `timeout` would pass, or a signal came. */
-  async #again(attempt: number, failure: NotifyFailure, signal: AbortSignal): Promise<boolean> {
-    const { retries, timeoutMs } = this.#config;
-    if (signal.aborted || attempt > retries.count || this.#recorder.elapsedMs() + waitBefore(retries, attempt) > timeoutMs) return false;
-    try {
-      await again({ recorder: this.#recorder, config: this.#config, signal }, attempt, failure);
-      this.#recorder.nextAttempt();
-      return true;
-    } catch {
-      // The signal, or the time limit: what was not sent waits for the next run.
-      return false;
-    }
-  }
-
-  #noteTold(record: RunRecord): void {
-    try {
-      this.#history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
-    } catch (error) {
-      this.#unwritable(error);
-    }
-  }
-
-  #occasionOf(record: RunRecord): Occasion {
-    try {
-      return occasionOf(record, this.#history);
-    } catch (error) {
-      this.#unwritable(error);
-      return occasionOf(record, null);
     }
   }
 }

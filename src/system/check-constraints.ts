@@ -4,7 +4,8 @@
  * of the schema, so this reads that text, and goes by it only where it is certain of it: otherwise integrity_check does what it
  * always does. What is counted here is rows that break a rule; damage is found elsewhere.
  */
-import type Database from 'better-sqlite3';
+import type { Db } from './sqlite.js';
+import { quoted } from './sqlite.js';
 
 interface Token {
   readonly text: string;
@@ -70,7 +71,7 @@ const DIRECT_ONLY = 0x8_0000;
 const HAS_LIST = /\bIN\s*\(/i;
 
 /** The query that counts the rows of a table which break a CHECK; null where integrity_check is to count them. */
-export function constraintQuery(db: Database.Database, table: string): string | null {
+export function constraintQuery(db: Db, table: string): string | null {
   const sql = db.prepare<[string], unknown>("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?").pluck().get(table);
   if (typeof sql !== 'string' || !HAS_LIST.test(sql)) return null;
   const flagsOf = db.prepare<[string], number>('SELECT flags FROM pragma_function_list WHERE name = lower(?)').pluck();
@@ -81,5 +82,5 @@ export function constraintQuery(db: Database.Database, table: string): string | 
   const constraints = constraintsOf(sql, mayCall);
   if (!constraints?.some((c) => HAS_LIST.test(c))) return null;
   // NOT INDEXED: of the table itself, and not of what an index says of it. NULL breaks no constraint.
-  return `SELECT count(*) FROM "${table.replaceAll('"', '""')}" NOT INDEXED WHERE ${constraints.map((c) => `(${c}) IS FALSE`).join(' OR ')}`;
+  return `SELECT count(*) FROM ${quoted(table)} NOT INDEXED WHERE ${constraints.map((c) => `(${c}) IS FALSE`).join(' OR ')}`;
 }

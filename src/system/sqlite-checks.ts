@@ -1,0 +1,177 @@
+/** SQLite's own checks, and what it says in them, sorted: damage, rows that break a rule, what could not be checked. */
+import Database from 'better-sqlite3';
+import { constraintQuery } from './check-constraints.js';
+import type { Db } from './sqlite.js';
+import { listTables, needsTheApplication, quoted, tableNames } from './sqlite.js';
+import { pagesGoneAstray } from './sqlite-pages.js';
+import type { Answers, Findings } from './worker-protocol.js';
+import { ACCOUNTING } from './worker-protocol.js';
+
+/** SQLite's own default limit of findings. */
+export const LIMIT = 100;
+const NO_LIMIT = 1_000_000_000;
+
+/** One finding may be several lines under a heading that says nothing. */
+const linesOf = (message: string): string[] =>
+  message
+    .split('\n')
+    .filter((line) => !line.startsWith('*** in database '))
+    .slice(0, 5);
+
+/** Sorts what quick_check or integrity_check says. At most 50 structural findings are kept; the rest is counted into the last. */
+function sort(messages: Iterable<string>): Findings & { readonly seen: number } {
+  const structural: string[] = [];
+  let more = 0;
+  let notNull = 0;
+  let check = 0;
+  let seen = 0;
+  for (const message of messages) {
+    if (message === 'ok') continue;
+    seen++;
+    if (message.startsWith('NULL value in ')) notNull++;
+    else if (message.startsWith('CHECK constraint failed in ')) check++;
+    else if (structural.length < 50) structural.push(...linesOf(message));
+    else more++;
+  }
+  if (more > 0) structural.push(`and ${more} more`);
+  return { structural, notNull, check, unchecked: [], seen };
+}
+
+/**
+ * Runs a checking pragma on everything, up to a number of findings, or on one table. The table-valued form binds a table's
+ * name, and takes "100" for one as well: a limit goes into the text.
+ */
+function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number | string): IterableIterator<string> {
+  if (typeof of === 'number') yield* db.prepare<[], string>(`PRAGMA ${pragma}(${of})`).pluck().iterate();
+  else yield* db.prepare<[string], string>(`SELECT * FROM pragma_${pragma}(?)`).pluck().iterate(of);
+}
+
+/**
+ * Checks a whole database. Rows that break a rule can use up the limit of findings and hide damage behind them, so a
+ * full list without damage is asked for again without a limit.
+ */
+export function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings & { readonly byTable: boolean } {
+  try {
+    const first = sort(findings(db, pragma, LIMIT));
+    if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
+    return { ...sort(findings(db, pragma, NO_LIMIT)), byTable: false };
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return { ...checkEach(db, pragma), byTable: true };
+  }
+}
+
+/** The same of a private file. Table by table, SQLite leaves the accounting of pages out. */
+export function checkPrivate(db: Db, pragma: 'quick_check' | 'integrity_check', file: string): Findings {
+  const found = checkAll(db, pragma);
+  const astray = found.byTable ? pagesGoneAstray(db, file) : null;
+  return astray === null ? found : { ...found, structural: [...found.structural, `${ACCOUNTING}${astray}`] };
+}
+
+/**
+ * quick_check, which does not look into indexes, since a damaged one shows in its copy. But VACUUM would mend two kinds in
+ * silence: it sorts an index anew where a collation is not BINARY, and where two indexes of a table are alike it fills both from
+ * one. Their tables are checked in full.
+ */
+export function checkQuickly(db: Db): Findings {
+  const quick = checkAll(db, 'quick_check');
+  const mended = db
+    .prepare<[], string>(
+      `WITH part AS (SELECT t.name AS tbl, i.name AS idx, x.* FROM pragma_table_list t, pragma_index_list(t.name) i, pragma_index_xinfo(i.name) x
+         WHERE t.schema = 'main' AND t.type IN ('table', 'shadow')),
+       whole AS (SELECT tbl, group_concat(cid || ' ' || desc || ' ' || coll || ' ' || key) AS parts FROM part GROUP BY tbl, idx)
+       SELECT tbl FROM part WHERE key AND coll <> 'BINARY' COLLATE NOCASE
+       UNION SELECT tbl FROM whole GROUP BY tbl, parts HAVING count(*) > 1`,
+    )
+    .pluck()
+    .all();
+  const full = mended.map((table) => checkOne(db, 'integrity_check', table));
+  return {
+    ...quick,
+    structural: [...new Set([...quick.structural, ...full.flatMap((f) => f.structural)])],
+    unchecked: [...new Set([...quick.unchecked, ...full.flatMap((f) => f.unchecked)])],
+  };
+}
+
+/** Table by table, where one table's needs keep the whole check from being prepared. */
+function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
+  const sum = { structural: [] as string[], notNull: 0, check: 0, unchecked: [] as string[] };
+  for (const table of tableNames(db)) {
+    const f = checkOne(db, pragma, table);
+    sum.structural.push(...f.structural);
+    sum.unchecked.push(...f.unchecked);
+    // Of one table SQLite tells no more than this.
+    if (f.seen >= LIMIT) sum.unchecked.push(`${table}: what is behind its first ${LIMIT} findings`);
+    sum.notNull += f.notNull;
+    sum.check += f.check;
+  }
+  return sum;
+}
+
+export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Findings & { readonly seen: number } {
+  try {
+    const found = sort(findings(db, pragma, table));
+    const missing = missingModule(db, table);
+    return missing === null ? found : { ...found, unchecked: [`${table}: ${missing}`] };
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    const nothing = { ...NOTHING_FOUND, seen: 0 };
+    // A check may say no more than "SQL logic error"; a use of the table says why.
+    const why = [
+      error,
+      errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`),
+      errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`),
+    ].find((e) => e && saysWhatIsMissing(e) && !(NO_COLUMN.test(e.message) && isVirtual(db, table)));
+    if (why) return { ...nothing, unchecked: [`${table}: ${why.message}`] };
+    // Any other error is that of a module which is there and cannot make sense of its tables.
+    return { ...nothing, structural: [`${table}: ${error.message}`], seen: 1 };
+  }
+}
+
+export const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
+
+/** How many rows break a CHECK; null where a query cannot say so: then integrity_check meets the reason. */
+export function brokenConstraints(db: Db, table: string): number | null {
+  try {
+    const query = constraintQuery(db, table);
+    return query === null ? null : (db.prepare<[], number>(query).pluck().get() ?? 0);
+  } catch (error) {
+    if (error instanceof Database.SqliteError) return null;
+    throw error;
+  }
+}
+
+function errorOfRunning(db: Db, sql: string): Error | null {
+  try {
+    db.prepare(sql).get();
+    return null;
+  } catch (error) {
+    return needsTheApplication(error) ? error : null;
+  }
+}
+
+/** A text in double quotes to this build (traps, 16). From the module of a virtual table it means that a table of its own is damaged. */
+const NO_COLUMN = /no such column/;
+
+const isVirtual = (db: Db, table: string): boolean => listTables(db).some(({ name, type }) => name === table && type === 'virtual');
+
+const saysWhatIsMissing = (error: Error): boolean =>
+  ('code' in error && error.code === 'SQLITE_ERROR_MISSING_COLLSEQ') ||
+  /no such (function|column|module|tokenizer|collation)|unknown (function|tokenizer)|tokenizer constructor|unsafe use of/.test(error.message);
+
+/** A check passes over a virtual table whose module is not there; any use of it would tell (traps, 16). */
+function missingModule(db: Db, table: string): string | null {
+  const error = errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`);
+  return error?.message.startsWith('no such module') ? error.message : null;
+}
+
+export function foreignKeyViolations(db: Db, table: string): Answers['check-foreign-keys'] {
+  try {
+    let rows = 0;
+    for (const _ of db.prepare<[string]>('SELECT 1 FROM pragma_foreign_key_check(?)').iterate(table)) rows++;
+    return { rows, unchecked: null };
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    return { rows: 0, unchecked: `${table}: ${error.message}` };
+  }
+}

@@ -1,0 +1,135 @@
+/** The last stage of a run: who is told of it, on which channel, how often it is tried. What is to be told, `stages/report` composes. */
+import type { Context } from './context.js';
+import type { History } from './history.js';
+import type { RunLog } from './log.js';
+import { hasWork, onlyOn, tell, together } from './notifiers/delivery.js';
+import type { Occasion } from './notifiers/news.js';
+import { occasionOf } from './notifiers/news.js';
+import { RunPings } from './notifiers/ping.js';
+import type { NotifyFailure } from './notifiers/undelivered.js';
+import type { Failure, Warning } from './outcome.js';
+import { describe, warning } from './outcome.js';
+import type { Recorder } from './recorder.js';
+import type { RunRecord } from './records.js';
+import { again, waitBefore } from './retry.js';
+import type { Config } from './settings/load.js';
+import { lettersFor } from './stages/report.js';
+
+/** What is known of the state directory by now: null where it cannot be written. */
+export interface ToldFrom {
+  readonly directory: string | null;
+  readonly history: History | null;
+  /** Remarks that state could not be written. */
+  unwritable(error: unknown): void;
+}
+
+/** Tells of one run. */
+export class Teller {
+  readonly #ctx: Context;
+  readonly #config: Config;
+  readonly #name: string;
+  readonly #recorder: Recorder;
+  readonly #log: RunLog;
+  readonly #state: ToldFrom;
+  /** Only `run` is awaited by somebody who would miss it. */
+  readonly #pings: RunPings | null;
+
+  constructor(ctx: Context, config: Config, name: string, recorder: Recorder, log: RunLog, state: ToldFrom) {
+    this.#ctx = ctx;
+    this.#config = config;
+    this.#name = name;
+    this.#recorder = recorder;
+    this.#log = log;
+    this.#state = state;
+    const { ping } = config.telling;
+    this.#pings = ping && recorder.command === 'run' ? new RunPings(ping, recorder.runId, () => ctx.clock.now()) : null;
+  }
+
+  /** Says that the run begins, where somebody waits for that. */
+  begin(signal: AbortSignal): void {
+    this.#pings?.start(this.#log.tail(), signal);
+  }
+
+  /** Whether telling may take its time: then what came of the run is written down before. */
+  get hasWork(): boolean {
+    return hasWork(this.#config.telling, this.#state.directory) || this.#pings !== null;
+  }
+
+  /** Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws. */
+  async tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
+    const { telling } = this.#config;
+    if (record.exitCode === 75) return null;
+    const failure = hasWork(telling, this.#state.directory) ? await this.#tellAll(record, signal) : null;
+    // After the others, since what they could not tell is a failure as well.
+    const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
+    return together([failure, unpinged].filter((f) => f !== null));
+  }
+
+  async #tellAll(record: RunRecord, signal: AbortSignal): Promise<NotifyFailure | null> {
+    const { telling, to } = this.#config;
+    const occasion = this.#occasionOf(record);
+    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
+    const box = { stateDir: this.#state.directory, name: this.#name };
+    const warn = (w: Warning): void => this.#recorder.warn(w);
+    const first = await tell(this.#ctx, telling, box, letters, warn, signal);
+    const told = [first];
+    // What was queued is in the outbox: another attempt sends what waits there, on the channels that were not to be reached.
+    for (let attempt = 1, last = first; last.unreachable.size > 0 && last.failure?.kept; attempt++) {
+      if (!(await this.#again(attempt, last.failure, signal))) break;
+      last = await tell(this.#ctx, onlyOn(telling, last.unreachable), box, [], warn, signal);
+      told.push(last);
+    }
+    if (
+      occasion.events.includes('failure') &&
+      letters.length > 0 &&
+      (first.kept || letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id))))
+    )
+      this.noteTold(record);
+    // A channel that said no the first time has not been asked again.
+    const others = first.failures.filter((f) => !first.unreachable.has(f.channel));
+    return told.length === 1 ? first.failure : together([...others.map((f) => f.failure), ...(told.at(-1)?.failures ?? []).map((f) => f.failure)]);
+  }
+
+  /** Says how the run ended, where somebody waits for that. A signal leaves no time for it; that no ping comes then is the message. */
+  async #ping(event: 'success' | 'fail', signal: AbortSignal): Promise<NotifyFailure | null> {
+    if (!this.#pings || signal.aborted) return null;
+    for (let attempt = 1; ; attempt++) {
+      const { start, end } = await this.#pings.end(event, this.#log.tail(), signal);
+      if (end?.mayPass && (await this.#again(attempt, end.failure, signal))) continue;
+      // Whoever waits needs the end alone; and what failed on both ways is told once.
+      if (start && !end) this.#recorder.warn(warning('NOTIFY_FAILED', describe(start.failure).message));
+      return end?.failure ?? null;
+    }
+  }
+
+  /** Waits for another attempt to tell; false when there is none: `retries` are used up, `timeout` would pass, or a signal came. */
+  async #again(attempt: number, failure: NotifyFailure, signal: AbortSignal): Promise<boolean> {
+    const { retries, timeoutMs } = this.#config;
+    if (signal.aborted || attempt > retries.count || this.#recorder.elapsedMs() + waitBefore(retries, attempt) > timeoutMs) return false;
+    try {
+      await again({ recorder: this.#recorder, config: this.#config, signal }, attempt, failure);
+      this.#recorder.nextAttempt();
+      return true;
+    } catch {
+      // The signal, or the time limit: what was not sent waits for the next run.
+      return false;
+    }
+  }
+
+  noteTold(record: RunRecord): void {
+    try {
+      this.#state.history?.noteTold(`run ${record.runId}`, this.#ctx.clock.now());
+    } catch (error) {
+      this.#state.unwritable(error);
+    }
+  }
+
+  #occasionOf(record: RunRecord): Occasion {
+    try {
+      return occasionOf(record, this.#state.history);
+    } catch (error) {
+      this.#state.unwritable(error);
+      return occasionOf(record, null);
+    }
+  }
+}
