@@ -10,8 +10,9 @@ import type { Ledger } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { countCopies } from './catalog.js';
 import type { Context } from './context.js';
-import { asKilled, History } from './history.js';
+import { asKilled, History, historyWarning } from './history.js';
 import { RunLog } from './log.js';
+import { ownerOf } from './look-failure.js';
 import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
@@ -29,6 +30,7 @@ import { lettersFor } from './stages/report.js';
 import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
+import { shellWord, userName } from './system/processes.js';
 import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
@@ -299,6 +301,12 @@ class State implements ToldFrom {
     const prune = lineForRoom(this.#config, this.#name);
     const code = errnoOf(error);
     if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune };
+    const lock = join(stateDir, `${this.#name}.lock.db`);
+    const owner = ownerOf(lock, this.#ctx.identity.uid);
+    if (code.startsWith('SQLITE_') && owner !== null) {
+      const remedy = `if the backups are yours: chown ${userName(this.#ctx.identity.uid)} ${shellWord(lock)} (as root); else run as ${owner}`;
+      return { code: 'TARGET_OWNER', path: stateDir, reason: `the lock ${lock} belongs to ${owner}`, remedy };
+    }
     if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
     return targetFailure(error, stateDir, prune);
   }
@@ -392,7 +400,7 @@ class State implements ToldFrom {
   }
 
   unwritable(error: unknown): void {
-    this.#recorder.warn(warning('STATE_UNWRITABLE', `the history in ${this.#config.stateDir} cannot be written: ${errnoWords(error)}`));
+    this.#recorder.warn(historyWarning(this.#config.stateDir, 'written', error));
   }
 
   #save(record: RunRecord): void {

@@ -7,7 +7,8 @@ import { createHash } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Content } from './artifacts.js';
-import { errnoOf, errnoWords } from './outcome.js';
+import { lookFailure } from './look-failure.js';
+import { errnoOf, errnoWords, Failed } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
 import { NAME } from './settings/values.js';
@@ -256,6 +257,10 @@ export function readManifestText(
     const manifest = parseManifest(bytes, base);
     return manifest ? { manifest, whole: () => isWhole(bytes) } : { unreadable: 'the manifest is not one of this copy' };
   } catch (error) {
+    // The owner's, and we are another: then nothing can be said of any copy here, and least of all that it has no manifest.
+    if (errnoOf(error) === 'EACCES' && owner !== process.geteuid?.() && lstatOrNull(join(directory, `${base}.json`))?.uid === owner) {
+      throw new Failed(lookFailure(directory, error), { cause: error });
+    }
     return { unreadable: errnoOf(error) === 'ENOENT' ? 'there is no manifest' : `the manifest cannot be read: ${errnoWords(error)}` };
   }
 }

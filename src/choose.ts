@@ -20,7 +20,7 @@ export interface Chosen {
  * COPY_NOT_FOUND or USAGE.
  * @param now milliseconds since the epoch
  */
-export function chooseCopies(config: Config, command: 'verify' | 'restore', words: readonly string[], cwd: string, now: number): Chosen {
+export function chooseCopies(config: Config, words: readonly string[], cwd: string, now: number): Chosen {
   requireDirectory(copiesIn(config));
   const files = words.filter((word) => word !== 'latest').map((word) => fileOf(config, word, cwd));
   const names = [...new Set(files.map((f) => f.name))];
@@ -35,7 +35,7 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
     });
   if (names.length > 1)
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
-  const name = names[0] ?? requireName(config, command);
+  const name = names[0] ?? requireName(config);
   const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config, name, now)];
   const copies = [...latest, ...files.map((f) => copyAt(config, f))];
   // Named twice, by its data and its manifest perhaps, it is one copy.
@@ -43,9 +43,9 @@ export function chooseCopies(config: Config, command: 'verify' | 'restore', word
 }
 
 /** All copies of the name. Throws `Failed` with COPY_NOT_FOUND where there is none: a name that is wrong must not look like proof. */
-export function chooseAll(config: Config, command: 'verify'): Chosen {
+export function chooseAll(config: Config): Chosen {
   requireDirectory(copiesIn(config));
-  const name = requireName(config, command);
+  const name = requireName(config);
   const copies = everyCopy(config, name);
   if (copies.length === 0) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: `there is no copy of ${name}`, to: placeOf(config) });
   return { name, copies };
@@ -83,7 +83,7 @@ const unverified = (f: CopyFile): Copy => ({
 /** The newest good copy made at or before a time. */
 export function chooseByTime(config: Config, timestamp: string, now: number): Chosen {
   requireDirectory(copiesIn(config));
-  const name = requireName(config, 'restore');
+  const name = requireName(config);
   const at = parseTime(timestamp);
   for (const file of scan(copiesIn(config))) {
     if (file.kind !== 'data' || file.name !== name || file.createdAt > at) continue;
@@ -121,11 +121,11 @@ function parseTime(text: string): number {
 }
 
 function requireDirectory(to: string): void {
-  if (!lstatOrNull(to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: 'there is no such directory', to });
+  if (!lstatOrNull(to)) throw new Failed({ code: 'COPY_NOT_FOUND', path: to, reason: 'there is no such directory', to, missing: true });
 }
 
-function requireName(config: Config, command: 'verify' | 'restore'): string {
-  const name = resolveName(config, command);
+function requireName(config: Config): string {
+  const name = resolveName(config);
   if (name === null) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'it holds no copies', to: placeOf(config) });
   return name;
 }

@@ -5,8 +5,8 @@
 import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import type { Content } from './artifacts.js';
-import type { Failure, Killed } from './outcome.js';
-import { describe } from './outcome.js';
+import type { Failure, Killed, Warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
 import { lstatOrNull } from './system/files.js';
@@ -40,6 +40,14 @@ interface Row {
 }
 
 export const historyPath = (stateDir: string): string => join(stateDir, 'history.db');
+
+/** That the history cannot be read or written. One that is damaged stays so until somebody moves it away: no night may be silent about that. */
+export function historyWarning(stateDir: string, what: 'read' | 'written', error: unknown): Warning {
+  const message = `the history in ${stateDir} cannot be ${what}: ${errnoWords(error)}`;
+  return /^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))
+    ? critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`)
+    : warning('STATE_UNWRITABLE', message);
+}
 
 /** The history of one state directory. Every method may throw what SQLite says. */
 export class History {
@@ -221,10 +229,10 @@ export class History {
     return null;
   }
 
-  /** The last `run` of a name that was not dry. */
-  lastRun(name: string): RunRecord | null {
+  /** The last `run` of a name that was not dry, and is such a one. */
+  lastRun(name: string, isOne: (record: RunRecord) => boolean = () => true): RunRecord | null {
     for (const record of this.since(name)) {
-      if (record.command === 'run' && record.name === name) return record;
+      if (record.command === 'run' && record.name === name && isOne(record)) return record;
     }
     return null;
   }

@@ -1,21 +1,24 @@
 /** Which name a command without `--name`, profile or database means: the only one in the directory, or a usage error that lists them. */
 import { namesIn } from './catalog.js';
+import { lookFailure } from './look-failure.js';
 import { Failed } from './outcome.js';
 import { copiesIn, placeOf } from './place.js';
-import type { CommandName } from './records.js';
 import type { Config } from './settings/load.js';
-import { lookFailure } from './stages/inspect.js';
 import { shellWord } from './system/processes.js';
 
 /** Null: the directory holds no copies at all. */
-export function resolveName(config: Config, command: CommandName): string | null {
+export function resolveName(config: Config): string | null {
   if (config.name !== null) return config.name;
   const names = list(copiesIn(config));
   if (names.length > 1) {
     throw new Failed({
       code: 'USAGE',
       message: `${placeOf(config)} holds copies of several names: ${names.join(', ')}`,
-      hint: `say which: dbbackup ${command} ${config.from ? `--from ${shellWord(placeOf(config))}` : `--to ${shellWord(config.to)}`} --name ${shellWord(names[0] ?? 'NAME')}`,
+      // Not a line to paste: without the other words of this one it would do something else.
+      hint: `say which, with one more word to the same line: ${names
+        .slice(0, 5)
+        .map((name) => `--name ${shellWord(name)}`)
+        .join(' or ')}`,
     });
   }
   return names[0] ?? null;

@@ -63,7 +63,7 @@ export type Failure =
   /** The application crashed in rollback-journal mode and its journal waits to be rolled back. */
   | { code: 'SOURCE_HOT_JOURNAL'; path: string }
   /** An idle WAL database in a directory that we cannot write: SQLite cannot make its `-shm`. */
-  | { code: 'SOURCE_READONLY_DIRECTORY'; path: string; directory: string; owner: string }
+  | { code: 'SOURCE_READONLY_DIRECTORY'; path: string; directory: string; owner: string; readOnly?: boolean }
   /** Another file was renamed over the source while it was read. */
   | { code: 'SOURCE_REPLACED'; path: string }
   /** More than one name: SQLite would look for more than one `-wal`. */
@@ -112,7 +112,7 @@ export type Failure =
   /** The command line itself is wrong. */
   | { code: 'USAGE'; message: string; hint: string }
   /** No copy where one is needed. */
-  | { code: 'COPY_NOT_FOUND'; path: string; reason: string; to: string }
+  | { code: 'COPY_NOT_FOUND'; path: string; reason: string; to: string; missing?: boolean }
   /** A stored copy does not prove out. */
   | { code: 'COPY_BAD'; file: string; problems: readonly string[]; to: string }
   /** Something stands where a restored file would go. */
@@ -307,11 +307,14 @@ export function describe(f: Failure): { message: string; hint: string } {
         message: `${f.path} has a hot rollback journal: its application crashed in the middle of a transaction`,
         hint: `start the application, or open it once for writing so that SQLite rolls back: sqlite3 ${shellWord(f.path)} 'SELECT count(*) FROM sqlite_schema'`,
       };
-    case 'SOURCE_READONLY_DIRECTORY':
+    case 'SOURCE_READONLY_DIRECTORY': {
+      const unit = `under systemd add ReadWritePaths=${shellWord(f.directory)}`;
+      const why = f.readOnly ? 'is on a file system that is mounted read-only' : 'cannot be written';
       return {
-        message: `${f.path} is in WAL mode and idle, and its directory ${f.directory} cannot be written, so SQLite cannot open it`,
-        hint: `run as the owner (sudo -u ${f.owner} dbbackup ...), under systemd add ReadWritePaths=${shellWord(f.directory)}, or keep the application running`,
+        message: `${f.path} is in WAL mode and idle, and its directory ${f.directory} ${why}, so SQLite cannot open it`,
+        hint: `${f.readOnly ? `${unit}, elsewhere mount it for writing` : `run as the owner (sudo -u ${f.owner} dbbackup ...), ${unit}`}, or keep the application running`,
       };
+    }
     case 'SOURCE_REPLACED':
       return {
         message: `${f.path} was replaced by another file during the run`,
@@ -422,12 +425,17 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SETTINGS':
       return {
         message: f.problems.map((p) => `${p.message} (${p.origin})`).join('; '),
-        hint: f.hint ?? 'dbbackup check shows every setting and where it comes from',
+        hint: f.hint ?? 'dbbackup check, with the same flags or --profile, shows every setting and where it comes from',
       };
     case 'USAGE':
       return { message: f.message, hint: f.hint };
     case 'COPY_NOT_FOUND':
-      return { message: `${f.path}: ${f.reason}`, hint: `check the directory and the name; what is there: ${listLine(f.to)}` };
+      return {
+        message: `${f.path}: ${f.reason}`,
+        hint: f.missing
+          ? 'check the name of the directory, and that its file system is mounted'
+          : `check the directory and the name; what is there: ${listLine(f.to)}`,
+      };
     case 'COPY_BAD':
       return {
         message: `${f.file} does not prove out: ${some(f.problems)}`,
@@ -474,7 +482,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'NOTIFY_FAILED':
       return {
         message: `a message could not be delivered: ${f.reason}${f.kept ? '; it is kept and a later run sends it' : ''}`,
-        hint: 'dbbackup check --send-test tries every channel',
+        hint: 'dbbackup check --send-test, with the same flags or --profile, tries every channel',
       };
     case 'INTERNAL':
       return {

@@ -2,12 +2,12 @@
 import type { Context } from '../context.js';
 import { duration, table } from '../format.js';
 import { History, historyPath } from '../history.js';
+import { lookFailure } from '../look-failure.js';
 import type { ExitCode } from '../outcome.js';
 import { Failed } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
-import { lookFailure } from '../stages/inspect.js';
 
 const ON_A_TERMINAL = 20;
 
@@ -23,7 +23,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
   } catch (error) {
     throw new Failed(lookFailure(historyPath(config.stateDir), error), { cause: error });
   }
-  if (runs.length === 0) output.info(`no runs are recorded in ${config.stateDir}`);
+  if (runs.length === 0) output.info(`no runs ${config.nameGiven && config.name !== null ? `of ${config.name} ` : ''}are recorded in ${config.stateDir}`);
   else {
     const rows = runs.map((r) => [
       output.time(r.startedAt),

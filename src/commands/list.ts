@@ -2,13 +2,13 @@
 import { readCopies } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, table } from '../format.js';
+import { lookFailure } from '../look-failure.js';
 import type { ExitCode } from '../outcome.js';
 import { Failed } from '../outcome.js';
 import { copiesIn, placeOf } from '../place.js';
 import type { Copy } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
-import { lookFailure } from '../stages/inspect.js';
 import { lstatOrNull } from '../system/files.js';
 
 /** Prints the copies of one name or all. Exit 0 also when there are none. */
@@ -21,7 +21,7 @@ export function list(ctx: Context, config: Config): ExitCode {
   } catch (error) {
     throw new Failed(lookFailure(placeOf(config), error), { cause: error });
   }
-  if (!copies) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config) });
+  if (!copies) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config), missing: true });
   const now = ctx.clock.now().getTime();
   if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);
   else {

@@ -1,8 +1,9 @@
 /** `dbbackup prune`: applies the retention policy now, or with --dry-run says what it would do. */
 import { randomUUID } from 'node:crypto';
+import { readdirSync } from 'node:fs';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
-import { readCopies } from '../catalog.js';
+import { readCopies, scan } from '../catalog.js';
 import type { Context } from '../context.js';
 import { RunLog } from '../log.js';
 import { resolveName } from '../names.js';
@@ -14,15 +15,25 @@ import type { Config } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
 import { holdWarning, prune as removeCopies } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
+import { parseWorkspace, tempRoot } from '../workspace.js';
 import { printDecision, saveDryRun } from './dry-run.js';
 
 /** Applies the policy, or with `dryRun` prints what it would do. */
 export async function prune(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   const there = !isFailure(target) && lstatOrNull(config.to) !== null;
-  const name = isFailure(target) ? config.name : resolveName(config, 'prune');
+  const name = isFailure(target) ? config.name : resolveName(config);
   if (!isFailure(target) && (!there || name === null)) {
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: there ? 'it holds no copies' : 'there is no such directory', to: config.to });
+    throw new Failed({
+      code: 'COPY_NOT_FOUND',
+      path: config.to,
+      reason: there ? 'it holds no copies' : 'there is no such directory',
+      to: config.to,
+      missing: !there,
+    });
+  }
+  if (there && config.nameGiven && config.profile === null && name !== null && isMistaken(config, name)) {
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `it holds no copies of ${name}`, to: config.to });
   }
   if (options.dryRun) return await dryRun(ctx, config, name ?? '');
   return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, prune: pruneHint, begin }) => {
@@ -37,6 +48,13 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
     for (const { file, reason } of result.pruned) ctx.output.result(`removed ${file}: ${reason}`);
     return { failure: result.failure, stage: 'prune' };
   });
+}
+
+/** A name of which nothing is there, not even what a killed first run left, where there are copies of others. */
+function isMistaken(config: Config, name: string): boolean {
+  const entries = scan(config.to);
+  const isLeft = (entry: string): boolean => parseWorkspace(entry)?.name === name;
+  return entries.length > 0 && !entries.some((e) => e.name === name) && !(lstatOrNull(tempRoot(config.to)) && readdirSync(tempRoot(config.to)).some(isLeft));
 }
 
 async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitCode> {

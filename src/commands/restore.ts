@@ -31,9 +31,7 @@ export async function restore(ctx: Context, config: Config, flags: RestoreFlags,
   if (isFailure(directory)) throw new Failed(directory);
   const now = ctx.clock.now().getTime();
   const chosen =
-    flags.timestamp === null
-      ? chooseCopies(config, 'restore', flags.copy === null ? [] : [flags.copy], ctx.cwd, now)
-      : chooseByTime(config, flags.timestamp, now);
+    flags.timestamp === null ? chooseCopies(config, flags.copy === null ? [] : [flags.copy], ctx.cwd, now) : chooseByTime(config, flags.timestamp, now);
   const filesTo = flags.filesTo === null ? null : pathOf(ctx, '--files-to', flags.filesTo);
   const input: Restoring = { chosen, target, force: flags.force, filesTo };
   if (options.dryRun) return dryRun(ctx, config, way, input);

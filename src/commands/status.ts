@@ -2,7 +2,7 @@
 import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan, wholeSize } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
-import { asKilled, History } from '../history.js';
+import { asKilled, History, historyWarning } from '../history.js';
 import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
 import { hasChannel, hasWork, onlyOn, tell } from '../notifiers/delivery.js';
@@ -27,11 +27,11 @@ interface Look {
 /** Prints what there is; exit 0 with a fresh good copy, 1 without, 3 when that is so but people could not be told. */
 export async function status(ctx: Context, config: Config, options: { notify: boolean }): Promise<ExitCode> {
   const { output } = ctx;
-  const name = resolveName(config, 'status');
+  const name = resolveName(config);
   const problems: Warning[] = [];
   const { newestGood, problems: seen } = lookAtCopies(config, name, ctx.clock.now().getTime());
   problems.push(...seen);
-  const lastRun = name === null ? null : lookAtRuns(config, name, problems);
+  const { lastRun, lastTried } = name === null ? NO_RUNS : lookAtRuns(config, name, problems);
   const healthy = newestGood !== null && newestGood.ageSeconds * 1000 <= config.maxAgeMs;
   let untold: Failure | null = null;
   if (options.notify) {
@@ -47,8 +47,10 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
     newestGood
       ? `${healthy ? 'healthy' : 'NOT HEALTHY'}: ${newestGood.file}, ${bytes(newestGood.sizeBytes)}, ${duration(newestGood.ageSeconds * 1000)} old`
       : `NOT HEALTHY: no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`,
-    ...(lastRun
-      ? [`last run: ${lastRun.status} at ${output.time(lastRun.startedAt)}${lastRun.error ? `: ${lastRun.error.code}: ${lastRun.error.message}` : ''}`]
+    ...(lastTried
+      ? [
+          `last run: ${lastTried.status} at ${output.time(lastTried.startedAt)}${lastTried.error ? `: ${lastTried.error.code}: ${lastTried.error.message}` : ''}`,
+        ]
       : []),
     ...problems.map((p) => `${p.severity} ${p.code}: ${p.message}`),
   ];
@@ -71,6 +73,10 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   let newestGood: Look['newestGood'] = null;
   let files: ReturnType<typeof scan> = [];
   try {
+    if (!lstatOrNull(config.to)) {
+      problems.push(critical('COPY_NOT_FOUND', `there is no directory ${config.to}: is it mounted, and is this its name?`));
+      return { newestGood, problems };
+    }
     files = scan(config.to).filter((f) => f.kind === 'data' && f.name === name);
   } catch (error) {
     problems.push(critical('IO_ERROR', `${config.to}: ${errnoWords(error)}`));
@@ -78,7 +84,8 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   for (const file of files) {
     const copy = readCopy(config.to, file);
     if (!copy) continue;
-    if (isAhead(copy, now)) problems.push(warning('CLOCK', `${copy.file} is dated more than an hour ahead of this machine's clock`));
+    if (isAhead(copy, now))
+      problems.push(critical('CLOCK', `${copy.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right`));
     else if (isPlainGood(copy)) {
       newestGood = { ...copy, ageSeconds: Math.max(0, Math.round((now - Date.parse(copy.createdAt)) / 1000)) };
       break;
@@ -97,12 +104,21 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
   return { newestGood, problems };
 }
 
-function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecord | null {
+/** `lastTried`: not counting those that found another run at work, of which that one is to be judged. */
+interface Runs {
+  readonly lastRun: RunRecord | null;
+  readonly lastTried: RunRecord | null;
+}
+const NO_RUNS: Runs = { lastRun: null, lastTried: null };
+
+function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
   try {
     const history = History.openToRead(config.stateDir);
     const lastRun = history?.lastRun(name) ?? null;
+    const lastTried = lastRun?.exitCode === 75 ? (history?.lastRun(name, (r) => r.exitCode !== 75) ?? null) : lastRun;
     const lastNight = history?.lastFinished(name) ?? null;
     const unsettled = history?.unsettled(name) ?? null;
+    const dead = (history?.unfinished(name, 'not held') ?? []).filter((r) => r.command !== 'run' && r.runId !== unsettled?.runId);
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
     if (unsettled) {
@@ -110,16 +126,18 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): RunRecor
       const code = unsettled.exitCode === 4 ? 'ROLLBACK_FAILED' : 'LAST_RUN_DIED';
       problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`));
     }
-    if (lastRun?.status === 'interrupted' && lastRun.exitCode === null)
-      problems.push(critical('LAST_RUN_DIED', `the run of ${lastRun.startedAt} was killed before it could finish`));
-    else if (lastRun?.error) problems.push(warning('LAST_RUN_FAILED', `the run of ${lastRun.startedAt} ended ${lastRun.status}: ${lastRun.error.code}`));
+    for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, config.to)));
+    if (lastTried?.status === 'interrupted' && lastTried.exitCode === null)
+      problems.push(critical('LAST_RUN_DIED', `the run of ${lastTried.startedAt} was killed before it could finish`));
+    else if (lastTried?.error)
+      problems.push(warning('LAST_RUN_FAILED', `the run of ${lastTried.startedAt} ended ${lastTried.status}: ${lastTried.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.
     // How much room there is was looked at just now.
     for (const w of lastNight?.warnings ?? []) if (RULES.has(w.code) && w.code !== 'SPACE_LOW') problems.push(w);
-    return lastRun;
+    return { lastRun, lastTried };
   } catch (error) {
-    problems.push(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be read: ${errnoWords(error)}`));
-    return null;
+    problems.push(historyWarning(config.stateDir, 'read', error));
+    return NO_RUNS;
   }
 }
 

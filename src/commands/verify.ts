@@ -31,7 +31,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
   if (flags.all && flags.copies.length > 0) throw new Failed({ code: 'USAGE', message: '--all and named copies exclude one another', hint: 'give one' });
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
   if (isFailure(target)) throw new Failed(target);
-  const { name, copies: chosen } = flags.all ? chooseAll(config, 'verify') : chooseCopies(config, 'verify', flags.copies, ctx.cwd, ctx.clock.now().getTime());
+  const { name, copies: chosen } = flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
   const copies = flags.all ? [...chosen].sort(leastRecentlyVerified) : chosen;
   if (options.dryRun) return dryRun(ctx, config, name, copies);
   return await act(ctx, config, 'verify', name, async (acting) => {
@@ -61,7 +61,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
           acting.recorder.add({ results: [...results] });
         }
       },
-      () => `${plural(proven.length, 'copy', 'copies')} proven: ${count(proven)}`,
+      () => `${plural(proven.length, 'copy', 'copies')} ${proven.every((r) => r.status === 'good') ? 'proven' : 'looked at'}: ${count(proven)}`,
     );
     print(ctx, results);
     if (left.length > 0)

@@ -42,7 +42,7 @@ function recipientsIn(path: string, uid: number): string[] {
 export async function readIdentity(path: string, uid: number): Promise<Identity> {
   const { bytes, stats } = readOrSay(path);
   if (stats.uid !== 0 && stats.uid !== uid) throw new Error(`${path} belongs to uid ${stats.uid}, not to root or this user`);
-  if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod 600 ${path}`);
+  if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod o-rwx ${path}`);
   const text = bytes.toString('latin1');
   if (text.startsWith('age-encryption.org/') || text.startsWith('-----BEGIN AGE')) {
     throw new Error(`${path} is itself sealed with a passphrase, for which nobody is there at night: give the plain identity`);

@@ -471,7 +471,7 @@ function readSecretFile(path: string, uid: number | null): string {
   const { bytes, stats } = readSmall(path, SECRET_MAX, 'follow');
   if (uid !== null) {
     if (stats.uid !== 0 && stats.uid !== uid) throw new Error(`${path} belongs to uid ${stats.uid}, not to root or this user`);
-    if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod 600 ${path}`);
+    if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod o-rwx ${path}`);
   }
   return bytes.toString('utf8');
 }
@@ -574,7 +574,7 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     OPTION_NAMES.filter((o) => spec(o).secret)
       .map(variableOf)
       .some((v) => values[v]);
-  if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod 600 ${path}`, path);
+  if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod o-rwx ${path}`, path);
   return { path, values, found };
 }
 

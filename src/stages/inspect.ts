@@ -8,11 +8,12 @@ import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readS
 import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
 import { isPlainGood, newestGood, newestManifest, readCopies } from '../catalog.js';
+import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
-import { fileSystem, identity, shellWord, userName } from '../system/processes.js';
+import { fileSystem, shellWord, userName } from '../system/processes.js';
 import { stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
@@ -38,39 +39,6 @@ export function inspectSource(path: string, identity: Identity, isLeftByUs: IsLe
       default:
         return { code: 'SOURCE_UNREADABLE', path, reason: errnoWords(error), owner: ownerOf(path, identity.uid) };
     }
-  }
-}
-
-/** Why a directory of ours cannot be looked into: that it is for others is no sign of a dying disk. */
-export function lookFailure(path: string, error: unknown): Failure {
-  if (errnoOf(error) !== 'EACCES' && !errnoOf(error).startsWith('SQLITE_CANTOPEN')) return { code: 'IO_ERROR', path, reason: errnoWords(error) };
-  // What is shut is mostly a directory above, which can be looked at from outside.
-  let shut = path;
-  while (!canBeSeen(shut) && shut !== dirname(shut)) shut = dirname(shut);
-  const owner = ownerOf(shut, identity().uid);
-  return {
-    code: 'TARGET_OWNER',
-    path,
-    reason: `this user may not look into it: ${errnoWords(error)}`,
-    remedy: owner ? `run as its owner: sudo -u ${owner} dbbackup ...` : 'check its permissions and those of the directories on the way to it',
-  };
-}
-
-function canBeSeen(path: string): boolean {
-  try {
-    return lstatOrNull(path) !== null;
-  } catch {
-    return false;
-  }
-}
-
-/** Whose it is, when it is somebody else's. */
-function ownerOf(path: string, uid: number): string | null {
-  try {
-    const owner = statSync(path).uid;
-    return owner === uid ? null : userName(owner);
-  } catch {
-    return null;
   }
 }
 
@@ -126,7 +94,8 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
   if (wal && !(walFile && shmFile)) {
     // SQLite will create what is missing, in our name.
     const directory = dirname(realPath);
-    if (!canWrite(directory)) throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner });
+    const refused = writeRefusal(directory);
+    if (refused !== null) throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner, readOnly: refused === 'EROFS' });
     if (stats.uid !== identity.uid && !identity.canChown) throw new Failed({ code: 'SIDECAR_OWNER', path, owner, left: [] });
   }
   return {
@@ -146,12 +115,13 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
   };
 }
 
-function canWrite(path: string): boolean {
+/** The errno for which a directory cannot be written, or null. */
+function writeRefusal(path: string): string | null {
   try {
     accessSync(path, constants.W_OK | constants.X_OK);
-    return true;
-  } catch {
-    return false;
+    return null;
+  } catch (error) {
+    return errnoOf(error);
   }
 }
 

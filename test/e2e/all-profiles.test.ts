@@ -244,7 +244,7 @@ describe('defaults.env', () => {
     w.profile('defaults', { DBBACKUP_DATABASE: '/x.db', DBBACKUP_KEEP_LATS: '1', DBBACKUP_SMTP_URL: 'smtp://u:p@h' }, 0o644);
     const run = await dbbackup(['run', '--profile', 'a', '--json'], w.options);
     expect(run.code).toBe(78);
-    for (const part of ['database cannot be shared', 'DBBACKUP_KEEP_LATS is not a setting', 'chmod 600']) expect(run.json.error?.message).toContain(part);
+    for (const part of ['database cannot be shared', 'DBBACKUP_KEEP_LATS is not a setting', 'chmod o-rwx']) expect(run.json.error?.message).toContain(part);
   });
 });
 

@@ -461,6 +461,6 @@ test('settings: credentials in the address are refused and never said; an env fi
   const envFile = join(s.home, 'open.env');
   writeFileSync(envFile, `DBBACKUP_TO=${s.to}\nAWS_SECRET_ACCESS_KEY=${SECRET}\n`, { mode: 0o644 });
   const open = await dbbackup(['run', s.source, '--env-file', envFile, '--json'], { env: { PATH } });
-  expect([open.code, open.json.error?.message.includes('chmod 600')]).toEqual([78, true]);
+  expect([open.code, open.json.error?.message.includes('chmod o-rwx')]).toEqual([78, true]);
   expect(open.stdout + open.stderr).not.toContain(SECRET);
 });

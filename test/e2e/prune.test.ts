@@ -14,6 +14,24 @@ const listing = (to: string): string[] =>
     .sort();
 
 describe('prune', () => {
+  test('a name of which there is nothing is a slip, where there are copies of others', async () => {
+    const s = scene(null);
+    plantDaily(s.to, 2);
+    for (const more of [[], ['--dry-run']]) {
+      const slip = await s.ask('prune', ['--name', 'apq', '--json', ...more]);
+      expect([slip.code, slip.json.error?.code, slip.json.error?.message]).toEqual([1, 'COPY_NOT_FOUND', expect.stringContaining('no copies of apq')]);
+    }
+    expect(existsSync(s.state)).toBe(false);
+  });
+
+  test('several names: what is offered is a word to add, and no line that would do something else', async () => {
+    const s = scene(null);
+    plantDaily(s.to, 1);
+    plantDaily(s.to, 1, HOUR, {}, 'zoo');
+    const which = await s.ask('prune', ['--dry-run', '--keep-last', '1', '--json']);
+    expect([which.code, which.json.error?.hint]).toEqual([64, 'say which, with one more word to the same line: --name app or --name zoo']);
+  });
+
   test('removes data and manifest of what no rule asks for, and says why', async () => {
     const s = scene(null);
     const files = plantDaily(s.to, 5);

@@ -1,9 +1,21 @@
 /** What list, status, history and check say: to a person, to a monitor, and as JSON. */
-import { mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { OPTION_NAMES } from '../../src/settings/options.js';
-import { dbbackup, holdExclusively, killGroup, makeDatabase, start, until, useDatabase } from '../support/cli.js';
+import {
+  cannot,
+  dbbackup,
+  executableFor,
+  holdExclusively,
+  killGroup,
+  makeDatabase,
+  openTempDirectory,
+  start,
+  until,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
 import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -132,7 +144,7 @@ describe('status', () => {
       ['critical COPY_BAD'],
     ],
     ['data without a manifest', (s) => plant(s.to, baseAt(ago(HOUR)), null), false, ['critical COPY_NOT_FOUND', 'warning COPY_UNVERIFIED']],
-    ['a copy dated ahead of the clock', (s) => plant(s.to, baseAt(ago(-2 * HOUR))), false, ['critical COPY_NOT_FOUND', 'warning CLOCK']],
+    ['a copy dated ahead of the clock', (s) => plant(s.to, baseAt(ago(-2 * HOUR))), false, ['critical COPY_NOT_FOUND', 'critical CLOCK']],
     ['a copy dated half an hour ahead', (s) => plant(s.to, baseAt(ago(-HOUR / 2))), true, []],
   ];
   test.each(rows)('%s', async (_, make, healthy, problems) => {
@@ -150,6 +162,59 @@ describe('status', () => {
       expect(text.stdout).toMatch(healthy ? /^healthy: / : /^NOT HEALTHY: /);
       for (const p of problems) expect(text.stdout).toContain(p);
     }
+  });
+
+  test('a run that found another one at work does not hide what became of that one', async () => {
+    const s = scene();
+    expect((await s.run()).code).toBe(0);
+    const holder = await holdExclusively(s.source);
+    const killed = start(['run', s.source, '--to', s.to]);
+    await until('the run to be at work', () => killed.stderr().includes('inspect'));
+    await until('another to be locked out', async () => (await s.run()).code === 75);
+    killGroup(killed.pid, 'SIGKILL');
+    await killed.result;
+    await holder.stop();
+    const { json, stdout } = { ...(await s.ask('status')), json: (await s.ask('status', ['--json'])).json };
+    expect(json.lastRun?.exitCode).toBe(75);
+    expect(json.problems?.map((p) => `${p.severity} ${p.code}`)).toEqual(['critical LAST_RUN_DIED']);
+    expect(stdout).toMatch(/^last run: interrupted at /m);
+  });
+
+  test.skipIf(cannot('root', 'setpriv'))('who may see the copies and not read them is told whose they are, and not that they are worthless', async () => {
+    const home = openTempDirectory('theirs');
+    const to = join(home, 'backups');
+    plant(to, baseAt(ago(HOUR)));
+    chmodSync(to, 0o755);
+    const through = wrap.as(65_534);
+    const executable = executableFor(65_534);
+    for (const command of ['list', 'status']) {
+      const r = await dbbackup([command, '--to', to, '--json'], { through, executable });
+      expect([r.code, r.json.error?.code, r.json.error?.hint], r.stderr).toEqual([78, 'TARGET_OWNER', expect.stringContaining('sudo -u root')]);
+    }
+  });
+
+  test('a history that is damaged is critical, and each that meets it says what to do', async () => {
+    const s = scene();
+    await s.run();
+    writeFileSync(join(s.state, 'history.db'), 'this is no database, and never was one'.repeat(100));
+    const away = `move ${join(s.state, 'history.db')} away`;
+    const quiet = await s.run(['--quiet']);
+    expect([quiet.code, quiet.stderr]).toEqual([0, expect.stringContaining(`critical STATE_UNWRITABLE`)]);
+    expect(quiet.stderr).toContain(away);
+    expect((await s.ask('status', ['--quiet'])).stdout).toContain(away);
+    expect((await s.ask('history')).stderr).toContain('move it away');
+    unlinkSync(join(s.state, 'history.db'));
+    expect([(await s.run(['--quiet'])).stderr, (await s.ask('history', ['--json'])).json.runs?.length]).toEqual(['', 1]);
+  });
+
+  test('a directory that is not there is said not to be there, and no line is offered that would say so again', async () => {
+    const s = scene(null);
+    expect((await s.ask('status', ['--name', 'app'])).stdout).toContain(`there is no directory ${s.to}: is it mounted`);
+    for (const command of ['list', 'prune', 'verify']) {
+      const r = await s.ask(command, ['--json']);
+      expect([r.code, r.json.error?.code, r.json.error?.hint]).toEqual([1, 'COPY_NOT_FOUND', expect.stringMatching(/^check the name of the directory/)]);
+    }
+    expect(existsSync(s.to)).toBe(false);
   });
 
   test('max-age decides', async () => {

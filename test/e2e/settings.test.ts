@@ -117,7 +117,7 @@ describe('a profile', () => {
 
   test.each([
     [0o602, /can be written by others: chmod o-w/],
-    [0o644, /holds a secret and can be read by others: chmod 600/],
+    [0o644, /holds a secret and can be read by others: chmod o-rwx/],
   ])('with mode %o and a secret is refused, and nothing is done', async (mode, why) => {
     const p = profile(
       ['DBBACKUP_DATABASE=../../app.db', 'DBBACKUP_TO=../../backups', 'DBBACKUP_MAIL_TO=a@x.org', 'DBBACKUP_SMTP_URL=smtp://u:cAnArY-1@127.0.0.1:9'],

@@ -586,7 +586,9 @@ describe('secrets', () => {
     expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile('  ') } })).toEqual([expect.stringMatching(/empty/)]);
     expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: large } })).toEqual([expect.stringMatching(/larger/)]);
     for (const mode of [0o644, 0o604, 0o602]) {
-      expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT, mode) } })).toEqual([expect.stringMatching(/by others: chmod 600/)]);
+      expect(await problems({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT, mode) } })).toEqual([
+        expect.stringMatching(/by others: chmod o-rwx/),
+      ]);
     }
     const group = { env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: secretFile(URL_TEXT, 0o640) } };
     expect((await config(group)).telling.mail?.route).toMatchObject({ password: CANARY });
@@ -714,8 +716,8 @@ describe('the env file', () => {
   test.each([
     [0o600, [], []],
     [0o640, [], []],
-    [0o644, [], ['others: chmod 600']],
-    [0o604, [], ['others: chmod 600']],
+    [0o644, [], ['others: chmod o-rwx']],
+    [0o604, [], ['others: chmod o-rwx']],
     [0o660, [], []],
     [0o602, ['written by others: chmod o-w'], ['written by others: chmod o-w']],
     [0o666, ['written by others: chmod o-w'], ['written by others: chmod o-w']],
@@ -949,7 +951,7 @@ describe('packing', () => {
     };
     for (const mode of [0o644, 0o602, 0o604]) {
       const open = keysIn([secret], mode);
-      expect(await wrong(open)).toBe(`identity-file: identity-file ${open} can be read or written by others: chmod 600 ${open}`);
+      expect(await wrong(open)).toBe(`identity-file: identity-file ${open} can be read or written by others: chmod o-rwx ${open}`);
     }
     expect(await wrong(keysIn(['age-encryption.org/v1', '-> scrypt AAAA 18']))).toMatch(/sealed with a passphrase/);
     expect(await wrong(keysIn(['-----BEGIN AGE ENCRYPTED FILE-----']))).toMatch(/sealed with a passphrase/);

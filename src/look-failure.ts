@@ -1,0 +1,44 @@
+/** Why something of ours cannot be looked at, as a failure: mostly it is for its owner alone. */
+import { statSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { Failure } from './outcome.js';
+import { errnoOf, errnoWords, Failed } from './outcome.js';
+import { lstatOrNull } from './system/files.js';
+import { identity, userName } from './system/processes.js';
+
+/** Why a directory of ours cannot be looked into: that it is for others is no sign of a dying disk. */
+export function lookFailure(path: string, error: unknown): Failure {
+  if (error instanceof Failed) return error.failure;
+  if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
+    return { code: 'IO_ERROR', path, reason: `${errnoWords(error)}; move it away, and the next run makes a new one` };
+  }
+  if (errnoOf(error) !== 'EACCES' && !errnoOf(error).startsWith('SQLITE_CANTOPEN')) return { code: 'IO_ERROR', path, reason: errnoWords(error) };
+  // What is shut is mostly a directory above, which can be looked at from outside.
+  let shut = path;
+  while (!canBeSeen(shut) && shut !== dirname(shut)) shut = dirname(shut);
+  const owner = ownerOf(shut, identity().uid);
+  return {
+    code: 'TARGET_OWNER',
+    path,
+    reason: `this user may not look into it: ${errnoWords(error)}`,
+    remedy: owner ? `run as its owner: sudo -u ${owner} dbbackup ...` : 'check its permissions and those of the directories on the way to it',
+  };
+}
+
+function canBeSeen(path: string): boolean {
+  try {
+    return lstatOrNull(path) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** Whose it is, when it is somebody else's. */
+export function ownerOf(path: string, uid: number): string | null {
+  try {
+    const owner = statSync(path).uid;
+    return owner === uid ? null : userName(owner);
+  } catch {
+    return null;
+  }
+}
