@@ -40,10 +40,14 @@ export const stampOf = (at: Date): string =>
 /** RFC 3339, UTC, to the second. */
 export const rfc3339 = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
 
+/** NaN for a day or a time that there is not: Date.UTC would go on counting in the next month. Asked of each of ten thousand names. */
 function timeOf(stamp: string): number {
-  const [, y, mo, d, h, mi, s] = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(stamp) ?? [];
-  const at = Date.parse(`${y}-${mo}-${d}T${h}:${mi}:${s}Z`);
-  return Number.isNaN(at) || stampOf(new Date(at)) !== stamp ? Number.NaN : at;
+  const part = (start: number, end: number): number => Number(stamp.slice(start, end));
+  const [year, month, day, hour, minute, second] = [part(0, 4), part(4, 6), part(6, 8), part(9, 11), part(11, 13), part(13, 15)];
+  const at = Date.UTC(year, month - 1, day, hour, minute, second);
+  const date = new Date(at);
+  const exists = date.getUTCFullYear() === year && date.getUTCMonth() === month - 1 && date.getUTCDate() === day;
+  return exists && hour < 24 && minute < 60 && second < 60 ? at : Number.NaN;
 }
 
 /** Parses a file name; null when it is not one of ours. */
@@ -108,10 +112,10 @@ const isRows = (v: unknown): boolean => typeof v === 'object' && v !== null && !
 
 const isSum = (v: unknown): v is string => isText(v) && /^[0-9a-f]{64}$/.test(v);
 
-function isData(v: unknown, base: string): v is string {
-  const parsed = isText(v) ? parseCopyFile(v) : null;
-  return parsed?.kind === 'data' && parsed.base === base;
-}
+const DATA_EXTENSION = /^\.db(?:\.gz|\.zst)?(?:\.age)?$/;
+
+/** @param base one that was parsed */
+const isData = (v: unknown, base: string): v is string => isText(v) && v.startsWith(base) && DATA_EXTENSION.test(v.slice(base.length));
 
 function isFiles(v: unknown, base: string): boolean {
   if (typeof v !== 'object' || v === null) return false;
@@ -191,8 +195,12 @@ export function withSecrets(m: Manifest, opened: string): Manifest {
 
 /** No manifest of ours comes near it. One without end could be read, but not be written back: JSON.stringify calls itself. */
 const DEEPEST = 16;
-const isShallow = (v: unknown, levels = DEEPEST): boolean =>
-  typeof v !== 'object' || v === null || (levels > 0 && Object.values(v).every((inner) => isShallow(inner, levels - 1)));
+const isShallow = (v: unknown, levels = DEEPEST): boolean => {
+  if (typeof v !== 'object' || v === null) return true;
+  if (levels === 0) return false;
+  for (const inner of Object.values(v)) if (typeof inner === 'object' && !isShallow(inner, levels - 1)) return false;
+  return true;
+};
 
 function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
   if (typeof v !== 'object' || v === null || !isShallow(v)) return false;
