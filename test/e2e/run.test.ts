@@ -197,8 +197,10 @@ describe('names of copies', () => {
     const one = (await s.run(['--json'])).json.copy;
     // Whatever the second of the next runs, it is taken: by good copies, one of them with a number already.
     const source = { configuredPath: s.source, realPath: s.source };
+    // Counted from one moment: a slow machine must not step over a second.
+    const from = Date.now();
     for (let i = 0; i < 60; i++) {
-      const base = baseAt(new Date(Date.now() + i * 1000));
+      const base = baseAt(new Date(from + i * 1000));
       if (`${base}.db` === one?.file) continue;
       plant(s.to, base, source);
       if (i % 2) plant(s.to, `${base}-2`, source);
