@@ -74,7 +74,7 @@ const HAS_LIST = /\bIN\s*\(/i;
 export function constraintQuery(db: Db, table: string): string | null {
   const sql = db.prepare<[string], unknown>("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?").pluck().get(table);
   if (typeof sql !== 'string' || !HAS_LIST.test(sql)) return null;
-  const flagsOf = db.prepare<[string], number>('SELECT flags FROM pragma_function_list WHERE name = lower(?)').pluck();
+  const flagsOf = db.prepare<[string], number>('SELECT flags FROM temp.pragma_function_list WHERE name = lower(?)').pluck();
   const mayCall = (name: string): boolean => {
     const all = flagsOf.all(name);
     return all.length > 0 && all.every((flags) => (flags & INNOCUOUS) !== 0 && (flags & DIRECT_ONLY) === 0);

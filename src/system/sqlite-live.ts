@@ -124,7 +124,7 @@ function foreignKeys(db: Db): Check {
       if (type !== 'table') continue;
       try {
         let rows = 0;
-        for (const _ of db.prepare<[string]>('SELECT 1 FROM pragma_foreign_key_check(?)').iterate(table)) rows++;
+        for (const _ of db.prepare<[string]>('SELECT 1 FROM temp.pragma_foreign_key_check(?)').iterate(table)) rows++;
         if (rows > 0) orphans.set(table, rows);
       } catch (error) {
         if (!(error instanceof Database.SqliteError) || !/^no such (function|module|collation)/.test(error.message)) throw error;

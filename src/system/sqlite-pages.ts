@@ -105,7 +105,7 @@ export function pagesGoneAstray(db: Db, file: string): string | null {
   const lockPage = LOCK_BYTE / pageSize + 1;
   if (lockPage <= pages) use(lockPage);
   try {
-    for (const page of db.prepare<[], number>('SELECT pageno FROM dbstat').pluck().iterate()) use(page);
+    for (const page of db.prepare<[], number>('SELECT pageno FROM temp.dbstat').pluck().iterate()) use(page);
   } catch (error) {
     if (error instanceof Database.SqliteError) return `its pages cannot be accounted for: ${error.message}`;
     throw error;

@@ -77,8 +77,8 @@ async function copyPages(db: Db, target: string): Promise<void> {
 }
 
 function describe(db: Db): Answers['describe'] {
-  const indexes = db.prepare<[string], number>('SELECT count(*) FROM pragma_index_list(?)').pluck();
-  const foreignKeys = db.prepare<[string], number>('SELECT count(*) FROM pragma_foreign_key_list(?)').pluck();
+  const indexes = db.prepare<[string], number>('SELECT count(*) FROM temp.pragma_index_list(?)').pluck();
+  const foreignKeys = db.prepare<[string], number>('SELECT count(*) FROM temp.pragma_foreign_key_list(?)').pluck();
   return {
     schemaHash: hashSchema(db),
     properties: readProperties(db),

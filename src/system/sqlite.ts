@@ -77,10 +77,13 @@ export interface TableInfo {
   readonly type: string;
 }
 
-/** Ordinary and shadow tables and SQLite's own; virtual ones check themselves with the modules that this build has. */
+/**
+ * Here and everywhere `temp.pragma_...`: a table of the database with such a name would otherwise answer in SQLite's place.
+ * Ordinary and shadow tables and SQLite's own; virtual ones check themselves with the modules that this build has.
+ */
 export const listTables = (db: Db): TableInfo[] =>
   db
-    .prepare<[], TableInfo>("SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type <> 'view' AND name <> 'sqlite_schema' ORDER BY name")
+    .prepare<[], TableInfo>("SELECT name, type FROM temp.pragma_table_list WHERE schema = 'main' AND type <> 'view' AND name <> 'sqlite_schema' ORDER BY name")
     .all();
 
 export const tableNames = (db: Db): string[] => listTables(db).map((t) => t.name);
