@@ -5,7 +5,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { inPrivate, sha256, structuralFindings } from '../fault/proof.js';
-import { breakRows, damage, makeDatabase, makeFunctionIndexDatabase, openWriter, readJson } from '../support/cli.js';
+import { breakRows, damage, makeDatabase, makeFunctionIndexDatabase, openWriter, query, readJson } from '../support/cli.js';
 import { dataFiles, type Scene, scene } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -376,6 +376,51 @@ describe('what cannot be checked here is copied, and named', () => {
     const { warnings, stderr } = await copyOf(s);
     expect(warnings).toEqual(['TABLES_UNCHECKED']);
     expect(stderr).toMatch(/verified except 1 table: v: /);
+  });
+});
+
+describe('an index that lacks rows is damage', () => {
+  /** Rows changed while the schema did not know of the index: it holds what they were. */
+  function withStaleIndex(s: Scene, rule: string, extra: string, spoil = ''): void {
+    make(s, (db) => {
+      db.exec(`CREATE TABLE t (id INTEGER PRIMARY KEY, a ${rule}, b); CREATE INDEX i ON t (b); ${extra};
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO t SELECT i, i, 'x' || i FROM n`);
+    });
+    const root = Number(query<number>(s.source, "SELECT rootpage FROM sqlite_schema WHERE name = 'i'"));
+    make(s, (db) => db.exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = 'i'"));
+    make(s, (db) => db.exec(`PRAGMA ignore_check_constraints = on; UPDATE t SET b = b || 'q' WHERE id < 40; ${spoil}`));
+    make(s, (db) => db.exec(`PRAGMA writable_schema = on; INSERT INTO sqlite_schema VALUES ('index', 'i', 't', ${root}, 'CREATE INDEX i ON t (b)')`));
+  }
+
+  test.each([
+    ['by itself', '', '', ''],
+    ['beside a table named like the list of all tables', '', 'CREATE TABLE pragma_table_list (schema, name, type)', ''],
+    ['beside a view of that name', '', "CREATE VIEW pragma_table_list AS SELECT 'main' AS schema, 't' AS name, 'view' AS type", ''],
+    ['beside a table named like the check', '', 'CREATE TABLE pragma_integrity_check (integrity_check)', ''],
+    ['where a CHECK cannot be evaluated at a row', 'CHECK (abs(a) > 0)', '', 'UPDATE t SET a = -9223372036854775808 WHERE id = 400'],
+    ['where one with a list cannot', 'CHECK (abs(a) NOT IN (0, -1, -2))', '', 'UPDATE t SET a = -9223372036854775808 WHERE id = 400'],
+    ['where a CHECK is over JSON that is none', "CHECK (json_extract(a, '$') > 0)", '', "UPDATE t SET a = '{' WHERE id = 400"],
+  ])('%s', async (_, rule, extra, spoil) => {
+    const s = scene(null);
+    withStaleIndex(s, rule, extra, spoil);
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.error?.code, run.json.copy], run.stderr).toEqual([1, 'SOURCE_CORRUPT', null]);
+    expect(run.json.error?.message).toContain('missing from index i');
+  });
+
+  test('and a healthy one with such names and such a CHECK is copied; of the CHECK it is said that nobody could evaluate it', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec('CREATE TABLE pragma_index_list (x); CREATE TABLE pragma_foreign_key_check (x); CREATE TABLE dbstat (x); CREATE TABLE t (a CHECK (abs(a) > 0))');
+      db.exec('PRAGMA ignore_check_constraints = on; INSERT INTO t VALUES (1), (-9223372036854775808)');
+    });
+    const { manifest, warnings } = await copyOf(s);
+    expect([manifest.status, warnings, manifest.rows]).toEqual([
+      'good',
+      ['TABLES_UNCHECKED'],
+      { dbstat: 0, pragma_foreign_key_check: 0, pragma_index_list: 0, t: 2 },
+    ]);
+    expect(manifest.checks.find((c) => c.name === 'integrity_check')?.message).toMatch(/except t: CHECK constraints: \S/);
   });
 });
 
