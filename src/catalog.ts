@@ -73,14 +73,17 @@ export const baseOf = (file: string): string => parseCopyFile(file)?.base ?? fil
  */
 export function freeBase(name: string, at: Date, present: readonly string[]): string {
   const first = `${name}-${stampOf(at)}`;
-  let last = 0;
+  const taken = new Set<number>();
   for (const file of present) {
     if (!file.startsWith(first)) continue;
     const sequence = /^(?:-([1-9]\d{0,5}))?\./.exec(file.slice(first.length));
-    if (sequence) last = Math.max(last, Number(sequence[1] ?? 1));
+    if (sequence) taken.add(Number(sequence[1] ?? 1));
   }
-  if (last >= 999_999) throw Object.assign(new Error(`no number is left for ${first}`), { code: 'EEXIST' });
-  return last === 0 ? first : `${first}-${last + 1}`;
+  if (taken.size === 0) return first;
+  let next = [...taken].reduce((a, b) => Math.max(a, b)) + 1;
+  // Nobody makes so many in a second: somebody wants that no name is left.
+  if (next > 999_999) for (next = 2; taken.has(next); ) next++;
+  return `${first}-${next}`;
 }
 
 /** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. */

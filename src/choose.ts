@@ -2,8 +2,9 @@
 import { basename, dirname, resolve } from 'node:path';
 import type { CopyFile } from './catalog.js';
 import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
+import { lookFailure } from './look-failure.js';
 import { resolveName } from './names.js';
-import { errnoWords, Failed } from './outcome.js';
+import { Failed } from './outcome.js';
 import { copiesIn, placeOf } from './place.js';
 import type { Copy } from './records.js';
 import type { Config } from './settings/load.js';
@@ -55,7 +56,7 @@ function everyCopy(config: Config, name: string): Copy[] {
   try {
     return [...readCopies(copiesIn(config), name), ...notFiles(copiesIn(config), name)];
   } catch (error) {
-    throw new Failed({ code: 'IO_ERROR', path: placeOf(config), reason: errnoWords(error) }, { cause: error });
+    throw new Failed(lookFailure(placeOf(config), error), { cause: error });
   }
 }
 
@@ -63,7 +64,14 @@ function everyCopy(config: Config, name: string): Copy[] {
 const notFiles = (to: string, name: string): Copy[] => {
   const files = scan(to).filter((f) => f.name === name);
   const manifests = new Set(files.filter((f) => f.kind === 'manifest').map((f) => f.base));
-  return files.filter((f) => f.kind === 'data' && manifests.has(f.base) && !lstatOrNull(`${to}/${f.file}`)?.isFile()).map(unverified);
+  const owner = lstatOrNull(to)?.uid;
+  return files
+    .filter((f) => {
+      const stats = f.kind === 'data' && manifests.has(f.base) ? lstatOrNull(`${to}/${f.file}`) : null;
+      // What a third user put there is nobody's copy (see readCopy).
+      return stats && !stats.isFile() && (stats.uid === 0 || stats.uid === owner);
+    })
+    .map(unverified);
 };
 
 const unverified = (f: CopyFile): Copy => ({

@@ -4,7 +4,7 @@
  * worst it arrives twice, as mail under one Message-ID. Runs of several names share the directory; each touches only messages of
  * its own name and those without one, one process at a time (`lock.db`).
  */
-import { readdirSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errnoOf } from '../outcome.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -56,6 +56,7 @@ export function enqueue(dir: string, letter: Letter, unsupported: Unsupported): 
   const { message, channel } = letter;
   if (!ID.test(message.id)) throw new Error(`not a message id: ${message.id}`);
   if (makePrivateDirectory(dir)) syncDirectory(dirname(dir), unsupported);
+  if (!isOurs(dir, lstatSync(dir).uid)) throw Object.assign(new Error(`${dir} belongs to another user`), { code: 'EPERM' });
   const stamp = `${message.createdAt.slice(0, 19).replace(/[-:]/g, '')}Z`;
   const path = join(dir, `${stamp}-${message.id}.${channel}.json`);
   replace(path, render({ ...letter, path, attempts: 0, refusals: 0, notBefore: null }), unsupported);
@@ -88,11 +89,14 @@ export function noteAttempt(path: string, came: { readonly refused: boolean; rea
   replace(path, render({ ...found, attempts: attempts + 1, refusals: refusals + (came.refused ? 1 : 0), notBefore: came.notBefore }), toldBefore);
 }
 
+/** In a sticky state directory others may put files: what they say is not sent in our name. */
+const isOurs = (dir: string, uid: number): boolean => uid === 0 || uid === process.geteuid?.() || uid === lstatSync(dirname(dir)).uid;
+
 const order = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
 
 function list(dir: string): string[] {
   try {
-    return readdirSync(dir);
+    return isOurs(dir, lstatSync(dir).uid) ? readdirSync(dir) : [];
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return [];
     throw error;
@@ -107,8 +111,9 @@ function render({ channel, audience, attempts, refusals, notBefore, message }: P
 
 function read(path: string): Pending | null {
   try {
-    const stored: unknown = JSON.parse(readSmall(path, MAX_BYTES).bytes.toString('utf8'));
-    if (!isObject(stored)) return null;
+    const { bytes, stats } = readSmall(path, MAX_BYTES);
+    const stored: unknown = JSON.parse(bytes.toString('utf8'));
+    if (!isObject(stored) || !isOurs(dirname(path), stats.uid)) return null;
     const { message, notBefore } = stored;
     // What was queued before there were other channels is mail for everybody.
     const channel = CHANNELS.find((c) => c === (stored['channel'] ?? 'mail'));

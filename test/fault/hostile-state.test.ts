@@ -1,10 +1,23 @@
 /** State that somebody tampered with, and two runs whose state lies in different places: nothing is believed, and nobody sweeps the other's work. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lchownSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
-import { dbbackup, makeDatabase, type Result, useDatabase } from '../support/cli.js';
+import { cannot, dbbackup, makeDatabase, type Result, tempDirectory, useDatabase } from '../support/cli.js';
 import { type Place, place } from './bad-input.js';
 import { mustBeWhole } from './proof.js';
 
@@ -132,4 +145,56 @@ test('a source that is exchanged, and exchanged back, never gives a copy of anot
     copy.close();
     expect(isOther).toBe(json.source?.sizeBytes === otherBytes);
   }
+});
+
+const STRANGER = 4711;
+
+describe.skipIf(cannot('root'))('a sticky directory in which a stranger puts things', () => {
+  test('messages of a stranger are not sent in our name, and ours are not left with him', async () => {
+    const p = place();
+    makeDatabase(p.source);
+    const state = join(p.home, 'state');
+    mkdirSync(state);
+    chmodSync(state, 0o1777);
+    const sent = join(tempDirectory('sent'), 'mail');
+    const program = join(p.home, 'send');
+    writeFileSync(program, `#!/bin/sh\ncat >> '${sent}'\n`, { mode: 0o755 });
+    const args = ['run', p.source, '--to', p.to, '--state-dir', state, '--json'];
+    const env = { DBBACKUP_SMTP_URL: `sendmail:${program}`, DBBACKUP_MAIL_TO: 'ops@example.org', DBBACKUP_NOTIFY_ON: 'failure,success' };
+    // A message as we queue it, and then as a stranger has it.
+    const waiting = await dbbackup(args, { env: { ...env, DBBACKUP_SMTP_URL: 'smtp://127.0.0.1:1' } });
+    expect(waiting.code, waiting.stderr).toBe(3);
+    const outbox = join(state, 'outbox');
+    const [letter = ''] = readdirSync(outbox).filter((file) => file.endsWith('.json'));
+    for (const path of [outbox, join(outbox, letter)]) chownSync(path, STRANGER, STRANGER);
+    writeFileSync(join(outbox, letter), readFileSync(join(outbox, letter), 'utf8').replaceAll('dbbackup: app OK', 'forged'));
+    const run = await dbbackup(args, { env });
+    expect([run.code, existsSync(sent) && readFileSync(sent, 'utf8')], run.stderr).toEqual([0, expect.not.stringContaining('forged')]);
+    expect(readFileSync(sent, 'utf8')).toContain('dbbackup: app OK');
+    chownSync(outbox, 0, 0);
+    await dbbackup(args, { env });
+    expect(readFileSync(sent, 'utf8')).not.toContain('forged');
+    expect(readdirSync(outbox)).toContain(letter);
+  });
+
+  test('names that are all taken, and links that look like copies, keep nobody from anything', async () => {
+    const p = place();
+    makeDatabase(p.source);
+    mkdirSync(p.to, { recursive: true });
+    chmodSync(p.to, 0o1777);
+    const from = Date.now();
+    for (let i = 0; i < 30; i++) {
+      const stamp = new Date(from + i * 1000).toISOString().slice(0, 19).replace(/[-:]/g, '');
+      writeFileSync(join(p.to, `app-${stamp}Z-999999.files.tar`), '');
+      chownSync(join(p.to, `app-${stamp}Z-999999.files.tar`), STRANGER, STRANGER);
+    }
+    for (const name of ['app-20260101T000000Z.db', 'app-20260101T000000Z.json']) {
+      symlinkSync('/etc/shadow', join(p.to, name));
+      lchownSync(join(p.to, name), STRANGER, STRANGER);
+    }
+    const run = await dbbackup(['run', p.source, '--to', p.to, '--json']);
+    expect([run.code, run.json.copy?.status], run.stderr).toEqual([0, 'good']);
+    const verify = await dbbackup(['verify', '--all', '--to', p.to, '--json']);
+    expect([verify.code, verify.json.results?.map((r) => r.file)], verify.stderr).toEqual([0, [run.json.copy?.file]]);
+  });
 });
