@@ -92,8 +92,8 @@ async function attempt(input: VerifyInput, fd: number, mmap: boolean): Promise<V
   hashing.catch(() => undefined);
   const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch(async (error: unknown) => {
     failed.abort(error);
-    // The disk tells a descriptor once that it has lost something: that must not get lost behind what the checks met.
-    await hashing;
+    // The disk tells a descriptor once that it has lost something: that must not get lost behind what the checks met. A signal does not wait for it.
+    if (!input.signal.aborted) await hashing;
     throw error;
   });
   const { sha256 } = await hashing;

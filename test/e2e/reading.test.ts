@@ -1,5 +1,5 @@
 /** What list, status, history and check say: to a person, to a monitor, and as JSON. */
-import { chmodSync, existsSync, mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { OPTION_NAMES } from '../../src/settings/options.js';
@@ -191,6 +191,36 @@ describe('status', () => {
       const r = await dbbackup([command, '--to', to, '--json'], { through, executable });
       expect([r.code, r.json.error?.code, r.json.error?.hint], r.stderr).toEqual([78, 'TARGET_OWNER', expect.stringContaining('sudo -u root')]);
     }
+  });
+
+  test.skipIf(cannot('root', 'setpriv'))('a lock that belongs to somebody else is named, with whose it is', async () => {
+    const home = openTempDirectory('lock');
+    chownSync(home, 65_534, 65_534);
+    const source = join(home, 'app.db');
+    makeDatabase(source, { journal: 'delete' });
+    chownSync(source, 65_534, 65_534);
+    const [through, executable] = [wrap.as(65_534), executableFor(65_534)];
+    const run = (): ReturnType<typeof dbbackup> => dbbackup(['run', source, '--to', join(home, 'backups'), '--json'], { through, executable });
+    expect((await run()).code).toBe(0);
+    const lock = join(home, 'backups/.dbbackup/app.lock.db');
+    chownSync(lock, 0, 0);
+    chmodSync(lock, 0o600);
+    const refused = await run();
+    expect([refused.code, refused.json.error?.code], refused.stderr).toEqual([78, 'TARGET_OWNER']);
+    expect(refused.json.error?.message).toContain(`the lock ${lock} belongs to root`);
+    expect(refused.json.error?.hint).toContain(`chown nobody ${lock}`);
+  });
+
+  test('a guard that was killed before it had the database in its hands is a problem, and not only in the message of --notify', async () => {
+    const s = scene({ journal: 'delete' });
+    expect((await s.run()).code).toBe(0);
+    const guard = start(['guard', '--database', s.source, '--to', s.to, '--', 'sleep', '60']);
+    await until('the guard to be at work', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.command === 'guard');
+    killGroup(guard.pid, 'SIGKILL');
+    await guard.result;
+    const { json } = await s.ask('status', ['--json']);
+    expect(json.problems?.map((p) => `${p.severity} ${p.code}`)).toEqual(['critical LAST_RUN_DIED']);
+    expect(json.problems?.[0]?.message).toContain('guard of ');
   });
 
   test('a history that is damaged is critical, and each that meets it says what to do', async () => {
