@@ -13,7 +13,7 @@ import type { CommandName } from './records.js';
 import { SCHEMA_VERSION } from './records.js';
 import { DEFAULTS, notShared, profileDirectories } from './settings/load.js';
 import { variableOf } from './settings/options.js';
-import { findSetpriv } from './system/workers.js';
+import { findSetpriv } from './system/start-worker.js';
 
 export interface AllProfiles {
   readonly command: CommandName;

@@ -40,14 +40,16 @@ export const stampOf = (at: Date): string =>
 /** RFC 3339, UTC, to the second. */
 export const rfc3339 = (at: number): string => new Date(at).toISOString().replace(/\.\d+Z$/, 'Z');
 
+/** In every month. */
+const DAYS_IN_ALL = 28;
+
 /** NaN for a day or a time that there is not: Date.UTC would go on counting in the next month. Asked of each of ten thousand names. */
 function timeOf(stamp: string): number {
   const part = (start: number, end: number): number => Number(stamp.slice(start, end));
   const [year, month, day, hour, minute, second] = [part(0, 4), part(4, 6), part(6, 8), part(9, 11), part(11, 13), part(13, 15)];
+  if (month < 1 || month > 12 || day < 1 || hour > 23 || minute > 59 || second > 59) return Number.NaN;
   const at = Date.UTC(year, month - 1, day, hour, minute, second);
-  const date = new Date(at);
-  const exists = date.getUTCFullYear() === year && date.getUTCMonth() === month - 1 && date.getUTCDate() === day;
-  return exists && hour < 24 && minute < 60 && second < 60 ? at : Number.NaN;
+  return (day <= DAYS_IN_ALL || new Date(at).getUTCDate() === day) && year > 99 ? at : Number.NaN;
 }
 
 /** Parses a file name; null when it is not one of ours. */
@@ -86,8 +88,8 @@ export function freeBase(name: string, at: Date, present: readonly string[]): st
   return `${first}-${next}`;
 }
 
-/** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. */
-export function scan(directory: string): readonly CopyFile[] {
+/** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. `wanted`: others need not be looked at. */
+export function scan(directory: string, wanted: (file: string) => boolean = () => true): readonly CopyFile[] {
   let files: string[];
   try {
     files = readdirSync(directory);
@@ -95,7 +97,10 @@ export function scan(directory: string): readonly CopyFile[] {
     if (errnoOf(error) === 'ENOENT') return [];
     throw error;
   }
-  const found = files.map(parseCopyFile).filter((f) => f !== null);
+  const found = files
+    .filter(wanted)
+    .map(parseCopyFile)
+    .filter((f) => f !== null);
   return found.sort((a, b) => b.createdAt - a.createdAt || b.sequence - a.sequence || (a.base < b.base ? -1 : a.base > b.base ? 1 : 0));
 }
 
@@ -200,9 +205,7 @@ export function withSecrets(m: Manifest, opened: string): Manifest {
 const DEEPEST = 16;
 const isShallow = (v: unknown, levels = DEEPEST): boolean => {
   if (typeof v !== 'object' || v === null) return true;
-  if (levels === 0) return false;
-  for (const inner of Object.values(v)) if (typeof inner === 'object' && !isShallow(inner, levels - 1)) return false;
-  return true;
+  return levels > 0 && Object.values(v).every((inner) => typeof inner !== 'object' || isShallow(inner, levels - 1));
 };
 
 function isManifest(v: unknown, base: string, name: string, createdAt: number): v is Manifest {
@@ -234,9 +237,12 @@ function isManifest(v: unknown, base: string, name: string, createdAt: number): 
   );
 }
 
-/** A manifest from raw bytes, or null when they are not a manifest of the copy `base`. */
-export function parseManifest(bytes: Buffer, base: string): Manifest | null {
-  const named = parseCopyFile(`${base}.json`);
+/** A manifest from raw bytes, or null when they are not a manifest of the copy `base`. `named`: what its name says, where that is known. */
+export function parseManifest(
+  bytes: Buffer,
+  base: string,
+  named: Pick<CopyFile, 'name' | 'createdAt'> | null = parseCopyFile(`${base}.json`),
+): Manifest | null {
   if (!named) return null;
   let value: unknown;
   try {
@@ -251,8 +257,8 @@ export function parseManifest(bytes: Buffer, base: string): Manifest | null {
  * The manifest beside a copy, or why there is none. One that belongs neither to root nor to the directory's owner is
  * not believed: in a sticky directory anybody could have put it there.
  */
-export function readManifest(directory: string, base: string, owner = ownerOf(directory)): Manifest | { readonly unreadable: string } {
-  const read = readManifestText(directory, base, owner);
+export function readManifest(directory: string, base: string, owner = ownerOf(directory), named?: CopyFile): Manifest | { readonly unreadable: string } {
+  const read = readManifestText(directory, base, owner, named);
   return 'unreadable' in read ? read : read.manifest;
 }
 
@@ -261,11 +267,12 @@ export function readManifestText(
   directory: string,
   base: string,
   owner = ownerOf(directory),
+  named?: CopyFile,
 ): { readonly manifest: Manifest; readonly whole: () => boolean } | { readonly unreadable: string } {
   try {
     const { bytes, stats } = readSmall(join(directory, `${base}.json`), MANIFEST_MAX);
     if (stats.uid !== 0 && stats.uid !== owner) return { unreadable: `the manifest belongs to uid ${stats.uid}` };
-    const manifest = parseManifest(bytes, base);
+    const manifest = parseManifest(bytes, base, named);
     return manifest ? { manifest, whole: () => isWhole(bytes) } : { unreadable: 'the manifest is not one of this copy' };
   } catch (error) {
     // The owner's, and we are another: then nothing can be said of any copy here, and least of all that it has no manifest.
@@ -344,7 +351,7 @@ const ownerOf = (directory: string): number => lstatSync(directory).uid;
 export function readCopy(directory: string, data: CopyFile, owner = ownerOf(directory)): Copy | null {
   const stats = lstatOrNull(join(directory, data.file));
   if (!stats?.isFile() || (stats.uid !== 0 && stats.uid !== owner)) return null;
-  const manifest = readManifest(directory, data.base, owner);
+  const manifest = readManifest(directory, data.base, owner, data);
   if ('unreadable' in manifest || manifest.file !== data.file) {
     return {
       file: data.file,
@@ -367,7 +374,8 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
 /** All copies, newest first; of one name, or of all. */
 export function readCopies(directory: string, name: string | null): Copy[] {
   const copies: Copy[] = [];
-  const entries = scan(directory).filter((e) => e.kind === 'data' && (name === null || e.name === name));
+  const isWanted = (file: string): boolean => !file.endsWith('.json') && (name === null || file.startsWith(`${name}-`));
+  const entries = scan(directory, isWanted).filter((e) => e.kind === 'data' && (name === null || e.name === name));
   if (entries.length === 0) return copies;
   const owner = ownerOf(directory);
   for (const entry of entries) {

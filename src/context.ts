@@ -3,7 +3,7 @@
 import type { Output } from './output.js';
 import type { Clock } from './system/clock.js';
 import type { Identity } from './system/processes.js';
-import type { Worker } from './system/workers.js';
+import type { StartedWorker } from './system/start-worker.js';
 
 export interface Context {
   readonly clock: Clock;
@@ -23,5 +23,5 @@ export interface Context {
   /** The environment for our own children: without our secrets. */
   readonly childEnv: NodeJS.ProcessEnv;
   /** A SQLite child started before anything else was loaded; null when none was. */
-  readonly earlyWorker: Worker | null;
+  readonly earlyWorker: StartedWorker | null;
 }

@@ -3,12 +3,13 @@
  * Rollback-journal mode: a reader of another user then leaves nothing behind.
  */
 import { basename, dirname, join } from 'node:path';
-import Database from 'better-sqlite3';
 import type { Content } from './artifacts.js';
 import type { Failure, Killed, Warning } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
+import type { Database } from './system/database.js';
+import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
@@ -51,10 +52,10 @@ export function historyWarning(stateDir: string, what: 'read' | 'written', error
 
 /** The history of one state directory. Every method may throw what SQLite says. */
 export class History {
-  readonly #db: Database.Database;
+  readonly #db: Database;
   readonly #to: string | null;
 
-  private constructor(db: Database.Database, stateDir: string) {
+  private constructor(db: Database, stateDir: string) {
     this.#db = db;
     this.#to = directoryOf(stateDir);
   }
@@ -65,7 +66,7 @@ export class History {
     const there = lstatOrNull(path);
     if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
     refuseForeign(stateDir, path);
-    const db = new Database(path, { timeout: BUSY_MS });
+    const db = openDatabase(path, { timeout: BUSY_MS });
     try {
       db.pragma('trusted_schema = OFF');
       const isNew = db.pragma('user_version', { simple: true }) !== 1;
@@ -99,7 +100,7 @@ export class History {
     if (!there?.isFile() || there.size === 0) return null;
     refuseForeign(stateDir, path);
     const open = (readonly: boolean): History | null => {
-      const db = new Database(path, { readonly, fileMustExist: true, timeout: BUSY_MS });
+      const db = openDatabase(path, { readonly, fileMustExist: true, timeout: BUSY_MS });
       try {
         db.pragma('trusted_schema = OFF');
         if (db.pragma('user_version', { simple: true }) === 1) {
@@ -117,7 +118,7 @@ export class History {
       return open(true);
     } catch (error) {
       // A run was killed while it wrote: only a writer can roll its journal back.
-      if (!(error instanceof Database.SqliteError) || !error.code.startsWith('SQLITE_READONLY')) throw error;
+      if (!errnoOf(error).startsWith('SQLITE_READONLY')) throw error;
       return open(false);
     }
   }
@@ -340,7 +341,7 @@ function refuseForeign(stateDir: string, path: string): void {
 }
 
 /** We make tables and an index and nothing else: a view or a trigger there is somebody's program. */
-function refuseHostile(db: Database.Database): void {
+function refuseHostile(db: Database): void {
   const found = db.prepare<[], string>("SELECT name FROM sqlite_schema WHERE type IN ('view', 'trigger') LIMIT 1").pluck().get();
   if (found !== undefined) throw new Error(`the history holds ${found}, which dbbackup did not make`);
 }

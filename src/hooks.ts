@@ -9,7 +9,7 @@ import { describe, errnoWords, Failed, warning } from './outcome.js';
 import type { RunRecord } from './records.js';
 import { redactValue } from './redact.js';
 import { ProcessTree } from './system/process-tree.js';
-import { findSetpriv } from './system/workers.js';
+import { findSetpriv } from './system/start-worker.js';
 
 export type HookName = 'before' | 'after' | 'on-failure';
 

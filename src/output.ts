@@ -8,7 +8,7 @@ import { bytes, duration, localTime } from './format.js';
 import type { Failure, StageName, Warning } from './outcome.js';
 import { describe } from './outcome.js';
 import type { Redact } from './redact.js';
-import { redactValue } from './redact.js';
+import { redactNothing, redactValue } from './redact.js';
 import { printable, printableJson } from './settings/values.js';
 
 export interface OutputOptions {
@@ -36,7 +36,7 @@ export class Output {
   readonly options: OutputOptions;
   readonly #stdout: Stream;
   readonly #stderr: Stream;
-  #redact: Redact = (text) => text;
+  #redact: Redact = redactNothing;
   #progressShown = false;
 
   constructor(stdout: Stream, stderr: Stream, options: OutputOptions) {

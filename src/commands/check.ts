@@ -14,7 +14,7 @@ import type { Config, ShownSetting } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
 import { lstatOrNull } from '../system/files.js';
 import { canStart } from '../system/programs.js';
-import { findSetpriv } from '../system/workers.js';
+import { findSetpriv } from '../system/start-worker.js';
 import { checkTelling } from './check-telling.js';
 
 /** Looks, prints the settings and every problem. Exit 1 when one of them is critical. */

@@ -24,7 +24,7 @@ export function list(ctx: Context, config: Config): ExitCode {
   if (!copies) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such directory', to: placeOf(config), missing: true });
   const now = ctx.clock.now().getTime();
   if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);
-  else {
+  else if (!output.options.json) {
     const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
     output.data(...table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
   }

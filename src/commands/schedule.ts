@@ -1,13 +1,13 @@
 /** `dbbackup schedule`: crontab lines and systemd units for the profiles as they are. Prints, and installs nothing. */
 import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { profileNames } from '../all-profiles.js';
 import type { Invocation } from '../cli.js';
 import type { Context } from '../context.js';
 import { HOOK_LIMIT_MS } from '../hooks.js';
 import type { ExitCode, SettingsProblem, Warning } from '../outcome.js';
 import { critical, describe, Failed } from '../outcome.js';
+import { ROOT } from '../own-files.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { redactor } from '../redact.js';
 import type { Schedule, ScheduledProfile, Shipped, UnitFile, Wish } from '../schedule.js';
@@ -20,7 +20,7 @@ import { homeOf, shellWord, userName } from '../system/processes.js';
 import { nextElapse } from '../system/systemd.js';
 
 /** Both in a clone and in the installed package. */
-const DEPLOY = fileURLToPath(new URL('../../deploy', import.meta.url));
+const DEPLOY = join(ROOT, 'deploy');
 
 const HINT =
   "make one, as root: install -d /etc/dbbackup && printf 'DBBACKUP_DATABASE=/srv/app/app.db\\nDBBACKUP_TO=/var/backups/dbbackup/app\\n' > /etc/dbbackup/app.env";

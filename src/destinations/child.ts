@@ -3,28 +3,23 @@
  * also of a call that hangs in the kernel, as every look at a dead NFS mount does; and the AWS SDK takes its credentials from the
  * environment of its process, which is the upload's alone.
  */
-import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
-import { fileURLToPath } from 'node:url';
+import type { Script } from '../own-files.js';
+import { wordsFor } from '../own-files.js';
 import type { Answers, Numbered, Reply, Request } from './child-protocol.js';
 import { END_SIGNAL } from './child-protocol.js';
 import type { Destination, Expected, Proved, RemoteObject } from './destination.js';
 import { bareName, DestinationError } from './destination.js';
 import { judged, Leashed, onAbort, reasonOf } from './leash.js';
 
-const FROM_SOURCE = import.meta.url.endsWith('.ts');
-/** Node itself, with a loader for TypeScript where this file has not been compiled (development, tests). */
-const NODE = [process.execPath, ...(FROM_SOURCE ? ['--import', createRequire(import.meta.url).resolve('tsx')] : [])];
-const scriptOf = (name: string): string => fileURLToPath(new URL(`./${name}.${FROM_SOURCE ? 'ts' : 'js'}`, import.meta.url));
-
 /** How long a child may take to clear up after itself, milliseconds. */
 const CLEAR_UP_MS = 300;
 
 export class ChildDestination<T extends { readonly shown: string }> implements Destination {
   readonly shown: string;
-  readonly #script: string;
+  readonly #script: Script;
   readonly #target: T;
   readonly #env: NodeJS.ProcessEnv;
   /** Children that are not known to be gone. */
@@ -32,12 +27,12 @@ export class ChildDestination<T extends { readonly shown: string }> implements D
   #child: Child<T> | null = null;
 
   /**
-   * @param script the child's file, without its extension
+   * @param script what the child runs
    * @param target what the child needs to know of the place; goes to it with every request
    */
-  constructor(script: string, target: T, env: NodeJS.ProcessEnv) {
+  constructor(script: Script, target: T, env: NodeJS.ProcessEnv) {
     this.shown = target.shown;
-    this.#script = scriptOf(script);
+    this.#script = script;
     this.#target = target;
     this.#env = env;
   }
@@ -136,10 +131,10 @@ class Child<T> {
   #asked = 0;
   #death: Error | null = null;
 
-  constructor(script: string, target: T, env: NodeJS.ProcessEnv, gives: 'answers' | 'bytes') {
+  constructor(script: Script, target: T, env: NodeJS.ProcessEnv, gives: 'answers' | 'bytes') {
     this.#target = target;
     this.#process = new Leashed(
-      [...NODE, script, String(process.pid)],
+      [...wordsFor(script), String(process.pid)],
       // Otherwise the AWS SDK says at every start that Node 20 is old.
       { ...env, AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
       ['pipe', 'ignore', 'pipe', 'pipe', ...(gives === 'bytes' ? (['pipe'] as const) : [])],

@@ -8,7 +8,7 @@ import type { Readable } from 'node:stream';
 import { Transform } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import { redactor } from '../redact.js';
-import { findSetpriv } from '../system/workers.js';
+import { findSetpriv } from '../system/start-worker.js';
 import { DestinationError, tooLong } from './destination.js';
 
 const STDERR_MAX = 4000;

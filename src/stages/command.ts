@@ -9,7 +9,7 @@ import type { Warning } from '../outcome.js';
 import { Failed, warning } from '../outcome.js';
 import type { ChildResult } from '../records.js';
 import { ProcessTree, passSignals } from '../system/process-tree.js';
-import { findSetpriv } from '../system/workers.js';
+import { findSetpriv } from '../system/start-worker.js';
 
 export interface CommandInput {
   readonly words: readonly string[];

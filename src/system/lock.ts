@@ -2,8 +2,10 @@
  * The lock of a name: BEGIN IMMEDIATE on a database of its own, held by the kernel, so free after kill -9 (traps, 27).
  * Nothing else in this process may open that file: closing another descriptor would drop the lock (traps, 8).
  */
-import Database from 'better-sqlite3';
+import { errnoOf } from '../outcome.js';
 import { pause } from './clock.js';
+import type { Database } from './database.js';
+import { openDatabase } from './database.js';
 import { lstatOrNull } from './files.js';
 
 /** A held lock. */
@@ -30,7 +32,7 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
       return { release: () => db.close() };
     } catch (error) {
       db.close();
-      if (!(error instanceof Database.SqliteError) || !error.code.startsWith('SQLITE_BUSY')) throw error;
+      if (!errnoOf(error).startsWith('SQLITE_BUSY')) throw error;
       if (waited >= waitMs) return null;
     }
     await pause(Math.min(EVERY_MS, Math.max(1, waitMs - waited)), signal);
@@ -38,9 +40,9 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
 }
 
 /** better-sqlite3 looks at the directory itself, and calls whatever it cannot see a mistake of its caller. */
-function open(path: string): Database.Database {
+function open(path: string): Database {
   try {
-    return new Database(path, { timeout: 0 });
+    return openDatabase(path, { timeout: 0 });
   } catch (error) {
     if (error instanceof TypeError) throw Object.assign(new Error(error.message, { cause: error }), { code: 'ENOENT' });
     throw error;

@@ -9,7 +9,8 @@ import { setPriority } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
 import { PassThrough } from 'node:stream';
-import { findSetpriv, MissingProgram } from './workers.js';
+import { findSetpriv } from './start-worker.js';
+import { MissingProgram } from './workers.js';
 
 /** What a program is started with. */
 export interface Tools {

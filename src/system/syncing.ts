@@ -7,7 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { closeSync, constants, existsSync, fstatSync, fsync, openSync } from 'node:fs';
 import { promisify } from 'node:util';
-import { findSetpriv } from './workers.js';
+import { findSetpriv } from './start-worker.js';
 
 const SYNC = ['/usr/bin/sync', '/bin/sync', '/usr/local/bin/sync', '/run/current-system/sw/bin/sync'];
 /** Below this a process of its own is not worth it, bytes. */

@@ -1,17 +1,10 @@
-/**
- * Starts, asks and ends SQLite children. No child outlives its parent: `setpriv --pdeathsig KILL` makes the kernel see
- * to that even at kill -9 (traps, 41); where setpriv is missing the child is not started.
- */
+/** Asks and ends SQLite children. Their start is in start-worker.ts. */
 import type { ChildProcess } from 'node:child_process';
-import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
 import { anonBytesOf, cpuMsOf } from './memory.js';
+import type { StartedWorker } from './start-worker.js';
+import { startWorker } from './start-worker.js';
 import type { Answers, Reply, Request, WorkerError } from './worker-protocol.js';
-
-const WORKER = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? './sqlite-worker.ts' : './sqlite-worker.js', import.meta.url));
-const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv', '/usr/local/bin/setpriv', '/run/current-system/sw/bin/setpriv'];
 
 /** The request could be answered, and the answer is an error of SQLite or the system. */
 export class RequestFailed extends Error {
@@ -36,9 +29,6 @@ export class ChildDied extends Error {
 /** A program that a run needs is not there. */
 export class MissingProgram extends Error {}
 
-/** The path of setpriv (util-linux), or null. */
-export const findSetpriv = (): string | null => SETPRIV.find((p) => existsSync(p)) ?? null;
-
 /** One child process; answers requests in the order they come. */
 export class Worker {
   readonly #child: ChildProcess;
@@ -50,34 +40,16 @@ export class Worker {
   #stderr = '';
   #death: Error | null = null;
 
-  constructor(env: NodeJS.ProcessEnv) {
-    const setpriv = findSetpriv();
-    if (setpriv === null) throw new MissingProgram('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
-    const node = [process.execPath, ...process.execArgv.filter((a) => a.startsWith('--import') || a.startsWith('--require') || a.includes('tsx')), WORKER];
-    this.#child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...node, String(process.pid)], {
-      env,
-      stdio: ['pipe', 'ignore', 'pipe', 'pipe'],
-      // A group of its own: Ctrl-C and a terminal that hangs up reach the parent, which decides.
-      detached: true,
-    });
-    this.#child.stdin?.on('error', () => undefined);
-    this.#child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+  constructor({ child, ended }: StartedWorker) {
+    this.#child = child;
+    child.stdin?.on('error', () => undefined);
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-4000);
     });
-    const answers = this.#child.stdio[3];
+    const answers = child.stdio[3];
     if (!answers || !('setDefaultEncoding' in answers || 'read' in answers)) throw new Error('no channel to the SQLite process');
     createInterface({ input: answers as NodeJS.ReadableStream }).on('line', (line) => this.#receive(line));
-    this.#ended = new Promise((done) => {
-      this.#child.once('error', (error) => {
-        this.#fail(error);
-        done();
-      });
-      // 'close' comes after the last answer was read, 'exit' may come before.
-      this.#child.once('close', (code, signal) => {
-        this.#fail(new ChildDied(signal, code, this.#stderr));
-        done();
-      });
-    });
+    this.#ended = ended.then(({ error, signal, code }) => this.#fail(error ?? new ChildDied(signal, code, this.#stderr)));
   }
 
   get pid(): number | null {
@@ -153,7 +125,7 @@ export class WorkerPool {
    * @param signal when it aborts, all children are killed, and what waits for them rejects
    * @param early a child that was started before the pool, to save its start-up time
    */
-  constructor(env: NodeJS.ProcessEnv, signal: AbortSignal, early: Worker | null) {
+  constructor(env: NodeJS.ProcessEnv, signal: AbortSignal, early: StartedWorker | null) {
     this.#env = env;
     this.#signal = signal;
     if (early) this.#adopt(0, early);
@@ -167,10 +139,13 @@ export class WorkerPool {
     this.#signal.throwIfAborted();
     const there = this.#numbered.get(n);
     if (there) return there;
-    return this.#adopt(n, new Worker(this.#env));
+    const started = startWorker(this.#env);
+    if (!started) throw new MissingProgram('setpriv (package util-linux) is not installed; without it a SQLite process could outlive a killed run');
+    return this.#adopt(n, started);
   }
 
-  #adopt(n: 0 | 1, worker: Worker): Worker {
+  #adopt(n: 0 | 1, started: StartedWorker): Worker {
+    const worker = new Worker(started);
     worker.onAnswer(() => this.#sample());
     this.#numbered.set(n, worker);
     this.#live.add(worker);

@@ -17,7 +17,7 @@ import { destination } from '../../src/destinations/url.js';
 import { UNPRINTABLE } from '../../src/settings/values.js';
 import { cannot, ROOT, tempDirectory, until } from '../support/cli.js';
 import type { Found } from '../support/destinations.js';
-import { bytesOf, localFile, markedEnvironment, noRclone, openDestination, rejection } from '../support/destinations.js';
+import { BUILT, bytesOf, localFile, markedEnvironment, noRclone, openDestination, rejection } from '../support/destinations.js';
 import type { FakeS3, Fault, Operation } from '../support/fake-s3.js';
 import { startFakeS3 } from '../support/fake-s3.js';
 import { hungMount, noHungMount } from '../support/hung-mount.js';
@@ -288,8 +288,7 @@ test('a child ends with us, also at kill -9', async () => {
   at('put', 'stall');
   const local = localFile(10);
   const code = `
-    import { openDestination } from '${ROOT}/dist/destinations/open.js';
-    import { destination } from '${ROOT}/dist/destinations/url.js';
+    import { destination, openDestination } from '${BUILT}';
     const there = openDestination(destination('s3://${BUCKET}/app?endpoint=${server.endpoint}'), process.env);
     await there.put('${local.file}', 'a.db', { sizeBytes: 10, sha256: '${local.sha256}' }, new AbortController().signal);`;
   const parent = spawn(process.execPath, ['--input-type=module', '-e', code], { cwd: ROOT, env, stdio: 'inherit' });

@@ -1,4 +1,5 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { dbbackup, holdExclusively, makeDatabase, type Running, signalTo, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
@@ -41,6 +42,15 @@ async function underWay(to: string, running: Running): Promise<void> {
   });
 }
 
+/** A run that holds the lock until it is let go, however long that takes: its `before` waits for somebody to open a pipe. */
+async function heldRun({ home, to, run }: Place): Promise<{ running: Running; letGo: () => void }> {
+  const pipe = join(home, 'pipe');
+  spawnSync('mkfifo', [pipe]);
+  const running = start(run(), { env: { DBBACKUP_BEFORE: `cat ${pipe}` } });
+  await underWay(to, running);
+  return { running, letGo: () => writeFileSync(pipe, '') };
+}
+
 async function endsAtOnce(running: Running, pid: number, signal: NodeJS.Signals, code: number): Promise<void> {
   const began = performance.now();
   expect(signalTo(pid, signal)).toBe(true);
@@ -51,10 +61,9 @@ async function endsAtOnce(running: Running, pid: number, signal: NodeJS.Signals,
 
 describe('the lock of a name', () => {
   test('a second run of the same name ends with 75 at once, leaves no message, and another name is not held up', { timeout: 60_000 }, async () => {
-    const { home, source, to, run } = place();
-    const holder = await holdExclusively(source);
-    const first = start(run());
-    await underWay(to, first);
+    const there = place();
+    const { home, to, run } = there;
+    const { running: first, letGo } = await heldRun(there);
 
     const second = await dbbackup(run());
     expect([second.code, second.json.error?.code, second.json.status]).toEqual([75, 'LOCKED', 'failed']);
@@ -76,23 +85,22 @@ describe('the lock of a name', () => {
     expect([third.code, third.json.name]).toEqual([0, 'other']);
     expect(first.isRunning()).toBe(true);
 
-    await holder.stop();
+    letGo();
     const done = await first.result;
     expect([done.code, done.json.status]).toEqual([0, 'ok']);
     mustBeWhole(to, 'at the end');
   });
 
   test('--lock-wait waits for the other run and then does its own', { timeout: 60_000 }, async () => {
-    const { source, to, run } = place();
-    const holder = await holdExclusively(source);
-    const first = start(run());
-    await underWay(to, first);
+    const there = place();
+    const { to, run } = there;
+    const { running: first, letGo } = await heldRun(there);
     const second = start(run('--lock-wait', '30s'));
     const third = await dbbackup(run('--lock-wait', '300ms'));
     expect([third.code, third.json.error?.code]).toEqual([75, 'LOCKED']);
     expect(third.durationMs).toBeGreaterThan(300);
     expect(second.isRunning()).toBe(true);
-    await holder.stop();
+    letGo();
     const [a, b] = await Promise.all([first.result, second.result]);
     expect([a.code, b.code]).toEqual([0, 0]);
     expect(mustBeWhole(to, 'at the end').pairs.size).toBe(2);
@@ -171,13 +179,12 @@ describe('the time limit', () => {
   });
 
   test('covers the wait for the lock', { timeout: 60_000 }, async () => {
-    const { source, to, run } = place();
-    const holder = await holdExclusively(source);
-    const first = start(run());
-    await underWay(to, first);
+    const there = place();
+    const { to, run } = there;
+    const { running: first, letGo } = await heldRun(there);
     const second = await dbbackup(run('--lock-wait', '1m', '--timeout', '500ms'));
     expect([second.code, second.json.error?.code]).toEqual([1, 'TIMEOUT']);
-    await holder.stop();
+    letGo();
     expect((await first.result).code).toBe(0);
     expect(existsSync(join(to, '.dbbackup/tmp')) && mustBeWhole(to, 'at the end').pairs.size).toBe(1);
   });

@@ -2,18 +2,35 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
-import type * as destinationModule from '../../src/destinations/destination.js';
+import { build } from 'esbuild';
 import type { Expected } from '../../src/destinations/destination.js';
-import type * as openModule from '../../src/destinations/open.js';
 import { ROOT, tempDirectory } from './cli.js';
+import type * as built from './destinations-built.js';
 
-/** As they are built: a child of what is run from TypeScript takes twice as long to start, and these tests start many. */
-export const { openDestination } = (await import(join(ROOT, 'dist/destinations/open.js'))) as typeof openModule;
-export const { DestinationError } = (await import(join(ROOT, 'dist/destinations/destination.js'))) as typeof destinationModule;
+/** A package like ours with these modules in one file: a child of what is run from TypeScript takes twice as long to start, and these tests start many. */
+async function buildDestinations(): Promise<string> {
+  const root = tempDirectory('built');
+  for (const name of ['node_modules', 'package.json']) symlinkSync(join(ROOT, name), join(root, name));
+  mkdirSync(join(root, 'dist'));
+  for (const child of ['directory-child.js', 's3-child.js']) symlinkSync(join(ROOT, 'dist', child), join(root, 'dist', child));
+  const outfile = join(root, 'dist/destinations.js');
+  await build({
+    entryPoints: [join(ROOT, 'test/support/destinations-built.ts')],
+    outfile,
+    bundle: true,
+    packages: 'external',
+    platform: 'node',
+    format: 'esm',
+  });
+  return outfile;
+}
+
+export const BUILT = await buildDestinations();
+export const { openDestination, DestinationError } = (await import(BUILT)) as typeof built;
 
 export interface LocalFile extends Expected {
   readonly file: string;

@@ -7,7 +7,7 @@ import { ROOT, tempDirectory } from '../support/cli.js';
 
 /** What the child finds wrong with the structure of a file. */
 function structure(file: string): string {
-  const child = spawnSync(process.execPath, [join(ROOT, 'dist/system/sqlite-worker.js'), String(process.pid)], {
+  const child = spawnSync(process.execPath, [join(ROOT, 'dist/sqlite-worker.js'), String(process.pid)], {
     input: `${JSON.stringify({ op: 'check-structure', file, mmap: true, cellSizeCheck: false, how: 'accounting' })}\n`,
     stdio: ['pipe', 'pipe', 'pipe', 'pipe'],
     encoding: 'utf8',

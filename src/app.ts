@@ -1,0 +1,161 @@
+/** From the command line to a command: what `main.ts` starts, with all that it has read of the outside world. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Invocation } from './cli.js';
+import { COMMANDS, parseArguments } from './cli.js';
+import type { Context } from './context.js';
+import type { ExitCode, Failure, SignalName } from './outcome.js';
+import { describe, exitCodeOf, Failed, failureOf } from './outcome.js';
+import { Output } from './output.js';
+import { ROOT } from './own-files.js';
+import { SCHEMA_VERSION } from './records.js';
+import { redactor } from './redact.js';
+import type { Loaded } from './settings/load.js';
+import { loadSettings } from './settings/load.js';
+import { systemClock } from './system/clock.js';
+import { hostName, identity } from './system/processes.js';
+
+/** The process as it was started. */
+export interface Started extends Pick<Context, 'childEnv' | 'umask' | 'earlyWorker'> {
+  /** The words after the program's name. */
+  readonly argv: readonly string[];
+  /** The file that was called. */
+  readonly script: string;
+  readonly env: NodeJS.ProcessEnv;
+  /** stderr is the journal. */
+  readonly journal: boolean;
+  /** Aborts with the name of a signal. */
+  readonly signals: AbortSignal;
+  /** Ends the process at once. */
+  readonly leave: (code: ExitCode) => void;
+}
+
+/** Aborts with the failure that a signal is. */
+function interruption(signals: AbortSignal): AbortSignal {
+  const controller = new AbortController();
+  const told = (): void => controller.abort(new Failed({ code: 'INTERRUPTED', signal: signals.reason as SignalName, published: null }));
+  if (signals.aborted) told();
+  signals.addEventListener('abort', told);
+  return controller.signal;
+}
+
+function toolName(): string {
+  const pkg: unknown = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
+  return typeof pkg === 'object' && pkg !== null && 'version' in pkg ? `dbbackup ${String(pkg.version)}` : 'dbbackup';
+}
+
+/** Does what the command line asks for and returns the exit code. */
+export async function app(started: Started): Promise<ExitCode> {
+  const { argv, env, journal } = started;
+  const signal = interruption(started.signals);
+  const useColor = (wanted: boolean): boolean => wanted && !env['NO_COLOR'] && env['TERM'] !== 'dumb';
+  const tool = toolName();
+  const meant = argv.find((word) => Object.hasOwn(COMMANDS, word));
+  const beforeDashes = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+  let invocation: Invocation;
+  try {
+    const parsed = parseArguments(argv, tool.replace('dbbackup ', ''));
+    if ('words' in parsed) {
+      process.stdout.on('error', () => undefined);
+      process.stdout.write(parsed.words);
+      return 0;
+    }
+    invocation = parsed;
+  } catch (error) {
+    const output = new Output(process.stdout, process.stderr, {
+      json: beforeDashes.includes('--json'),
+      quiet: false,
+      verbose: false,
+      color: useColor(true),
+      journal,
+    });
+    return await end(output, meant ?? null, failureOf(error));
+  }
+
+  const output = new Output(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color), journal });
+  if (invocation.allProfiles) {
+    const { runAllProfiles } = await import('./all-profiles.js');
+    try {
+      return await runAllProfiles({ command: invocation.command, argv, script: started.script, env, output, signal });
+    } catch (error) {
+      return await end(output, invocation.command, failureOf(error));
+    }
+  }
+  const who = identity();
+  let loaded: Loaded;
+  try {
+    loaded = await loadSettings({ ...invocation, env, cwd: process.cwd(), uid: who.uid });
+  } catch (error) {
+    // The working directory may have been removed.
+    return await end(output, invocation.command, failureOf(error));
+  }
+  output.useRedactor(redactor(loaded.secrets));
+  const ctx: Context = {
+    clock: systemClock,
+    signal,
+    output,
+    identity: who,
+    host: hostName(),
+    tool,
+    cwd: process.cwd(),
+    umask: started.umask,
+    invocation: [started.script, ...argv],
+    childEnv: started.childEnv,
+    earlyWorker: started.earlyWorker,
+  };
+  process.on('uncaughtException', (error) => {
+    void end(output, invocation.command, failureOf(error)).finally(() => started.leave(70));
+  });
+  try {
+    const exitCode = await dispatch(ctx, invocation, loaded);
+    // What only looks has no record to say it in.
+    const acting = !['list', 'history', 'status', 'check', 'schedule'].includes(invocation.command);
+    return signal.aborted && !acting ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
+  } catch (error) {
+    return await end(output, invocation.command, failureOf(error));
+  }
+}
+
+async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): Promise<ExitCode> {
+  const { command, dryRun } = invocation;
+  const { config } = loaded;
+  // It looks at all profiles, one that does not parse included, and has no settings of its own.
+  if (command === 'schedule') return await (await import('./commands/schedule.js')).schedule(ctx, invocation);
+  if (loaded.announcement !== null) ctx.output.info(loaded.announcement);
+  if (!config) {
+    const { reportSettings } = await import('./commands/settings-failure.js');
+    return await reportSettings(ctx, command, loaded, dryRun);
+  }
+  if (invocation.from !== null && !config.from) {
+    const { withRemote } = await import('./remote.js');
+    return await withRemote(ctx, config, invocation, (there) => dispatch(ctx, invocation, { ...loaded, config: there, announcement: null }));
+  }
+  switch (command) {
+    case 'run':
+      return await (await import('./commands/run.js')).run(ctx, config, { dryRun });
+    case 'prune':
+      return await (await import('./commands/prune.js')).prune(ctx, config, { dryRun });
+    case 'verify':
+      return await (await import('./commands/verify.js')).verify(ctx, config, invocation.verify, { dryRun });
+    case 'restore':
+      return await (await import('./commands/restore.js')).restore(ctx, config, invocation.restore, { dryRun });
+    case 'guard':
+      return await (await import('./commands/guard.js')).guard(ctx, config, invocation.guard, { dryRun });
+    case 'list':
+      return (await import('./commands/list.js')).list(ctx, config);
+    case 'history':
+      return (await import('./commands/history.js')).history(ctx, config, { limit: invocation.limit });
+    case 'status':
+      return await (await import('./commands/status.js')).status(ctx, config, { notify: invocation.notify });
+    case 'check':
+      return await (await import('./commands/check.js')).check(ctx, config, loaded.shown, { sendTest: invocation.sendTest });
+  }
+}
+
+/** A failure before a command could begin. */
+async function end(output: Output, command: string | null, failure: Failure): Promise<ExitCode> {
+  const exitCode = exitCodeOf(failure, false);
+  output.error(failure, null);
+  output.document({ schemaVersion: SCHEMA_VERSION, command, exitCode, error: { code: failure.code, stage: null, ...describe(failure) } });
+  return exitCode;
+}

@@ -1,0 +1,27 @@
+/**
+ * Where the program's own files lie. `dist/` has one file for each kind of process, made of all modules that it needs: to find
+ * and load a hundred of them takes longer than to copy a small database. From source (`npm run dev`) tsx loads them one by one.
+ */
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The directory with package.json. This module lies one level below it, and so does every file that is made of it. */
+export const ROOT = fileURLToPath(new URL('..', import.meta.url));
+
+const FROM_SOURCE = import.meta.url.endsWith('.ts');
+
+/** What runs in a process of its own, with its source below `src/`. `npm run build` makes each of them. */
+const SCRIPTS = {
+  'sqlite-worker': 'system/sqlite-worker.ts',
+  'directory-child': 'destinations/directory-child.ts',
+  's3-child': 'destinations/s3-child.ts',
+} as const;
+
+export type Script = keyof typeof SCRIPTS;
+
+/** The words that start one of them: program, options, file. */
+export const wordsFor = (script: Script): string[] =>
+  FROM_SOURCE
+    ? [process.execPath, '--import', createRequire(import.meta.url).resolve('tsx'), join(ROOT, 'src', SCRIPTS[script])]
+    : [process.execPath, join(ROOT, 'dist', `${script}.js`)];
