@@ -375,11 +375,14 @@ class State implements ToldFrom {
     }
   }
 
-  /** A run that failed before its lock still leaves a record, where the directory is there and ours. Nothing is made for it but state. */
+  /**
+   * A run that failed before its lock still leaves a record, where the directory is ours or can be made. Nothing is made for it but
+   * state: without it nobody would be told later what could not be told now, nor that all is well again.
+   */
   #openLate(): void {
     const { to, stateDir } = this.#config;
     const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
-    if (isFailure(target) || !target.exists) return;
+    if (isFailure(target) || (!target.exists && (this.#recorder.command !== 'run' || target.network))) return;
     try {
       makeDirectories(stateDir, () => undefined);
     } catch (error) {

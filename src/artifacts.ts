@@ -25,6 +25,8 @@ export interface SourceState extends SourceFacts {
   readonly usedBytes: number;
   /** Name of the network file system it lies on, or null. */
   readonly network: string | null;
+  /** What the file is shorter than its header says, as far as that shows from outside: 0 also where it cannot be told. */
+  readonly missingBytes: number;
 }
 
 export interface TargetState {

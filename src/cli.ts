@@ -141,7 +141,9 @@ export function parseArguments(argv: readonly string[], version: string): Invoca
         : error.message
             .replace(/^error: /, '')
             .replaceAll('\n', ' ')
-            .replace(/\.$/, '');
+            .replace(/\.$/, '')
+            // What was to be its value may be a secret.
+            .replace(/^(unknown option '-[^=']*)=.*'/, "$1'");
     throw new Failed({ code: 'USAGE', message, hint: 'dbbackup --help shows the commands, dbbackup COMMAND --help their options' });
   }
   if (!invocation) throw new Failed({ code: 'USAGE', message: 'no command was given', hint: 'dbbackup --help shows the commands' });

@@ -13,6 +13,9 @@ export function bytes(n: number): string {
   return unit === 0 ? `${n} B` : `${value.toFixed(1)} ${SIZES[unit]}`;
 }
 
+/** A journal mode as it is talked of: all but WAL are one to us. */
+export const modeOf = (journalMode: string): string => (journalMode === 'wal' ? 'wal mode' : 'rollback mode');
+
 /** A duration in its two largest units: `1.2 s`, `3 m 20 s`, `2 d 4 h`. Milliseconds in. */
 export function duration(ms: number): string {
   if (ms < 1000) return `${Math.round(ms)} ms`;

@@ -10,7 +10,7 @@ import type { SourceState } from './artifacts.js';
 import { commandInput, endCommand, keepsPlace, requireProgram } from './commanding.js';
 import { contentState } from './content-state.js';
 import type { Context } from './context.js';
-import { bytes, duration } from './format.js';
+import { bytes, duration, modeOf } from './format.js';
 import type { Guarding, Original } from './guarding.js';
 import { checkDatabase, checksNote, holderProblem, originalOf, putOriginalBack, refuseHolders, tablesOf } from './guarding.js';
 import type { WayBack as Back, ExitCode, Failure, StageName } from './outcome.js';
@@ -70,7 +70,7 @@ export async function beginGuard(acting: Acting, guarding: Guarding): Promise<So
   await recorder.stage(
     'inspect',
     () => lookBeforehand(acting, guarding),
-    (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${s.journalMode} mode`,
+    (s) => `${s.path}: ${bytes(s.sizeBytes)}, ${modeOf(s.journalMode)}`,
   );
   await acting.begin();
   // Under the lock once more: another guard may have been at work.

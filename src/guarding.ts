@@ -7,7 +7,7 @@ import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { asideRoot } from './aside.js';
 import { stampOf } from './catalog.js';
 import type { GuardFlags } from './cli.js';
-import { plural } from './format.js';
+import { modeOf, plural } from './format.js';
 import type { Failure } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { Check, Manifest, TableRows } from './records.js';
@@ -195,7 +195,7 @@ async function mendJournal(acting: Acting, { source }: Original): Promise<void> 
     await acting.pool.worker(0).ask({ op: source.journalMode === 'wal' ? 'set-wal' : 'set-rollback', file: source.realPath });
   } catch (error) {
     if (!(error instanceof RequestFailed)) throw error;
-    acting.recorder.warn(warning('IN_USE', `${source.path} is no longer in ${source.journalMode} mode, and could not be set back: ${error.message}`));
+    acting.recorder.warn(warning('IN_USE', `${source.path} is no longer in ${modeOf(source.journalMode)}, and could not be set back: ${error.message}`));
   }
 }
 

@@ -238,6 +238,11 @@ export class History {
     return null;
   }
 
+  /** The names that have runs, in alphabetical order. */
+  names(): string[] {
+    return this.#db.prepare<[], string>('SELECT DISTINCT name FROM runs WHERE name IS NOT NULL ORDER BY name').pluck().all();
+  }
+
   /** The last of a name that `isFinishedRun`. */
   lastFinished(name: string): RunRecord | null {
     for (const record of this.since(name)) {

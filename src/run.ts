@@ -8,7 +8,7 @@ import { isFailure } from './artifacts.js';
 import { isLeftByUs } from './aside.js';
 import type { Context } from './context.js';
 import { packStage, preparing, publishStage, snapshotStage, verifyStage } from './copying.js';
-import { bytes, plural } from './format.js';
+import { bytes, modeOf, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { includesOwn, measureIncluded } from './including.js';
 import { copyBefore, lookBack } from './looking-back.js';
@@ -62,7 +62,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     };
 
     const seen = await withRetries(acting, () =>
-      recorder.stage('inspect', lookFirst, (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${p.source.journalMode} mode`)),
+      recorder.stage('inspect', lookFirst, (p) => (isSkip(p) ? p.skip : `${p.source.path}: ${bytes(p.source.sizeBytes)}, ${modeOf(p.source.journalMode)}`)),
     );
     if (isSkip(seen)) return seen;
     await acting.begin();

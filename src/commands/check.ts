@@ -2,12 +2,12 @@
 import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
-import { bytes, plural, table } from '../format.js';
+import { bytes, modeOf, plural, table } from '../format.js';
 import { measureIncluded } from '../including.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
-import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
+import { foreseen, hasProblems, isSkip, planPrune, planRun } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
@@ -25,12 +25,12 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   const problems: Warning[] = [];
   const facts = { ...inspect(ctx, config, database, name, 'every'), included: await measureIncluded(config, database, ctx.signal) };
   const plan = planRun({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
-  if (hasProblems(plan)) {
-    for (const p of plan.problems) {
-      const { message, hint } = describe(p);
-      problems.push(critical(p.code, `${message}. Hint: ${hint}`));
-    }
-  } else if (!isSkip(plan)) problems.push(...plan.warnings);
+  const later = foreseen(facts);
+  for (const p of [...(hasProblems(plan) ? plan.problems : []), ...(later ? [later] : [])]) {
+    const { message, hint } = describe(p);
+    problems.push(critical(p.code, `${message}. Hint: ${hint}`));
+  }
+  if (!hasProblems(plan) && !isSkip(plan)) problems.push(...plan.warnings);
   // A run can begin all the same: it is pruning that waits.
   holdWarning(planPrune(config, facts.copies, null, ctx.clock.now()).hold, ({ code, message }) => problems.push(warning(code, message)));
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
@@ -58,7 +58,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   );
   output.data('');
   if (!isFailure(facts.source))
-    output.data(`source: ${facts.source.realPath}, ${bytes(facts.source.sizeBytes)}, ${facts.source.journalMode} mode, owner ${facts.source.owner}`);
+    output.data(`source: ${facts.source.realPath}, ${bytes(facts.source.sizeBytes)}, ${modeOf(facts.source.journalMode)}, owner ${facts.source.owner}`);
   if (!isFailure(facts.target)) {
     output.data(
       `directory: ${config.to}${facts.target.exists ? '' : ' (will be made)'}${facts.target.freeBytes === null ? '' : `, ${bytes(facts.target.freeBytes)} free`}`,

@@ -8,7 +8,7 @@ import { measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
-import { hasProblems, isSkip, planPrune, planRun } from '../plan.js';
+import { foreseen, hasProblems, isSkip, planPrune, planRun } from '../plan.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
@@ -52,6 +52,11 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     for (const problem of others) recorder.warn(critical(problem.code, describe(problem).message));
     const exitCode = exitCodeOf(first, false);
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
+  }
+  const failure = foreseen(facts);
+  if (failure) {
+    output.error(failure, 'inspect');
+    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(failure, false), failure, failedStage: 'inspect' });
   }
   for (const w of plan.warnings) recorder.warn(w);
   const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);

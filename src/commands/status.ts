@@ -16,7 +16,7 @@ import { RULES, spaceLow } from '../rules.js';
 import type { Channel, Config } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
-import { lstatOrNull } from '../system/files.js';
+import { lstatOrNull, makeDirectories } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 
 interface Look {
@@ -27,7 +27,7 @@ interface Look {
 /** Prints what there is; exit 0 with a fresh good copy, 1 without, 3 when that is so but people could not be told. */
 export async function status(ctx: Context, config: Config, options: { notify: boolean }): Promise<ExitCode> {
   const { output } = ctx;
-  const name = resolveName(config);
+  const name = resolveName(config) ?? onlyNameTried(config);
   const problems: Warning[] = [];
   const { newestGood, problems: seen } = lookAtCopies(config, name, ctx.clock.now().getTime());
   problems.push(...seen);
@@ -59,6 +59,19 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'status', name, healthy, newestGood, lastRun, problems });
   if (!healthy) return 1;
   return untold ? 3 : 0;
+}
+
+/** Where there is no copy yet: the name that runs have tried to make one of, when it is one. */
+function onlyNameTried(config: Config): string | null {
+  try {
+    const history = History.openToRead(config.stateDir);
+    const names = history?.names() ?? [];
+    history?.close();
+    return names.length === 1 ? (names[0] ?? null) : null;
+  } catch {
+    // It is opened again below, and told there.
+    return null;
+  }
 }
 
 /** What a copy takes. */
@@ -180,6 +193,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
   let history: History | null = null;
   try {
     // What another user's runs need must not be made by us: they could not write it any more.
+    if (lstatOrNull(config.to)?.uid === ctx.identity.uid) makeDirectories(config.stateDir, () => undefined);
     if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir);
   } catch {
     // Without a history nobody can know who was told: then telling once too often is right.

@@ -228,7 +228,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
   const originOf = (option: OptionName): string => given.get(option)?.origin ?? 'default';
   const uploadEnv = { ...uploadEnvOf(defaults?.values ?? {}), ...uploadEnvOf(file?.values ?? {}), ...uploadEnvOf(input.env) };
   const keys = { uploadEnv, ...(await readKeys(input, parsed, (option, error) => problem(option, `${option} ${errnoWords(error)}`, originOf(option)))) };
-  secrets.push(...(keys.identity?.keys ?? []), ...uploadSecrets(uploadEnv));
+  secrets.push(...(keys.identity?.keys ?? []), ...uploadSecrets(uploadEnv).filter((v) => v.length >= SHORTEST_UPLOAD_SECRET));
   if (parsed.compress === 'zstd' && spec('compress').commands.includes(input.command)) {
     const missing = (await import('../packing.js')).zstdMissing(input.env);
     if (missing !== null) problem('compress', missing, originOf('compress'));
@@ -270,9 +270,12 @@ const UPLOAD_SECRET = /SECRET|TOKEN|PASS|KEY/;
 const uploadEnvOf = (values: Readonly<Record<string, string | undefined>>): Record<string, string> =>
   Object.fromEntries(Object.entries(values).flatMap(([k, v]) => (FOR_UPLOAD.test(k) && v !== undefined ? [[k, v]] : [])));
 
-/** Their secrets, wherever they are from: texts that must not be printed. Not what is as short as a word. */
+/** Their secrets, wherever they are from. */
 const uploadSecrets = (values: Readonly<Record<string, string | undefined>>): string[] =>
-  Object.entries(values).flatMap(([k, v]) => (FOR_UPLOAD.test(k) && UPLOAD_SECRET.test(k) && v && v.length >= 8 ? [v] : []));
+  Object.entries(values).flatMap(([k, v]) => (FOR_UPLOAD.test(k) && UPLOAD_SECRET.test(k) && v && !/^(true|false)$/i.test(v) ? [v] : []));
+
+/** Blacking out what is as short as a word would tell more than it hides. */
+const SHORTEST_UPLOAD_SECRET = 8;
 
 interface Keys {
   readonly uploadEnv: Readonly<Record<string, string>>;
@@ -323,9 +326,10 @@ function toConfig(
   }
   const policy = toPolicy(p);
   const keeps = Object.values(policy).filter((n) => n !== null);
-  const anyFailed = (['keep-last', 'keep-within', 'keep-daily', 'keep-weekly', 'keep-monthly', 'keep-yearly'] as const).some(failed);
-  if (!anyFailed && keeps.every((n) => n === 0)) {
-    problem('keep-last', 'this policy would keep nothing: give at least one keep-* above 0', originOf('keep-last'));
+  const rules = ['keep-last', 'keep-within', 'keep-daily', 'keep-weekly', 'keep-monthly', 'keep-yearly'] as const;
+  if (!rules.some(failed) && keeps.every((n) => n === 0)) {
+    const given = rules.find((rule) => originOf(rule) !== 'default') ?? 'keep-last';
+    problem(given, 'this policy would keep nothing: give at least one keep-* above 0', originOf(given));
   }
   const stateDir = p['state-dir'] ?? stateDirOf(to);
   // What has a default is missing only where it did not parse, and then this Config is not used.
@@ -625,6 +629,8 @@ function shownValue(option: OptionName, given: Given | undefined, config: Config
     'state-dir': isAbsolute(config.stateDir) ? config.stateDir : null,
     'log-dir': isAbsolute(config.logDir) ? config.logDir : null,
     'mail-from': config.telling.mail?.from ?? null,
+    'metrics-file': config.metricsFile,
+    include: config.include.join(','),
     'keep-last': keep(config.policy.last),
     'keep-daily': keep(config.policy.daily),
     'keep-weekly': keep(config.policy.weekly),

@@ -103,7 +103,8 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     realPath,
     sizeBytes: stats.size,
     walBytes: wal ? (walFile?.size ?? 0) : 0,
-    journalMode: wal ? 'wal' : 'rollback',
+    // As SQLite calls it for who opens it anew.
+    journalMode: wal ? 'wal' : 'delete',
     pageSize,
     dev: stats.dev,
     ino: stats.ino,
@@ -112,7 +113,19 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     owner,
     usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,
     network: fileSystem(realPath)?.network ?? null,
+    missingBytes: missingBytes(header, pageSize, stats.size, isEmpty(realPath, '-wal') && isEmpty(realPath, '-journal')),
   };
+}
+
+const isEmpty = (realPath: string, suffix: string): boolean => (lstatOrNull(realPath + suffix)?.size ?? 0) === 0;
+
+/**
+ * What is cut off. The header's size counts where its two counters agree (file format, 1.3.7), and where nothing beside the file may hold
+ * the rest of it, or take something back.
+ */
+function missingBytes(header: Buffer, pageSize: number, size: number, alone: boolean): number {
+  const pages = header.readUInt32BE(28);
+  return alone && header.readUInt32BE(24) === header.readUInt32BE(92) ? Math.max(0, pages * pageSize - size) : 0;
 }
 
 /** The errno for which a directory cannot be written, or null. */

@@ -1,5 +1,5 @@
 /** One command for every profile: each has its turn, its own record and verdict, and all of them come to one exit code. */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { exitCodeOfAll } from '../../src/all-profiles.js';
@@ -66,6 +66,7 @@ describe('--all-profiles', () => {
     expect(run.code, run.stderr).toBe(1);
     expect([dataFiles(a).length, dataFiles(c).length]).toEqual([1, 1]);
     expect(run.stderr.split('\n').slice(-4)).toEqual(['a: ok', 'b: exit 1, failed', 'c: ok', '']);
+    rmSync(join(w.home, 'to-b'), { recursive: true });
     const list = await dbbackup(['list', '--all-profiles', '--json'], w.options);
     const all = JSON.parse(list.stdout) as All;
     expect([list.code, all.exitCode, all.profiles?.map((p) => [p.name, p.exitCode, p.document.copies?.length])]).toEqual([

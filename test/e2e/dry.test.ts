@@ -1,5 +1,5 @@
 /** Looking changes nothing: dry runs, list, status, history and check leave every byte, mode and time as it was. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { dbbackup, leaveSidecars, makeDatabase, query, type Result, useDatabase } from '../support/cli.js';
@@ -138,7 +138,7 @@ describe('the plan', () => {
       copy: null,
       plan: { file: expect.stringMatching(/^app-\d{8}T\d{6}Z\.db$/) },
     });
-    expect(dry.json.source).toMatchObject({ path: s.source, journalMode: 'rollback', pageSize: 4096 });
+    expect(dry.json.source).toMatchObject({ path: s.source, journalMode: 'delete', pageSize: 4096 });
     expect(dry.json.plan?.neededBytes).toBeGreaterThan(0);
     expect(dry.json.plan?.freeBytes).toBeGreaterThan(0);
     expect(dry.json.stages?.map((t) => t.name)).toEqual(['inspect']);
@@ -235,4 +235,40 @@ test('a database that is not ours to open is looked at by its header alone', asy
   const dry = await s.run(['-n', '--json'], { deadlineMs: 4000 });
   expect([dry.code, dry.hung], dry.stderr).toEqual([0, false]);
   await holder.crash();
+});
+
+describe('a source that was cut short', () => {
+  test('is told beforehand, as far as its header shows it', async () => {
+    const s = scene({ journal: 'delete' });
+    truncateSync(s.source, 6000);
+    const dry = await s.run(['--dry-run', '--json']);
+    expect([dry.code, dry.json.error?.code, dry.json.dryRun]).toEqual([1, 'SOURCE_CORRUPT', true]);
+    expect(dry.json.error?.message).toMatch(/bytes shorter than its header says/);
+    const check = await dbbackup(['check', s.source, '--to', s.to, '--json']);
+    expect([check.code, check.json.ok, check.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([
+      1,
+      false,
+      expect.arrayContaining(['critical SOURCE_CORRUPT']),
+    ]);
+    expect((await s.run(['--json'])).json.error?.code).toBe('SOURCE_CORRUPT');
+  });
+
+  test.each(['wal', 'delete'] as const)('is not said of one that an application has open and writes to (%s mode)', async (journal) => {
+    const s = scene({ journal });
+    const writer = await useDatabase(s.source, ['PRAGMA busy_timeout = 10000'], {
+      loop: 'INSERT INTO setting VALUES (randomblob(16), randomblob(9000))',
+      beatMs: 1,
+    });
+    for (let i = 0; i < 5; i++) expect((await s.run(['--dry-run', '--json'])).code).toBe(0);
+    expect((await writer.stop()).failed).toBe(0);
+  });
+});
+
+test('paths are absolute in the settings that check shows', async () => {
+  const s = scene();
+  mkdirSync(join(s.home, 'inc'));
+  const check = await dbbackup(['check', s.source, '--to', s.to, '--metrics-file', 'm.prom', '--include', 'inc', '--json'], { cwd: s.home });
+  const settings = (check.json as { settings?: { name: string; value: string }[] }).settings ?? [];
+  const shownAs = (name: string): string | undefined => settings.find((setting) => setting.name === name)?.value;
+  expect([shownAs('metrics-file'), shownAs('include')]).toEqual([join(s.home, 'm.prom'), join(s.home, 'inc')]);
 });

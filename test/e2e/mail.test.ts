@@ -96,6 +96,25 @@ describe('a run that fails', () => {
     expect(subjects()).toEqual([]);
   });
 
+  test('before there is a directory at all is recorded, told, also later, and its end is', async () => {
+    const s = scene();
+    hide(s);
+    const first = await s.run(['--json'], down());
+    expect([first.code, first.json.error?.code, outbox(s).length]).toEqual([1, 'SOURCE_MISSING', 1]);
+    expect((await s.ask('history', ['--json'])).json.runs?.map((r) => [r.status, r.error?.code])).toEqual([['failed', 'SOURCE_MISSING']]);
+    // There is one name that runs have tried.
+    const status = await s.ask('status', ['--json']);
+    expect([status.code, status.json.name, status.json.lastRun?.error?.code, status.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([
+      1,
+      'app',
+      'SOURCE_MISSING',
+      expect.arrayContaining(['critical COPY_NOT_FOUND', 'warning LAST_RUN_FAILED']),
+    ]);
+    bringBack(s);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
+  });
+
   test('notify-on decides which of them are told', async () => {
     const s = scene();
     await s.run([]);
@@ -373,6 +392,14 @@ describe('status --notify', () => {
     expect((await notify(s)).code).toBe(1);
     expect((await notify(s)).code).toBe(1);
     expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_NOT_FOUND')]);
+  });
+
+  test('tells it once also where no run has kept anything yet', async () => {
+    const s = scene(null);
+    plant(s.to, baseAt(ago(40 * HOUR)));
+    await notify(s);
+    await notify(s);
+    expect(subjects()).toEqual([about('UNHEALTHY', 'COPY_STALE')]);
   });
 
   test('says nothing of a stale copy when the failures that made it stale were told', async () => {

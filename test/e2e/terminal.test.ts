@@ -2,7 +2,9 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { History } from '../../src/history.js';
 import { EXECUTABLE, PATH, type Result, startCommand } from '../support/cli.js';
+import { recordOf } from '../support/records.js';
 import { baseAt, DAY, dataFiles, linesOf, plant, plantDaily, scene } from './scene.js';
 
 const missing = spawnSync('script', ['--version']).status === 0 ? null : 'this needs script (bsdutils)';
@@ -75,7 +77,10 @@ describe.skipIf(missing)('on a terminal', () => {
   test('history shows twenty, and all where it is piped or was asked for', async () => {
     const s = scene(null);
     plantDaily(s.to, 1, DAY);
-    for (let i = 0; i < 22; i++) expect((await s.ask('prune', ['-q'])).code).toBe(0);
+    expect((await s.ask('prune', ['-q'])).code).toBe(0);
+    const history = History.openToWrite(join(s.to, '.dbbackup'));
+    for (let i = 0; i < 21; i++) history.save(recordOf({ runId: `run-${i}`, finishedAt: '2026-11-21T03:17:01.000Z' }));
+    history.close();
     expect(linesOf((await onTerminal(['history', '--to', s.to])).stdout)).toHaveLength(21);
     expect(linesOf((await onTerminal(['history', '--to', s.to, '--limit', '22'])).stdout)).toHaveLength(23);
     expect((await onTerminal(['history', '--to', s.to, '--json'])).json.runs).toHaveLength(22);

@@ -328,7 +328,11 @@ describe('values', () => {
 
 describe('a policy that keeps nothing', () => {
   test.each([{ 'keep-last': '0' }, { 'keep-daily': '0' }, { 'keep-last': '0', 'keep-daily': '0', 'keep-yearly': '0' }])('%o', async (flags) => {
-    expect(await problems({ flags })).toEqual([expect.stringMatching(/^keep-last: this policy would keep nothing/)]);
+    expect(await problems({ flags })).toEqual([expect.stringMatching(/^keep-(last|daily): this policy would keep nothing/)]);
+  });
+  test('is said of a rule that was given', async () => {
+    expect(await problems({ flags: { 'keep-weekly': '0' } })).toEqual([expect.stringMatching(/^keep-weekly: .*\(--keep-weekly\)$/)]);
+    expect(await problems({ env: { DBBACKUP_KEEP_YEARLY: '0' } })).toEqual([expect.stringMatching(/^keep-yearly: .*\(DBBACKUP_KEEP_YEARLY\)$/)]);
   });
   test.each([
     { 'keep-last': '0', 'keep-daily': '1' },
@@ -729,6 +733,11 @@ describe('the env file', () => {
     const found = await problems({ envFile: secret });
     expect(found).toEqual(matching(withSecret));
     expect(found.join()).not.toContain(CANARY);
+  });
+
+  test('must not be readable by others either where the secret is a short one of a destination', async () => {
+    expect(await problems({ envFile: envFile(['RCLONE_CONFIG_PASS=abc'], 0o644) })).toEqual([expect.stringContaining('others: chmod o-rwx')]);
+    expect(await problems({ envFile: envFile(['RCLONE_SFTP_KEY_USE_AGENT=true'], 0o644) })).toEqual([]);
   });
 
   test('may be readable by others when it names the file of a secret only', async () => {
