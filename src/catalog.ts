@@ -88,16 +88,22 @@ export function freeBase(name: string, at: Date, present: readonly string[]): st
   return `${first}-${next}`;
 }
 
-/** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. `wanted`: others need not be looked at. */
-export function scan(directory: string, wanted: (file: string) => boolean = () => true): readonly CopyFile[] {
-  let files: string[];
+function filesIn(directory: string): string[] {
   try {
-    files = readdirSync(directory);
+    return readdirSync(directory);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return [];
     throw error;
   }
-  const found = files
+}
+
+/** Whether one of our files there is of this name; stops at the first. */
+export const hasFilesOf = (directory: string, name: string): boolean =>
+  filesIn(directory).some((file) => file.startsWith(`${name}-`) && parseCopyFile(file)?.name === name);
+
+/** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. `wanted`: others need not be looked at. */
+export function scan(directory: string, wanted: (file: string) => boolean = () => true): readonly CopyFile[] {
+  const found = filesIn(directory)
     .filter(wanted)
     .map(parseCopyFile)
     .filter((f) => f !== null);

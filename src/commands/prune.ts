@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
-import { readCopies, scan } from '../catalog.js';
+import { hasFilesOf, readCopies, scan } from '../catalog.js';
 import type { Context } from '../context.js';
 import { RunLog } from '../log.js';
 import { resolveName } from '../names.js';
@@ -52,9 +52,9 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
 
 /** A name of which nothing is there, not even what a killed first run left, where there are copies of others. */
 function isMistaken(config: Config, name: string): boolean {
-  const entries = scan(config.to);
+  if (hasFilesOf(config.to, name)) return false;
   const isLeft = (entry: string): boolean => parseWorkspace(entry)?.name === name;
-  return entries.length > 0 && !entries.some((e) => e.name === name) && !(lstatOrNull(tempRoot(config.to)) && readdirSync(tempRoot(config.to)).some(isLeft));
+  return scan(config.to).length > 0 && !(lstatOrNull(tempRoot(config.to)) && readdirSync(tempRoot(config.to)).some(isLeft));
 }
 
 async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitCode> {
