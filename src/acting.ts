@@ -6,7 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import type { Ledger } from './artifacts.js';
+import type { Ledger, TargetState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { countCopies } from './catalog.js';
 import type { Context } from './context.js';
@@ -27,7 +27,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
+import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import { shellWord, userName } from './system/processes.js';
@@ -382,15 +382,25 @@ class State implements ToldFrom {
   #openLate(): void {
     const { to, stateDir } = this.#config;
     const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
-    if (isFailure(target) || (!target.exists && (this.#recorder.command !== 'run' || target.network))) return;
+    if (isFailure(target) || (!target.exists && !this.#mayMake(target))) return;
     try {
       makeDirectories(stateDir, () => undefined);
     } catch (error) {
       this.unwritable(error);
       return;
     }
+    // In a directory that others may add to, somebody may have been faster.
+    if (!target.exists && isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation))) return;
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
+  }
+
+  /** A backup directory made by the wrong user would keep the right one out: whose the database is, or the place where it should be, may make it. */
+  #mayMake(target: TargetState): boolean {
+    const { database } = this.#config;
+    if (this.#recorder.command !== 'run' || database === null || target.network) return false;
+    const there = ancestors(database).findLast((path) => lstatOrNull(path));
+    return there !== undefined && lstatOrNull(there)?.uid === this.#ctx.identity.uid;
   }
 
   /** After the record is saved, since it counts there; a file that cannot be written is in the record all the same. */

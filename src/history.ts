@@ -238,9 +238,9 @@ export class History {
     return null;
   }
 
-  /** The names that have runs, in alphabetical order. */
+  /** The names that have runs other than dry ones, in alphabetical order. */
   names(): string[] {
-    return this.#db.prepare<[], string>('SELECT DISTINCT name FROM runs WHERE name IS NOT NULL ORDER BY name').pluck().all();
+    return this.#db.prepare<[], string>('SELECT DISTINCT name FROM runs WHERE name IS NOT NULL AND dry_run = 0 ORDER BY name').pluck().all();
   }
 
   /** The last of a name that `isFinishedRun`. */

@@ -12,7 +12,7 @@ export const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const FROM_SOURCE = import.meta.url.endsWith('.ts');
 
 /** What runs in a process of its own, with its source below `src/`. `npm run build` makes each of them. */
-const SCRIPTS = {
+export const SCRIPTS = {
   'sqlite-worker': 'system/sqlite-worker.ts',
   'directory-child': 'destinations/directory-child.ts',
   's3-child': 'destinations/s3-child.ts',

@@ -44,16 +44,6 @@ export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'fr
   return [`dbbackup prune -P ${config.profile} --keep-last ${keep}`, ...within, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
 }
 
-/**
- * What a run would meet only when it reads the source, as far as it shows now: null, or why it would fail. A run itself tries all the
- * same, since it may get a suspect copy, which is more than none.
- */
-export function foreseen({ source }: Facts): Failure | null {
-  if (isFailure(source) || source.missingBytes === 0) return null;
-  const finding = `the file is ${source.missingBytes} bytes shorter than its header says`;
-  return { code: 'SOURCE_CORRUPT', path: source.path, findings: [finding], keptAs: null };
-}
-
 /** A run's plan, or every problem that can be seen beforehand: the directory's first, since without it nothing else matters. */
 export function planRun(config: Config, name: string, facts: Facts, now: Date): Planned {
   const { source, target } = facts;
@@ -105,6 +95,19 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
     neededBytes,
     warnings,
   };
+}
+
+/**
+ * The same for who only looks: with what a run would meet only when it reads the source, as far as it shows now. A run itself tries all
+ * the same, since it may get a suspect copy, which is more than none.
+ */
+export function foresee(config: Config, name: string, facts: Facts, now: Date): Planned {
+  const plan = planRun(config, name, facts, now);
+  const { source } = facts;
+  if (isSkip(plan) || isFailure(source) || source.missingBytes === 0) return plan;
+  const finding = `the file is ${source.missingBytes} bytes shorter than its header says`;
+  const cut: Failure = { code: 'SOURCE_CORRUPT', path: source.path, findings: [finding], keptAs: null };
+  return { problems: hasProblems(plan) ? [...plan.problems, cut] : [cut] };
 }
 
 /** What the snapshot takes, bytes. Pages are copied with the free ones among them, and what had to be copied so the last time will be again. */

@@ -7,7 +7,7 @@ import { measureIncluded } from '../including.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
-import { foreseen, hasProblems, isSkip, planPrune, planRun } from '../plan.js';
+import { foresee, hasProblems, isSkip, planPrune } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
@@ -24,13 +24,13 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup check FILE --to DIR' });
   const problems: Warning[] = [];
   const facts = { ...inspect(ctx, config, database, name, 'every'), included: await measureIncluded(config, database, ctx.signal) };
-  const plan = planRun({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
-  const later = foreseen(facts);
-  for (const p of [...(hasProblems(plan) ? plan.problems : []), ...(later ? [later] : [])]) {
-    const { message, hint } = describe(p);
-    problems.push(critical(p.code, `${message}. Hint: ${hint}`));
-  }
-  if (!hasProblems(plan) && !isSkip(plan)) problems.push(...plan.warnings);
+  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
+  if (hasProblems(plan)) {
+    for (const p of plan.problems) {
+      const { message, hint } = describe(p);
+      problems.push(critical(p.code, `${message}. Hint: ${hint}`));
+    }
+  } else if (!isSkip(plan)) problems.push(...plan.warnings);
   // A run can begin all the same: it is pruning that waits.
   holdWarning(planPrune(config, facts.copies, null, ctx.clock.now()).hold, ({ code, message }) => problems.push(warning(code, message)));
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));

@@ -13,7 +13,7 @@ import { holderProblem, notASelect } from '../guarding.js';
 import { RunLog } from '../log.js';
 import type { ExitCode, Failure } from '../outcome.js';
 import { critical, describe, errnoWords, exitCodeOf, Failed, failureOf } from '../outcome.js';
-import { hasProblems, isSkip, planRun } from '../plan.js';
+import { foresee, hasProblems, isSkip } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import { rehearse } from '../rehearsal.js';
 import { inspect } from '../run.js';
@@ -103,7 +103,7 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
   const facts = inspect(ctx, config, guarding.database, name, 'newest');
   const { source, target } = facts;
   if (!isFailure(source)) recorder.setSource(source);
-  const plan = planRun({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
+  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
   if (isSkip(plan)) throw new Error('a guard has nothing to skip');
   const program = attempt(() => requireProgram(ctx, flags.words));
   const problems: (Failure | null)[] = [windowProblem(ctx, guarding), program, ...(hasProblems(plan) ? plan.problems : [])];

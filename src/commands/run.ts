@@ -8,7 +8,7 @@ import { measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
-import { foreseen, hasProblems, isSkip, planPrune, planRun } from '../plan.js';
+import { foresee, hasProblems, isSkip, planPrune } from '../plan.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
@@ -41,7 +41,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   );
   const { source, target } = facts;
   if (!isFailure(source)) recorder.setSource(source);
-  const plan = planRun(config, name, facts, now);
+  const plan = foresee(config, name, facts, now);
   if (isSkip(plan)) {
     output.result(`would do nothing: ${plan.skip}`);
     return saveDryRun(ctx, config, recorder, { status: 'skipped', exitCode: 0, failure: null, failedStage: null });
@@ -52,11 +52,6 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     for (const problem of others) recorder.warn(critical(problem.code, describe(problem).message));
     const exitCode = exitCodeOf(first, false);
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
-  }
-  const failure = foreseen(facts);
-  if (failure) {
-    output.error(failure, 'inspect');
-    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(failure, false), failure, failedStage: 'inspect' });
   }
   for (const w of plan.warnings) recorder.warn(w);
   const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);

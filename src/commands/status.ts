@@ -1,4 +1,5 @@
 /** `dbbackup status`: is there a fresh, good copy? With --notify, people are told what nobody was told yet. */
+import { isFailure } from '../artifacts.js';
 import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan, wholeSize } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
@@ -15,6 +16,7 @@ import { SCHEMA_VERSION } from '../records.js';
 import { RULES, spaceLow } from '../rules.js';
 import type { Channel, Config } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
+import { inspectTarget } from '../stages/inspect.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
 import { lstatOrNull, makeDirectories } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
@@ -27,8 +29,8 @@ interface Look {
 /** Prints what there is; exit 0 with a fresh good copy, 1 without, 3 when that is so but people could not be told. */
 export async function status(ctx: Context, config: Config, options: { notify: boolean }): Promise<ExitCode> {
   const { output } = ctx;
-  const name = resolveName(config) ?? onlyNameTried(config);
   const problems: Warning[] = [];
+  const name = resolveName(config) ?? onlyNameTried(config, problems);
   const { newestGood, problems: seen } = lookAtCopies(config, name, ctx.clock.now().getTime());
   problems.push(...seen);
   const { lastRun, lastTried } = name === null ? NO_RUNS : lookAtRuns(config, name, problems);
@@ -62,15 +64,17 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
 }
 
 /** Where there is no copy yet: the name that runs have tried to make one of, when it is one. */
-function onlyNameTried(config: Config): string | null {
+function onlyNameTried(config: Config, problems: Warning[]): string | null {
+  let history: History | null = null;
   try {
-    const history = History.openToRead(config.stateDir);
-    const names = history?.names() ?? [];
-    history?.close();
-    return names.length === 1 ? (names[0] ?? null) : null;
-  } catch {
-    // It is opened again below, and told there.
+    history = History.openToRead(config.stateDir);
+    const [name = null, ...others] = history?.names() ?? [];
+    return others.length === 0 ? name : null;
+  } catch (error) {
+    problems.push(historyWarning(config.stateDir, 'read', error));
     return null;
+  } finally {
+    history?.close();
   }
 }
 
@@ -192,8 +196,9 @@ function countWaiting(config: Config, name: string | null): { total: number; wor
 async function notify(ctx: Context, config: Config, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): Promise<Failure | null> {
   let history: History | null = null;
   try {
+    const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+    if (!isFailure(target) && target.exists && !target.network) makeDirectories(config.stateDir, () => undefined);
     // What another user's runs need must not be made by us: they could not write it any more.
-    if (lstatOrNull(config.to)?.uid === ctx.identity.uid) makeDirectories(config.stateDir, () => undefined);
     if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir);
   } catch {
     // Without a history nobody can know who was told: then telling once too often is right.

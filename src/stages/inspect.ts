@@ -60,10 +60,12 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
   const fd = openSync(realPath, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
   let stats: Stats;
   let headerBytes: number;
+  let missing: number;
   try {
     stats = fstatSync(fd);
     if (!stats.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path, kind: kindOf(stats) });
     headerBytes = readSync(fd, header, 0, HEADER_BYTES, 0);
+    missing = headerBytes < HEADER_BYTES ? 0 : missingBytes(fd, realPath);
   } finally {
     closeSync(fd);
   }
@@ -75,8 +77,7 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
   if (headerBytes < HEADER_BYTES) throw new Failed({ code: 'SOURCE_CORRUPT', path, findings: ['the file ends inside its header'], keptAs: null });
 
   // https://www.sqlite.org/fileformat2.html, "The Database Header"
-  const rawPageSize = header.readUInt16BE(16);
-  const pageSize = rawPageSize === 1 ? 65536 : rawPageSize;
+  const pageSize = pageSizeIn(header);
   if (pageSize < 512 || (pageSize & (pageSize - 1)) !== 0) {
     throw new Failed({ code: 'SOURCE_CORRUPT', path, findings: [`the header names an impossible page size, ${pageSize}`], keptAs: null });
   }
@@ -113,19 +114,41 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     owner,
     usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,
     network: fileSystem(realPath)?.network ?? null,
-    missingBytes: missingBytes(header, pageSize, stats.size, isEmpty(realPath, '-wal') && isEmpty(realPath, '-journal')),
+    missingBytes: missing,
   };
 }
 
 const isEmpty = (realPath: string, suffix: string): boolean => (lstatOrNull(realPath + suffix)?.size ?? 0) === 0;
 
+/** How often a file must look cut off, and the pause between: an application may be making it longer at this very moment. */
+const LOOKS = 5;
+const LOOKS_APART_MS = 20;
+
 /**
- * What is cut off. The header's size counts where its two counters agree (file format, 1.3.7), and where nothing beside the file may hold
- * the rest of it, or take something back.
+ * What is cut off of a file. The size in its header counts where the header's two counters agree (file format, 1.3.7), and where nothing
+ * beside it may hold the rest of it, or take something back.
  */
-function missingBytes(header: Buffer, pageSize: number, size: number, alone: boolean): number {
-  const pages = header.readUInt32BE(28);
-  return alone && header.readUInt32BE(24) === header.readUInt32BE(92) ? Math.max(0, pages * pageSize - size) : 0;
+function missingBytes(fd: number, realPath: string): number {
+  let missing = 0;
+  for (let look = 1; look <= LOOKS; look++) {
+    if (look > 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOKS_APART_MS);
+    const header = headerOf(fd);
+    const alone = isEmpty(realPath, '-wal') && isEmpty(realPath, '-journal');
+    missing = header.readUInt32BE(28) * pageSizeIn(header) - fstatSync(fd).size;
+    if (missing <= 0 || !alone || header.readUInt32BE(24) !== header.readUInt32BE(92) || !headerOf(fd).equals(header)) return 0;
+  }
+  return missing;
+}
+
+function pageSizeIn(header: Buffer): number {
+  const raw = header.readUInt16BE(16);
+  return raw === 1 ? 65536 : raw;
+}
+
+function headerOf(fd: number): Buffer {
+  const header = Buffer.alloc(HEADER_BYTES);
+  readSync(fd, header, 0, HEADER_BYTES, 0);
+  return header;
 }
 
 /** The errno for which a directory cannot be written, or null. */

@@ -63,11 +63,15 @@ async function compress(input: PackInput, plain: string): Promise<Unpacked | nul
   const path = packedPath(plain);
   try {
     await compressFile(plain, path, packing.compress, tools);
-    await syncLargeFile(path, tools.signal);
     if (!isFormat(path, packing.compress)) throw new Failed({ code: 'PACK_FAILED', reason: `what came out is no ${packing.compress} file` });
     const packed = { compress: packing.compress, encrypted: false };
     const sizes = { packedBytes: lstatSync(path).size, limit: lstatSync(plain).size };
-    return await unpack({ from: path, packed, identity: null, to: null, ...sizes, tools, progress: () => undefined });
+    // Side by side, since the one waits for the disk and the other for the processors: what the disk has lost, the sync is told.
+    const [unpacked] = await Promise.all([
+      unpack({ from: path, packed, identity: null, to: null, ...sizes, tools, progress: () => undefined }),
+      syncLargeFile(path, tools.signal),
+    ]);
+    return unpacked;
   } catch (error) {
     throw asFailed(error, input, path);
   }

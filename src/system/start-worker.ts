@@ -9,9 +9,10 @@ const SETPRIV = ['/usr/bin/setpriv', '/bin/setpriv', '/usr/local/bin/setpriv', '
 /** The path of setpriv (util-linux), or null. */
 export const findSetpriv = (): string | null => SETPRIV.find((p) => existsSync(p)) ?? null;
 
-/** How a child came to its end; `error`: it could not be started. */
+/** How a child came to its end; `error`: it could not be started; `said`: the end of what it wrote to stderr. */
 export interface End {
   readonly error: Error | null;
+  readonly said: string;
   readonly code: number | null;
   readonly signal: NodeJS.Signals | null;
 }
@@ -37,10 +38,15 @@ export function startWorker(env: NodeJS.ProcessEnv): StartedWorker | null {
     // A group of its own: Ctrl-C and a terminal that hangs up reach the parent, which decides.
     detached: true,
   });
+  // Read from the beginning: what a child that cannot run says is there before anybody asks it.
+  let said = '';
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+    said = (said + text).slice(-4000);
+  });
   const ended = new Promise<End>((done) => {
-    child.once('error', (error) => done({ error, code: null, signal: null }));
+    child.once('error', (error) => done({ error, said, code: null, signal: null }));
     // 'close' comes after the last answer was read, 'exit' may come before.
-    child.once('close', (code, signal) => done({ error: null, code, signal }));
+    child.once('close', (code, signal) => done({ error: null, said, code, signal }));
   });
   return { child, ended };
 }

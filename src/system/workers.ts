@@ -37,19 +37,15 @@ export class Worker {
   #told: () => void = () => undefined;
   #cpuMs = 0;
   #anonBytes = 0;
-  #stderr = '';
   #death: Error | null = null;
 
   constructor({ child, ended }: StartedWorker) {
     this.#child = child;
     child.stdin?.on('error', () => undefined);
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
-      this.#stderr = (this.#stderr + text).slice(-4000);
-    });
     const answers = child.stdio[3];
     if (!answers || !('setDefaultEncoding' in answers || 'read' in answers)) throw new Error('no channel to the SQLite process');
     createInterface({ input: answers as NodeJS.ReadableStream }).on('line', (line) => this.#receive(line));
-    this.#ended = ended.then(({ error, signal, code }) => this.#fail(error ?? new ChildDied(signal, code, this.#stderr)));
+    this.#ended = ended.then(({ error, signal, code, said }) => this.#fail(error ?? new ChildDied(signal, code, said)));
   }
 
   get pid(): number | null {

@@ -253,9 +253,9 @@ describe('a source that was cut short', () => {
     expect((await s.run(['--json'])).json.error?.code).toBe('SOURCE_CORRUPT');
   });
 
-  test.each(['wal', 'delete'] as const)('is not said of one that an application has open and writes to (%s mode)', async (journal) => {
-    const s = scene({ journal });
-    const writer = await useDatabase(s.source, ['PRAGMA busy_timeout = 10000'], {
+  test.each(['wal', 'delete', 'memory'] as const)('is not said of one that an application has open and writes to (%s mode)', async (journal) => {
+    const s = scene({ journal: journal === 'wal' ? 'wal' : 'delete' });
+    const writer = await useDatabase(s.source, ['PRAGMA busy_timeout = 10000', `PRAGMA journal_mode = ${journal}`], {
       loop: 'INSERT INTO setting VALUES (randomblob(16), randomblob(9000))',
       beatMs: 1,
     });

@@ -237,6 +237,15 @@ describe('status', () => {
     expect([(await s.run(['--quiet'])).stderr, (await s.ask('history', ['--json'])).json.runs?.length]).toEqual(['', 1]);
   });
 
+  test('a damaged history is told also where there is no copy, whose name would be asked for in it', async () => {
+    const s = scene(null);
+    mkdirSync(s.state, { recursive: true });
+    chmodSync(s.to, 0o700);
+    writeFileSync(join(s.state, 'history.db'), 'no database, and long enough not to be taken for an empty one'.repeat(30));
+    const status = await s.ask('status', ['--json']);
+    expect([status.code, status.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([1, expect.arrayContaining(['critical STATE_UNWRITABLE'])]);
+  });
+
   test('a directory that is not there is said not to be there, and no line is offered that would say so again', async () => {
     const s = scene(null);
     expect((await s.ask('status', ['--name', 'app'])).stdout).toContain(`there is no directory ${s.to}: is it mounted`);

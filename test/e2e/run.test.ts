@@ -1,12 +1,12 @@
 /** The main job: what is there afterwards, that it is true, and that the source never noticed. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, renameSync, statSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { inPrivate, sha256 } from '../fault/proof.js';
-import { dbbackup, makeDatabase, openWriter, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
+import { dbbackup, makeDatabase, openWriter, ROOT, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, modeOf, plant, type Scene, scene, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -377,4 +377,15 @@ test('no HOME, no TZ, no locale and a bare PATH are enough', async () => {
   const s = scene();
   const run = await s.run(['--json'], { env: { PATH: '/usr/bin:/bin' }, cwd: tempDirectory('cwd'), through: [process.execPath] });
   expect([run.code, run.json.status], run.stderr).toEqual([0, 'ok']);
+});
+
+test('the last words of a SQLite process that cannot run are told', async () => {
+  const s = scene();
+  const root = tempDirectory('package');
+  for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(root, part), { recursive: true });
+  symlinkSync(join(ROOT, 'node_modules'), join(root, 'node_modules'));
+  unlinkSync(join(root, 'dist/sqlite-worker.js'));
+  const run = await s.run(['--json'], { executable: join(root, 'bin/dbbackup.js') });
+  expect([run.code, run.json.error?.code, run.json.error?.message]).toEqual([1, 'SNAPSHOT_FAILED', expect.stringContaining('Cannot find module')]);
+  expect(dataFiles(s.to)).toEqual([]);
 });

@@ -29,6 +29,7 @@ import {
   holdExclusively,
   makeDatabase,
   makeHotJournal,
+  openTempDirectory,
   rootPage,
   start,
   until,
@@ -376,6 +377,21 @@ rows('a source that cannot be read now', [
 ]);
 
 const notRoot = cannot('root', 'setpriv');
+
+test.skipIf(notRoot)(
+  "a first run that is refused makes a directory for its record, unless the database is somebody else's, whom it would keep out",
+  async () => {
+    const home = openTempDirectory('first');
+    const data = directoryOf(join(home, 'data'), 4001);
+    const words = ['run', join(data, 'missing.db'), '--to', join(data, 'backups'), '--json'];
+    const asRoot = await dbbackup(words);
+    expect([asRoot.code, asRoot.json.error?.code, existsSync(join(data, 'backups'))]).toEqual([1, 'SOURCE_MISSING', false]);
+    const asOwner = await dbbackup(words, { through: wrap.as(4001), executable: executableFor(4001) });
+    expect([asOwner.code, asOwner.json.error?.code]).toEqual([1, 'SOURCE_MISSING']);
+    const { uid, mode } = statSync(join(data, 'backups/.dbbackup/history.db'));
+    expect([uid, mode & 0o777]).toEqual([4001, 0o600]);
+  },
+);
 if (notRoot) process.stderr.write(`not run here: another's directory is for others to read: ${notRoot}\n`);
 test.skipIf(notRoot)("another's directory, which this user may not look into: 78 TARGET_OWNER, and no word of a dying disk", async () => {
   const p = place();
