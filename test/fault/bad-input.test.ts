@@ -383,10 +383,10 @@ test.skipIf(notRoot)(
   async () => {
     const home = openTempDirectory('first');
     const data = directoryOf(join(home, 'data'), 4001);
-    const words = ['run', join(data, 'missing.db'), '--to', join(data, 'backups'), '--json'];
-    const asRoot = await dbbackup(words);
-    expect([asRoot.code, asRoot.json.error?.code, existsSync(join(data, 'backups'))]).toEqual([1, 'SOURCE_MISSING', false]);
-    const asOwner = await dbbackup(words, { through: wrap.as(4001), executable: executableFor(4001) });
+    const words = (to: string): string[] => ['run', join(data, 'missing.db'), '--to', to, '--json'];
+    const asRoot = await dbbackup(words(join(home, 'backups')));
+    expect([asRoot.code, asRoot.json.error?.code, existsSync(join(home, 'backups'))]).toEqual([1, 'SOURCE_MISSING', false]);
+    const asOwner = await dbbackup(words(join(data, 'backups')), { through: wrap.as(4001), executable: executableFor(4001) });
     expect([asOwner.code, asOwner.json.error?.code]).toEqual([1, 'SOURCE_MISSING']);
     const { uid, mode } = statSync(join(data, 'backups/.dbbackup/history.db'));
     expect([uid, mode & 0o777]).toEqual([4001, 0o600]);
