@@ -45,6 +45,12 @@ test.skipIf(reason)('what makes a copy durable happens, and in the right order',
   ]);
   const gone = second.at((c) => c.call.startsWith('unlink') && c.text.includes(`"${join(to, data.replace(/\.db$/, '.json'))}"`));
   expect(second.calls.slice(gone).some((c) => c.call === 'fsync' && c.text.includes(`<${to}>`))).toBe(true);
+
+  const packed = await traced(home, source, to, '--compress', 'gzip');
+  expectInOrder(packed, [
+    ['the packed bytes are synced', (c) => c.call === 'fsync' && c.text.includes('data.db.packed>')],
+    ['the data appears', (c) => isLink(c) && c.text.includes(`"${join(to, packed.file)}"`)],
+  ]);
 });
 
 interface Call {
