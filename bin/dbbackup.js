@@ -1,2 +1,2 @@
 #!/usr/bin/env -S node --
-import '../dist/main.js';
+require('../dist/main.js');

@@ -38,18 +38,22 @@ const signals = new AbortController();
 for (const signal of SIGNALS) process.on(signal, () => signals.abort(signal));
 const earlyWorker = startEarly(argv);
 
-const { app } = await import('./app.js');
-process.exitCode = await app({
-  argv,
-  script: process.argv[1] ?? 'dbbackup',
-  env: process.env,
-  childEnv: withoutSettings(process.env),
-  umask,
-  journal: isJournal(process.env['JOURNAL_STREAM'], 2),
-  signals: signals.signal,
-  earlyWorker,
-  // biome-ignore lint/nursery/noJsRestrictedProperties: after an uncaught error nothing can be relied on any more, and 70 must be said
-  leave: (code) => process.exit(code),
-});
-earlyWorker?.child.kill('SIGKILL');
-await earlyWorker?.ended;
+async function start(): Promise<void> {
+  const { app } = await import('./app.js');
+  process.exitCode = await app({
+    argv,
+    script: process.argv[1] ?? 'dbbackup',
+    env: process.env,
+    childEnv: withoutSettings(process.env),
+    umask,
+    journal: isJournal(process.env['JOURNAL_STREAM'], 2),
+    signals: signals.signal,
+    earlyWorker,
+    // biome-ignore lint/nursery/noJsRestrictedProperties: after an uncaught error nothing can be relied on any more, and 70 must be said
+    leave: (code) => process.exit(code),
+  });
+  earlyWorker?.child.kill('SIGKILL');
+  await earlyWorker?.ended;
+}
+
+void start();

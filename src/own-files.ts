@@ -4,12 +4,11 @@
  */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 /** The directory with package.json. This module lies one level below it, and so does every file that is made of it. */
-export const ROOT = fileURLToPath(new URL('..', import.meta.url));
+export const ROOT = join(import.meta.dirname, '..');
 
-const FROM_SOURCE = import.meta.url.endsWith('.ts');
+const FROM_SOURCE = import.meta.filename.endsWith('.ts');
 
 /** What runs in a process of its own, with its source below `src/`. `npm run build` makes each of them. */
 export const SCRIPTS = {
@@ -23,5 +22,5 @@ export type Script = keyof typeof SCRIPTS;
 /** The words that start one of them: program, options, file. */
 export const wordsFor = (script: Script): string[] =>
   FROM_SOURCE
-    ? [process.execPath, '--import', createRequire(import.meta.url).resolve('tsx'), join(ROOT, 'src', SCRIPTS[script])]
+    ? [process.execPath, '--import', createRequire(import.meta.filename).resolve('tsx'), join(ROOT, 'src', SCRIPTS[script])]
     : [process.execPath, join(ROOT, 'dist', `${script}.js`)];

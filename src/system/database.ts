@@ -7,7 +7,7 @@ import type Database from 'better-sqlite3';
 
 export type { Database } from 'better-sqlite3';
 
-const require = createRequire(import.meta.url);
+const require = createRequire(import.meta.filename);
 
 /** Opens a database. Throws what SQLite says, with its `code`. */
 export function openDatabase(path: string, options: Database.Options): Database.Database {

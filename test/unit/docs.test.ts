@@ -4,7 +4,6 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { FLAGS } from '../../src/cli.js';
 import { CODE_DOCS, EXIT_CODES } from '../../src/outcome.js';
-import { SCRIPTS } from '../../src/own-files.js';
 import { OPTION_NAMES, spec, variableOf } from '../../src/settings/options.js';
 import { commandNames, render } from '../support/docs.js';
 
@@ -140,10 +139,4 @@ describe('links', () => {
     expect(paths.length).toBeGreaterThan(3);
     expect(paths.filter((path) => !packed.some((entry) => path === entry || path.startsWith(`${entry}/`)))).toEqual([]);
   });
-});
-
-test('package.json builds a file for each kind of process, of the source that own-files.ts names', () => {
-  const { scripts } = JSON.parse(read('package.json')) as { scripts: { build: string } };
-  const built = Object.fromEntries([...scripts.build.matchAll(/ ([\w-]+)=src\/(\S+)/g)].map(([, name, source]) => [name, source]));
-  expect(built).toEqual({ main: 'main.ts', app: 'app.ts', ...SCRIPTS });
 });
