@@ -1,12 +1,11 @@
 /**
- * `npm run build`: makes `dist/`, a file for each kind of process, with the JavaScript packages in it. To find and load three hundred
- * small files takes longer than to copy a small database. Outside stay better-sqlite3, which is not JavaScript alone, and the S3
- * client, which is large and loaded in a process of its own.
+ * `npm run build`: makes `dist/`, a file for each kind of process, with the JavaScript packages in it. To find and load hundreds of
+ * small files takes longer than to copy a small database. Outside stays better-sqlite3, which is not JavaScript alone.
  *
- *   main.js, app.js            what bin/dbbackup.js starts; app.js loads the next two
- *   app.code.js, app.code.v8   the program, and what V8 made of it while it made a copy (src/precompiled.ts)
- *   sqlite-worker.js, …        the children
- *   THIRD-PARTY.txt            the licences of the packages inside
+ *   main.js                          what bin/dbbackup.js starts; it loads app.js
+ *   NAME.code.js, NAME.code.v8       a part of the program, and what V8 made of it while it was at work (warm.ts)
+ *   NAME.js                          loads these two (src/precompiled.ts)
+ *   THIRD-PARTY.txt                  the licences of the packages inside
  */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,6 +16,9 @@ import { WRAPPER } from '../../src/precompiled.js';
 
 const DIST = join(ROOT, 'dist');
 
+/** What is loaded with what V8 made of it: the program, and its children. */
+const PARTS = { app: 'app.ts', ...SCRIPTS };
+
 const shared = {
   bundle: true,
   platform: 'node',
@@ -25,10 +27,11 @@ const shared = {
   format: 'cjs',
   supported: { 'dynamic-import': false },
   define: { 'import.meta.dirname': '__dirname', 'import.meta.filename': '__filename' },
-  external: ['better-sqlite3', '@aws-sdk/*'],
+  external: ['better-sqlite3', './app.js'],
   logLevel: 'warning',
   metafile: true,
   absWorkingDir: ROOT,
+  outdir: DIST,
 } as const satisfies BuildOptions;
 
 /** The name, version and licence of each package that is in the bundles. */
@@ -38,8 +41,10 @@ function notices(inputs: readonly string[]): string {
     .map((path) => {
       const directory = resolve(ROOT, path);
       const { name, version, license } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8')) as Record<string, string>;
-      const text = readdirSync(directory).find((file) => /^(licen[cs]e|copying)/i.test(file));
-      return `${name} ${version} (${license})\n\n${text === undefined ? '' : readFileSync(join(directory, text), 'utf8').trim()}`;
+      const texts = readdirSync(directory).filter((file) => /^(licen[cs]e|copying|notice)/i.test(file));
+      // A few of Amazon's come without the text; those beside them have it.
+      const licence = texts.length > 0 ? texts.map((file) => readFileSync(join(directory, file), 'utf8').trim()) : [`Its package has no text of ${license}.`];
+      return [`${name} ${version} (${license})`, ...licence].join('\n\n');
     })
     .join(`\n\n${'-'.repeat(80)}\n\n`);
 }
@@ -48,19 +53,14 @@ rmSync(DIST, { recursive: true, force: true });
 mkdirSync(DIST);
 // The sources are modules, what is made of them is not.
 writeFileSync(join(DIST, 'package.json'), '{ "type": "commonjs" }\n');
-const children = Object.entries(SCRIPTS).map(([name, source]) => ({ out: name, in: join(ROOT, 'src', source) }));
 const results = [
+  await build({ ...shared, entryPoints: ['src/main.ts', 'src/precompiled.ts'] }),
   await build({
     ...shared,
-    entryPoints: [{ out: 'main', in: 'src/main.ts' }, { out: 'precompiled', in: 'src/precompiled.ts' }, ...children],
-    external: [...shared.external, './app.js'],
-    outdir: DIST,
-  }),
-  await build({
-    ...shared,
-    entryPoints: ['src/app.ts'],
-    outfile: join(DIST, 'app.code.js'),
-    // Without the comments of 40 packages: half as long, and in plain ASCII, of which V8 keeps one byte a character.
+    entryPoints: Object.entries(PARTS).map(([name, source]) => ({ out: `${name}.code`, in: join('src', source) })),
+    // Of packages that come in two ways the newer one, of which esbuild leaves out what is not used.
+    mainFields: ['module', 'main'],
+    // Without comments: half as long, and in plain ASCII, of which V8 keeps one byte a character.
     minifyWhitespace: true,
     charset: 'ascii',
     lineLimit: 160,
@@ -68,7 +68,12 @@ const results = [
     footer: { js: WRAPPER[1] },
   }),
 ];
-writeFileSync(join(DIST, 'app.js'), "module.exports = require('./precompiled.js').load(require('node:path').join(__dirname, 'app.code.js')).exports;\n");
+for (const name of Object.keys(PARTS)) {
+  writeFileSync(
+    join(DIST, `${name}.js`),
+    `module.exports = require('./precompiled.js').load(require('node:path').join(__dirname, '${name}.code.js')).exports;\n`,
+  );
+}
 writeFileSync(join(DIST, 'THIRD-PARTY.txt'), `${notices(results.flatMap(({ metafile }) => Object.keys(metafile.inputs)))}\n`);
 
 const warm = spawnSync(process.execPath, ['--import', 'tsx', join(import.meta.dirname, 'warm.ts')], {

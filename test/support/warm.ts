@@ -1,42 +1,119 @@
-/** Part of `npm run build`: makes copies of a small database with `dist/app.code.js`, and keeps what V8 compiled for it. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+/**
+ * Part of `npm run build`: has the program and its children do what they do every night, and keeps what V8 compiled for it. It is no
+ * test: where something cannot be done here, less is kept.
+ *
+ *   warm.ts          the program, and below it
+ *   warm.ts CHILD    one of its children, which is asked through the usual pipes
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
 import Database from 'better-sqlite3';
 import type { Started } from '../../src/app.js';
-import { ROOT } from '../../src/own-files.js';
+import type { DirectoryTarget, Numbered, S3Target } from '../../src/destinations/child-protocol.js';
+import { ROOT, type Script } from '../../src/own-files.js';
 import { load, sealed } from '../../src/precompiled.js';
+import type { Request } from '../../src/system/worker-protocol.js';
 
-const file = join(ROOT, 'dist/app.code.js');
-const { exports, script } = load(file);
-const { app } = exports as typeof import('../../src/app.js');
-const directory = mkdtempSync(join(tmpdir(), 'dbbackup-build-'));
-const database = join(directory, 'app.db');
-const to = join(directory, 'backups');
-new Database(database).exec('PRAGMA journal_mode = WAL; CREATE TABLE t (a PRIMARY KEY, b); INSERT INTO t VALUES (1, 2)').close();
+const codeOf = (name: string): string => join(ROOT, 'dist', `${name}.code.js`);
 
-const command = (...argv: string[]): Promise<number> =>
-  app({
-    argv,
-    script: 'dbbackup',
-    env: { PATH: process.env['PATH'] },
-    childEnv: { PATH: process.env['PATH'] },
-    umask: 0o022,
-    journal: false,
-    signals: new AbortController().signal,
-    earlyWorker: null,
-    leave: () => undefined,
-  } satisfies Started);
-
-try {
-  // What runs every night, and what people and monitors look with. It is no test: where nothing can be copied here, the build is whole all the same.
-  await command('run', database, '--to', to);
-  await command('run', database, '--to', to, '--keep-last', '1');
-  await command('run', database, '--to', to, '--dry-run');
-  for (const looking of ['list', 'status', 'history', 'prune']) await command(looking, '--to', to, '--json');
-  await command('check', database, '--to', to, '--json', '--quiet');
-  await command('verify', '--to', to);
-} finally {
-  rmSync(directory, { recursive: true, force: true });
+function keep(name: string, { script }: ReturnType<typeof load>): void {
+  const code = codeOf(name);
+  writeFileSync(code.replace(/\.js$/, '.v8'), sealed(readFileSync(code), script.createCachedData()));
 }
-writeFileSync(file.replace(/\.js$/, '.v8'), sealed(readFileSync(file), script.createCachedData()));
+
+/** A child's own side: what it compiled is kept when it has answered all and its standard input has ended. */
+function beChild(name: string): void {
+  // It serves its parent alone, which it is told in its first argument.
+  process.argv[2] = String(process.ppid);
+  const loaded = load(codeOf(name));
+  process.on('exit', () => keep(name, loaded));
+}
+
+/** Asks a child for all this, and waits for its end. */
+async function ask(name: Script, requests: readonly object[]): Promise<void> {
+  const child = spawn(process.execPath, ['--import', 'tsx', import.meta.filename, name], {
+    stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'ignore'],
+    env: { PATH: process.env['PATH'], AWS_ACCESS_KEY_ID: 'a', AWS_SECRET_ACCESS_KEY: 'b', AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
+  });
+  (child.stdio[3] as Readable).resume();
+  child.stdin?.end(requests.map((request) => `${JSON.stringify(request)}\n`).join(''));
+  await once(child, 'close');
+}
+
+async function beProgram(): Promise<void> {
+  const directory = mkdtempSync(join(tmpdir(), 'dbbackup-build-'));
+  // Answers every request like an empty bucket, and whatever it is sent like a full one.
+  const server = createServer((request, response) => {
+    request.resume().on('end', () => response.setHeader('connection', 'close').end(request.method === 'GET' ? '<ListBucketResult></ListBucketResult>' : ''));
+  });
+  try {
+    const database = join(directory, 'app.db');
+    const to = join(directory, 'backups');
+    new Database(database).exec('PRAGMA journal_mode = WAL; CREATE TABLE t (a PRIMARY KEY, b CHECK (b IN (2, 3))); INSERT INTO t VALUES (1, 2)').close();
+
+    const loaded = load(codeOf('app'));
+    const { app } = loaded.exports as typeof import('../../src/app.js');
+    const command = (...argv: string[]): Promise<number> =>
+      app({
+        argv,
+        script: 'dbbackup',
+        env: { PATH: process.env['PATH'] },
+        childEnv: { PATH: process.env['PATH'] },
+        umask: 0o022,
+        journal: false,
+        signals: new AbortController().signal,
+        earlyWorker: null,
+        leave: () => undefined,
+      } satisfies Started);
+    await command('run', database, '--to', to);
+    await command('run', database, '--to', to, '--keep-last', '1');
+    await command('run', database, '--to', to, '--dry-run');
+    for (const looking of ['list', 'status', 'history', 'prune']) await command(looking, '--to', to, '--json');
+    await command('check', database, '--to', to, '--json', '--quiet');
+    await command('verify', '--to', to);
+    keep('app', loaded);
+
+    const { dev, ino } = statSync(database);
+    const source = { source: database, dev, ino, busyMs: 0, mmap: true };
+    const copy = { file: join(directory, 'copy.db'), mmap: true, cellSizeCheck: false };
+    await ask('sqlite-worker', [
+      { op: 'snapshot', target: copy.file, ...source },
+      { op: 'check-source', mode: 'quick', ...source },
+      { op: 'describe', ...copy },
+      { op: 'check-table', table: 't', part: 'without constraints', ...copy },
+      { op: 'check-table', table: 't', part: 'constraints', ...copy },
+      { op: 'check-structure', how: 'accounting', ...copy },
+    ] satisfies Request[]);
+
+    const sent = { file: database, expected: { sizeBytes: statSync(database).size, sha256: '0'.repeat(64) } };
+    const place: DirectoryTarget = { path: directory, apartFrom: [], shown: 'here' };
+    await ask('directory-child', [
+      { number: 1, op: 'list', target: place },
+      { number: 2, op: 'put', name: 'sent', ...sent, target: place },
+    ] satisfies Numbered<DirectoryTarget>[]);
+
+    await once(server.listen(0, '127.0.0.1'), 'listening');
+    const endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const patience = { connectMs: 1000, idleMs: 1000 };
+    const bucket = { bucket: 'b', prefix: '', region: null, storageClass: null, forcePathStyle: true, shown: 'there' };
+    const target: S3Target = { endpoint, ...bucket, ...patience };
+    await ask('s3-child', [
+      { number: 1, op: 'list', target },
+      { number: 2, op: 'put', name: 'sent', ...sent, target },
+      { number: 3, op: 'remove', name: 'sent', target },
+    ] satisfies Numbered<S3Target>[]);
+  } finally {
+    server.close();
+    rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+const [child] = process.argv.slice(2);
+if (child === undefined) await beProgram();
+else beChild(child);
