@@ -28,7 +28,15 @@ export async function checkFile(input: FileToCheck): Promise<CheckedFile> {
   const { file, mmap, cellSizeCheck } = input;
   const many = lstatSync(file).size >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
   const described = await input.pool.worker(0).ask({ op: 'describe', file, mmap, cellSizeCheck });
-  return { described, ...(await checkTables(input, described.tables, many)) };
+  return { described, ...(described.byTable ? await checkTables(input, described.tables, many) : await checkWhole(input)) };
+}
+
+/** What cannot be split, since a table cannot be asked for by its name. */
+async function checkWhole({ file, mmap, cellSizeCheck, pool }: FileToCheck): Promise<Pick<CheckedFile, 'findings' | 'foreignKey'>> {
+  const request = { file, mmap, cellSizeCheck } as const;
+  const findings = await pool.worker(0).ask({ op: 'check-all', ...request });
+  const { rows, unchecked } = await pool.worker(0).ask({ op: 'check-foreign-keys', table: null, ...request });
+  return { findings: { ...findings, unchecked: [...findings.unchecked, ...(unchecked === null ? [] : [`foreign keys of ${unchecked}`])] }, foreignKey: rows };
 }
 
 /** What a file of this schema holds, for a manifest: rows of every table that is not SQLite's own. */

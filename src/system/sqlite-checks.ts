@@ -2,7 +2,7 @@
 import Database from 'better-sqlite3';
 import { constraintQuery } from './check-constraints.js';
 import type { Db } from './sqlite.js';
-import { listTables, needsTheApplication, number, quoted, tableNames } from './sqlite.js';
+import { isSayable, listTables, needsTheApplication, number, quoted, tableNames } from './sqlite.js';
 import { pagesGoneAstray } from './sqlite-pages.js';
 import type { Answers, Findings } from './worker-protocol.js';
 import { ACCOUNTING } from './worker-protocol.js';
@@ -85,7 +85,7 @@ export function checkQuickly(db: Db): Findings {
     )
     .pluck()
     .all();
-  const full = mended.map((table) => checkOne(db, 'integrity_check', table));
+  const full = mended.every(isSayable) ? mended.map((table) => checkOne(db, 'integrity_check', table)) : [checkAll(db, 'integrity_check')];
   return {
     ...quick,
     structural: [...new Set([...quick.structural, ...full.flatMap((f) => f.structural)])],
@@ -97,6 +97,10 @@ export function checkQuickly(db: Db): Findings {
 function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings {
   const sum = { structural: [] as string[], notNull: 0, check: 0, unchecked: [] as string[] };
   for (const table of tableNames(db)) {
+    if (!isSayable(table)) {
+      sum.unchecked.push(`${table}: its name is not UTF-8`);
+      continue;
+    }
     const f = checkOne(db, pragma, table);
     sum.structural.push(...f.structural);
     sum.unchecked.push(...f.unchecked);
@@ -183,13 +187,15 @@ function missingModule(db: Db, table: string): string | null {
   return error?.message.startsWith('no such module') ? error.message : null;
 }
 
-export function foreignKeyViolations(db: Db, table: string): Answers['check-foreign-keys'] {
+/** @param table null: all of them, until one cannot be checked */
+export function foreignKeyViolations(db: Db, table: string | null): Answers['check-foreign-keys'] {
   try {
     let rows = 0;
-    for (const _ of db.prepare<[string]>('SELECT 1 FROM temp.pragma_foreign_key_check(?)').iterate(table)) rows++;
+    const of = table === null ? [] : [table];
+    for (const _ of db.prepare<string[]>(`SELECT 1 FROM temp.pragma_foreign_key_check${table === null ? '' : '(?)'}`).iterate(...of)) rows++;
     return { rows, unchecked: null };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
-    return { rows: 0, unchecked: `${table}: ${error.message}` };
+    return { rows: 0, unchecked: `${table ?? 'all tables'}: ${error.message}` };
   }
 }

@@ -10,7 +10,7 @@ import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
 import { anonBytesOf } from './memory.js';
 import type { Db } from './sqlite.js';
-import { countRows, hashSchema, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
+import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
 import { brokenConstraints, checkAll, checkOne, checkPrivate, checkQuickly, foreignKeyViolations, LIMIT, NOTHING_FOUND } from './sqlite-checks.js';
 import { checkLive, checkPut, putInto, settle } from './sqlite-live.js';
 import { cutShort, isAsVacuumLeavesIt, pagesGoneAstray } from './sqlite-pages.js';
@@ -79,11 +79,13 @@ async function copyPages(db: Db, target: string): Promise<void> {
 function describe(db: Db): Answers['describe'] {
   const indexes = db.prepare<[string], number>('SELECT count(*) FROM temp.pragma_index_list(?)').pluck();
   const foreignKeys = db.prepare<[string], number>('SELECT count(*) FROM temp.pragma_foreign_key_list(?)').pluck();
+  const tables = listTables(db);
   return {
     schemaHash: hashSchema(db),
     properties: readProperties(db),
     pageCount: number(db, 'page_count'),
-    tables: listTables(db).map(({ name, type }) => {
+    byTable: tables.every(({ name }) => isSayable(name)),
+    tables: tables.map(({ name, type }) => {
       const rows = type === 'virtual' ? null : countRows(db, name);
       return {
         name,

@@ -91,8 +91,12 @@ export const tableNames = (db: Db): string[] => listTables(db).map((t) => t.name
 /** An identifier cannot be bound. */
 export const quoted = (identifier: string): string => `"${identifier.replaceAll('"', '""')}"`;
 
-/** Null where the table cannot be read without its application. */
+/** A name that is not UTF-8 arrives with U+FFFD in it, and its table cannot be asked for. */
+export const isSayable = (name: string): boolean => !name.includes('\ufffd');
+
+/** Null where the table cannot be read without its application, or asked for at all. */
 export function countRows(db: Db, table: string): number | null {
+  if (!isSayable(table)) return null;
   // SQLite counts along the smallest index, if it knows the index's collation.
   for (const how of ['', ' NOT INDEXED']) {
     try {

@@ -37,10 +37,10 @@ export type Request =
    * by themselves, as another part of the work (check-constraints.ts).
    */
   | { op: 'check-table'; file: string; table: string; part: 'whole' | 'without constraints' | 'constraints'; mmap: boolean; cellSizeCheck: boolean }
-  /** integrity_check of everything without a limit of findings: only where a limit was reached. */
+  /** integrity_check of everything without a limit of findings: only where a limit was reached, or a table cannot be asked for. */
   | { op: 'check-all'; file: string; mmap: boolean; cellSizeCheck: boolean }
-  /** Rows of one table whose foreign keys point nowhere. */
-  | { op: 'check-foreign-keys'; file: string; table: string; mmap: boolean; cellSizeCheck: boolean }
+  /** Rows of one table, or of all, whose foreign keys point nowhere. */
+  | { op: 'check-foreign-keys'; file: string; table: string | null; mmap: boolean; cellSizeCheck: boolean }
 
   /** Opens a database that nobody else may have open for writing, so that SQLite rolls back or checkpoints what is left, and removes -wal and -shm. */
   | { op: 'settle'; file: string; dev: number; ino: number; busyMs: number }
@@ -76,6 +76,8 @@ export interface Answers {
     schemaHash: string;
     properties: Properties;
     pageCount: number;
+    /** false: the name of a table is not UTF-8, so that nobody can ask for it. */
+    byTable: boolean;
     /** `cost`: rows times the lookups that checking one costs. `foreignKeys`: the table declares some. `apart`: its constraints are better counted by themselves. */
     tables: readonly { name: string; rows: number | null; cost: number; foreignKeys: boolean; apart: boolean }[];
   };

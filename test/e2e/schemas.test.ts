@@ -1,5 +1,5 @@
 /** Every kind of database that SQLite can hold arrives whole; what this build cannot do is done another way, and said. */
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
@@ -421,6 +421,58 @@ describe('an index that lacks rows is damage', () => {
       { dbstat: 0, pragma_foreign_key_check: 0, pragma_index_list: 0, t: 2 },
     ]);
     expect(manifest.checks.find((c) => c.name === 'integrity_check')?.message).toMatch(/except t: CHECK constraints: \S/);
+  });
+});
+
+describe('a table whose name is not UTF-8', () => {
+  /** Nobody can write such a name into a statement: it is put into the file. */
+  function rename(s: Scene): void {
+    const bytes = readFileSync(s.source);
+    for (let at = bytes.indexOf('xAy'); at >= 0; at = bytes.indexOf('xAy', at)) bytes[at + 1] = 0xff;
+    writeFileSync(s.source, bytes);
+  }
+
+  test('is copied, proven, put back and guarded like any other; rows that break a rule are counted', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec(`CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE xAy (a TEXT COLLATE NOCASE PRIMARY KEY, p REFERENCES p, n CHECK (n > 0));
+        PRAGMA foreign_keys = off; PRAGMA ignore_check_constraints = on; INSERT INTO xAy VALUES ('one', 1, 1), ('two', 2, -2)`);
+    });
+    rename(s);
+    const { manifest, warnings } = await copyOf(s, ['x\ufffdy']);
+    expect([manifest.status, manifest.method, manifest.rows, manifest.violations, warnings]).toEqual([
+      'good',
+      'vacuum-into',
+      { p: 0 },
+      { check: 1, notNull: 0, foreignKey: 2 },
+      ['ROWS_VIOLATE'],
+    ]);
+    const verify = await s.ask('verify', ['--all', '--json']);
+    expect([verify.code, verify.json.ok]).toEqual([0, true]);
+    const back = join(s.home, 'back.db');
+    const restore = await s.ask('restore', ['-o', back]);
+    expect(restore.code, restore.stderr).toBe(0);
+    expect(sha256(back)).toBe(sha256(join(s.to, manifest.file)));
+    make(s, (db) => db.exec("PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'CHECK (n > 0)', '')"));
+    make(s, (db) => db.exec('INSERT INTO p VALUES (1), (2)'));
+    const guard = await s.ask('guard', ['--database', s.source, '--json', '--', 'true']);
+    expect([guard.code, guard.json.error], guard.stderr).toEqual([0, null]);
+    make(s, (db) => db.exec('PRAGMA foreign_keys = off; DELETE FROM p WHERE id = 2'));
+    const orphan = await s.ask('guard', ['--database', s.source, '--json', '--', 'true']);
+    expect([orphan.code, orphan.json.error?.message]).toEqual([1, expect.stringContaining('1 of x')]);
+  });
+
+  test('does not keep damage elsewhere from being seen', async () => {
+    const s = scene(null);
+    make(s, (db) => db.exec("CREATE TABLE xAy (a); CREATE TABLE t (id INTEGER PRIMARY KEY, b); CREATE INDEX i ON t (b); INSERT INTO t VALUES (1, 'x')"));
+    const root = query<number>(s.source, "SELECT rootpage FROM sqlite_schema WHERE name = 'i'");
+    make(s, (db) => db.exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = 'i'"));
+    make(s, (db) => db.exec("INSERT INTO t VALUES (2, 'y')"));
+    make(s, (db) => db.exec(`PRAGMA writable_schema = on; INSERT INTO sqlite_schema VALUES ('index', 'i', 't', ${root}, 'CREATE INDEX i ON t (b)')`));
+    rename(s);
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.error?.code, run.json.copy], run.stderr).toEqual([1, 'SOURCE_CORRUPT', null]);
+    expect(run.json.error?.message).toContain('entries in index i');
   });
 });
 
