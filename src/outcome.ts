@@ -274,7 +274,13 @@ const guardedIs = (f: { rolledBack?: boolean }): string =>
 export function describe(f: Failure): { message: string; hint: string } {
   switch (f.code) {
     case 'SOURCE_MISSING':
-      return { message: `there is no file at ${f.path}`, hint: 'check the path, and that its file system is mounted' };
+      return {
+        message: `there is no file at ${f.path}`,
+        // What is not UTF-8 in a name arrives as this character, and cannot be said back.
+        hint: f.path.includes('\ufffd')
+          ? 'a part of the path that is not UTF-8 cannot be opened: give the file or the directory another name'
+          : 'check the path, and that its file system is mounted',
+      };
     case 'SOURCE_UNREADABLE':
       return {
         message: `cannot read ${f.path}: ${f.reason}`,

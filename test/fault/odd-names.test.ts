@@ -1,7 +1,7 @@
 import { copyFileSync, readdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { dbbackup, makeDatabase } from '../support/cli.js';
+import { dbbackup, EXECUTABLE, makeDatabase, startCommand } from '../support/cli.js';
 import { expectOneLine, type Place, place } from './bad-input.js';
 import { contentOf, examine, listing, mustBeWhole } from './proof.js';
 
@@ -69,6 +69,14 @@ describe('file names', () => {
     expect(run.json.error?.message).toMatch(says);
     expectOneLine(run, ['SETTINGS']);
     expect(listing(p.to)).toBe('');
+  });
+
+  test('a name that is not UTF-8 cannot be opened, and the hint says so', async () => {
+    const p = place();
+    // No program of Node can say such a name: a shell does.
+    const script = 'f="$1/$(printf "caf\\351.db")"; cp "$2" "$f"; exec "$3" run "$f" --to "$4" --json';
+    const run = await startCommand(['sh', '-c', script, 'sh', join(p.home, 'data'), makeSmall(p), EXECUTABLE, p.to]).result;
+    expect([run.code, run.json.error?.code, run.json.error?.hint], run.stderr).toEqual([1, 'SOURCE_MISSING', expect.stringContaining('not UTF-8')]);
   });
 });
 
