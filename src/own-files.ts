@@ -1,6 +1,6 @@
 /**
- * Where the program's own files lie. `dist/` has one file for each kind of process, made of all modules that it needs: to find
- * and load a hundred of them takes longer than to copy a small database. From source (`npm run dev`) tsx loads them one by one.
+ * Where the program's own files lie. `npm run build` makes a few files in `dist/` of all modules (test/support/build.ts says which); from
+ * source (`npm run dev`) tsx loads the modules one by one.
  */
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
