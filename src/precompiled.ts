@@ -10,13 +10,16 @@ import { Script } from 'node:vm';
 
 const HASH_BYTES = 32;
 
-/** What stands before V8's own bytes: V8 itself looks only at the version, its flags and how long the source is. */
-const hashOf = (code: Buffer, made: Buffer): Buffer => createHash('sha256').update(code).update(made).digest();
+/** Which Node this is, to the options that it was built with: what one build compiled is for no other one, on other processors least of all. */
+const engine = (): string => JSON.stringify([process.version, process.versions.v8, process.platform, process.arch, process.config]);
+
+/** What stands before V8's own bytes: V8 itself looks only at its version, its flags and how long the source is. */
+const hashOf = (code: Buffer, made: Buffer): Buffer => createHash('sha256').update(engine()).update(code).update(made).digest();
 
 /** The file that keeps what V8 made of `code`. */
 export const sealed = (code: Buffer, made: Buffer): Buffer => Buffer.concat([hashOf(code, made), made]);
 
-/** V8's bytes, if they were made of this very code and are whole; without them the code is compiled as any other. */
+/** V8's bytes, if this Node made them of this very code and they are whole; without them the code is compiled as any other. */
 function unsealed(code: Buffer, path: string): Buffer | undefined {
   let kept: Buffer;
   try {

@@ -34,6 +34,17 @@ test('code that is changed and as long as before: compiled again', () => {
   expect([script.cachedDataRejected, exports]).toEqual([undefined, { app: expect.any(Function) }]);
 });
 
+test('what another Node compiled, of the same version on other processors: compiled again', () => {
+  const { arch } = process;
+  try {
+    Object.defineProperty(process, 'arch', { value: 'riscv64' });
+    const { exports, script } = load(built('app.code.js'));
+    expect([script.cachedDataRejected, exports]).toEqual([undefined, { app: expect.any(Function) }]);
+  } finally {
+    Object.defineProperty(process, 'arch', { value: arch });
+  }
+});
+
 test('nothing beside the code: compiled', () => {
   const directory = tempDirectory('built');
   copyFileSync(built('app.code.js'), join(directory, 'app.code.js'));
