@@ -56,4 +56,10 @@ async function start(): Promise<void> {
   await earlyWorker?.ended;
 }
 
-void start();
+// A command that came to no end of its own must not look like one that went well.
+process.exitCode = 70;
+start().catch((error: unknown) => {
+  process.exitCode = 70;
+  process.stderr.write(`dbbackup: ${error instanceof Error ? error.stack : String(error)}\n`);
+  earlyWorker?.child.kill('SIGKILL');
+});

@@ -35,13 +35,13 @@ function unsealed(code: Buffer, path: string): Buffer | undefined {
 export const WRAPPER = ['(function (exports, require, module, __filename, __dirname) {', '});'] as const;
 
 /** One of the program's files, run. */
-export interface Loaded {
+export interface Part {
   readonly exports: unknown;
   readonly script: Script;
 }
 
 /** Runs `NAME.code.js`, with `NAME.code.v8` beside it where that was made of it by a V8 like this one. */
-export function load(path: string): Loaded {
+export function load(path: string): Part {
   const code = readFileSync(path);
   const cachedData = unsealed(code, path.replace(/\.js$/, '.v8'));
   const script = new Script(code.toString('latin1'), { filename: path, ...(cachedData && { cachedData }) });

@@ -389,3 +389,16 @@ test('the last words of a SQLite process that cannot run are told', async () => 
   expect([run.code, run.json.error?.code, run.json.error?.message]).toEqual([1, 'SNAPSHOT_FAILED', expect.stringContaining('Cannot find module')]);
   expect(dataFiles(s.to)).toEqual([]);
 });
+
+test.each([
+  ['comes to no end of its own', 'new Promise(() => undefined)', ''],
+  ['fails where nothing should', "Promise.reject(new Error('out of order'))", 'out of order'],
+])('a command that %s does not end like one that went well', async (_, app, says) => {
+  const s = scene();
+  const root = tempDirectory('package');
+  for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(root, part), { recursive: true });
+  writeFileSync(join(root, 'dist/app.js'), `exports.app = () => ${app};\n`);
+  const env = { NODE_OPTIONS: '--unhandled-rejections=none' };
+  const list = await s.ask('list', [], { executable: join(root, 'bin/dbbackup.js'), env });
+  expect([list.code, list.stdout, list.stderr]).toEqual([70, '', expect.stringContaining(says)]);
+});

@@ -2,15 +2,14 @@
  * Part of `npm run build`: has the program and its children do what they do every night, and keeps what V8 compiled for it. It is no
  * test: where something cannot be done here, less is kept.
  *
- *   warm.ts          the program, and below it
- *   warm.ts CHILD    one of its children, which is asked through the usual pipes
+ *   warm.ts program DIRECTORY   the program, and below it
+ *   warm.ts CHILD               one of its children, which is asked through the usual pipes
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import Database from 'better-sqlite3';
@@ -39,6 +38,7 @@ function beChild(name: string): void {
 async function ask(name: Script, requests: readonly object[]): Promise<void> {
   const child = spawn(process.execPath, ['--import', 'tsx', import.meta.filename, name], {
     stdio: ['pipe', 'ignore', 'inherit', 'pipe', 'ignore'],
+    cwd: ROOT,
     env: { PATH: process.env['PATH'], AWS_ACCESS_KEY_ID: 'a', AWS_SECRET_ACCESS_KEY: 'b', AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
   });
   (child.stdio[3] as Readable).resume();
@@ -46,14 +46,16 @@ async function ask(name: Script, requests: readonly object[]): Promise<void> {
   await once(child, 'close');
 }
 
-async function beProgram(): Promise<void> {
-  const directory = mkdtempSync(join(tmpdir(), 'dbbackup-build-'));
+/** @param directory an empty one, of which nothing needs to stay */
+async function beProgram(directory: string): Promise<void> {
+  // Not where the sources are: a developer's own .env there would be obeyed, and tell people, and store at real places.
+  process.chdir(directory);
   // Answers every request like an empty bucket, and whatever it is sent like a full one.
   const server = createServer((request, response) => {
     request.resume().on('end', () => response.setHeader('connection', 'close').end(request.method === 'GET' ? '<ListBucketResult></ListBucketResult>' : ''));
   });
   try {
-    const database = join(directory, 'app.db');
+    const database = join(directory, 'built.db');
     const to = join(directory, 'backups');
     new Database(database).exec('PRAGMA journal_mode = WAL; CREATE TABLE t (a PRIMARY KEY, b CHECK (b IN (2, 3))); INSERT INTO t VALUES (1, 2)').close();
 
@@ -71,12 +73,18 @@ async function beProgram(): Promise<void> {
         earlyWorker: null,
         leave: () => undefined,
       } satisfies Started);
-    await command('run', database, '--to', to);
-    await command('run', database, '--to', to, '--keep-last', '1');
-    await command('run', database, '--to', to, '--dry-run');
-    for (const looking of ['list', 'status', 'history', 'prune']) await command(looking, '--to', to, '--json');
-    await command('check', database, '--to', to, '--json', '--quiet');
-    await command('verify', '--to', to);
+    const commands = [
+      ['run', database],
+      ['run', database, '--keep-last', '1'],
+      ['run', database, '--dry-run'],
+      ...['list', 'status', 'history', 'prune'].map((looking) => [looking, '--json']),
+      ['check', database, '--json', '--quiet'],
+      ['verify'],
+    ];
+    for (const words of commands) {
+      const code = await command(...words, '--to', to);
+      if (code !== 0) process.stderr.write(`build: "dbbackup ${words[0]}" ended with ${code}, so less is kept of what V8 compiled\n`);
+    }
     keep('app', loaded);
 
     const { dev, ino } = statSync(database);
@@ -110,10 +118,9 @@ async function beProgram(): Promise<void> {
     ] satisfies Numbered<S3Target>[]);
   } finally {
     server.close();
-    rmSync(directory, { recursive: true, force: true });
   }
 }
 
-const [child] = process.argv.slice(2);
-if (child === undefined) await beProgram();
-else beChild(child);
+const [what = '', directory] = process.argv.slice(2);
+if (directory !== undefined) await beProgram(directory);
+else beChild(what);
