@@ -56,10 +56,15 @@ async function start(): Promise<void> {
   await earlyWorker?.ended;
 }
 
-// A command that came to no end of its own must not look like one that went well.
-process.exitCode = 70;
-start().catch((error: unknown) => {
+/** What cannot be rendered by what was not loaded, or has not ended. */
+const broken = (what: string): void => {
   process.exitCode = 70;
-  process.stderr.write(`dbbackup: ${error instanceof Error ? error.stack : String(error)}\n`);
+  process.stderr.write(`dbbackup: error INTERNAL: ${what}. Hint: install dbbackup again; if that does not help, it is a bug: report it with these lines\n`);
   earlyWorker?.child.kill('SIGKILL');
-});
+};
+// A command that came to no end of its own must not look like one that went well.
+const unended = (): void => broken('the command came to no end');
+process.once('beforeExit', unended);
+void start()
+  .catch((error: unknown) => broken(error instanceof Error ? (error.stack ?? error.message) : String(error)))
+  .finally(() => process.off('beforeExit', unended));

@@ -187,12 +187,17 @@ function missingModule(db: Db, table: string): string | null {
   return error?.message.startsWith('no such module') ? error.message : null;
 }
 
-/** @param table null: all of them, until one cannot be checked */
+/** For each row without a parent the table that it is in. @param table null: of all of them, until one cannot be checked */
+export function orphans(db: Db, table: string | null): IterableIterator<string> {
+  const rows = 'SELECT "table" FROM temp.pragma_foreign_key_check';
+  return table === null ? db.prepare<[], string>(rows).pluck().iterate() : db.prepare<[string], string>(`${rows}(?)`).pluck().iterate(table);
+}
+
+/** @param table null: all of them */
 export function foreignKeyViolations(db: Db, table: string | null): Answers['check-foreign-keys'] {
   try {
     let rows = 0;
-    const of = table === null ? [] : [table];
-    for (const _ of db.prepare<string[]>(`SELECT 1 FROM temp.pragma_foreign_key_check${table === null ? '' : '(?)'}`).iterate(...of)) rows++;
+    for (const _ of orphans(db, table)) rows++;
     return { rows, unchecked: null };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;

@@ -4,7 +4,7 @@ import Database from 'better-sqlite3';
 import type { Check } from '../records.js';
 import type { Db } from './sqlite.js';
 import { countRows, hashSchema, isSayable, listTables, number, open, requireFile, using, usingAsync } from './sqlite.js';
-import { checkAll } from './sqlite-checks.js';
+import { checkAll, orphans } from './sqlite-checks.js';
 import { cutShort } from './sqlite-pages.js';
 import type { Answers, Request, SchemaObject } from './worker-protocol.js';
 
@@ -117,33 +117,24 @@ function integrity(db: Db, file: string): Check {
 /** Not `foreignKeyViolations`, which leaves out what it cannot check: a parent that lost its key is damage here. */
 function foreignKeys(db: Db): Check {
   const name = 'foreign_key_check';
-  const orphans = new Map<string, number>();
+  const found = new Map<string, number>();
   const unchecked: string[] = [];
-  const tables = listTables(db);
   try {
-    if (!tables.every((table) => isSayable(table.name))) {
-      // Where one cannot be asked for, all are asked for at once.
-      for (const table of db.prepare<[], string>('SELECT "table" FROM temp.pragma_foreign_key_check').pluck().iterate()) {
-        orphans.set(table, (orphans.get(table) ?? 0) + 1);
-      }
-      tables.splice(0);
-    }
-    for (const { name: table, type } of tables) {
-      if (type !== 'table') continue;
+    const tables = listTables(db).filter(({ type }) => type === 'table');
+    // Where one cannot be asked for, all are asked for at once.
+    for (const table of tables.every((t) => isSayable(t.name)) ? tables.map((t) => t.name) : [null]) {
       try {
-        let rows = 0;
-        for (const _ of db.prepare<[string]>('SELECT 1 FROM temp.pragma_foreign_key_check(?)').iterate(table)) rows++;
-        if (rows > 0) orphans.set(table, rows);
+        for (const of of orphans(db, table)) found.set(of, (found.get(of) ?? 0) + 1);
       } catch (error) {
         if (!(error instanceof Database.SqliteError) || !/^no such (function|module|collation)/.test(error.message)) throw error;
-        unchecked.push(`${table}: ${error.message}`);
+        unchecked.push(`${table ?? 'all tables'}: ${error.message}`);
       }
     }
   } catch (error) {
     return { name, ok: false, message: messageOf(error) };
   }
-  if (orphans.size > 0) {
-    const rows = [...orphans].map(([table, n]) => `${n} of ${table}`).join(', ');
+  if (found.size > 0) {
+    const rows = [...found].map(([table, n]) => `${n} of ${table}`).join(', ');
     return { name, ok: false, message: `rows without a parent: ${rows}` };
   }
   return { name, ok: true, message: unchecked.length > 0 ? `ok, except ${unchecked.join('; ')}` : 'ok' };

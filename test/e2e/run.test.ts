@@ -391,7 +391,7 @@ test('the last words of a SQLite process that cannot run are told', async () => 
 });
 
 test.each([
-  ['comes to no end of its own', 'new Promise(() => undefined)', ''],
+  ['comes to no end of its own', 'new Promise(() => undefined)', 'came to no end'],
   ['fails where nothing should', "Promise.reject(new Error('out of order'))", 'out of order'],
 ])('a command that %s does not end like one that went well', async (_, app, says) => {
   const s = scene();
