@@ -27,7 +27,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, syncDirectory } from './system/files.js';
+import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import { shellWord, userName } from './system/processes.js';
@@ -36,7 +36,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { giveUp, makeLivingDirectory, stateDirOf, tempRoot, workspace } from './workspace.js';
+import { giveUp, makeLivingDirectory, removeQuietly, stateDirOf, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -149,14 +149,6 @@ export function lineForRoom(config: Config, name: string): string {
     return pruneLine(config, name, Math.min(3, Math.floor(countCopies(config.to, name) / 2)));
   } catch {
     return '';
-  }
-}
-
-function removeQuietly(directory: string): void {
-  try {
-    removeTree(directory);
-  } catch {
-    // The next run sweeps it.
   }
 }
 
@@ -297,6 +289,7 @@ class State implements ToldFrom {
 
   /** SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used. */
   #beginFailure(error: unknown): Failure {
+    if (error instanceof Failed) return error.failure;
     const { stateDir } = this.#config;
     const prune = lineForRoom(this.#config, this.#name);
     const code = errnoOf(error);

@@ -136,7 +136,8 @@ export type Failure =
   /** A message could not be delivered; it is kept and sent by a later run. */
   | { code: 'NOTIFY_FAILED'; reason: string; kept: boolean }
   /** A bug of ours. */
-  | { code: 'INTERNAL'; message: string; stack: string };
+  /** `remedy`: it is none of our bugs, and this helps. */
+  | { code: 'INTERNAL'; message: string; stack: string; remedy?: string };
 
 export type FailureCode = Failure['code'];
 
@@ -491,6 +492,7 @@ export function describe(f: Failure): { message: string; hint: string } {
         hint: 'dbbackup check --send-test, with the same flags or --profile, tries every channel',
       };
     case 'INTERNAL':
+      if (f.remedy !== undefined) return { message: f.message, hint: f.remedy };
       return {
         message: `a bug of dbbackup: ${f.message}`,
         hint: 'please report it to the people you have dbbackup from, with the last lines of the log; --verbose shows where it happened',
@@ -587,10 +589,6 @@ export function failureOf(error: unknown): Failure {
     const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
     return { code: 'IO_ERROR', path, reason: errnoWords(e) };
   }
-  if (errnoOf(e) === 'ERR_DLOPEN_FAILED' || e.message.startsWith('Could not locate the bindings file')) {
-    const message = 'the compiled part of better-sqlite3 is missing or was built for another Node: install dbbackup again with this Node';
-    return { code: 'INTERNAL', message, stack: e.stack ?? '' };
-  }
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
 
@@ -620,8 +618,9 @@ export function errnoOf(error: unknown): string {
   return unnamed === undefined ? error.code : (Object.entries(constants.errno).find(([, number]) => number === Number(unnamed))?.[0] ?? error.code);
 }
 
-/** An errno in words, with the errno itself for searching. */
+/** An errno in words, with the errno itself for searching; a failure in its own. */
 export function errnoWords(error: unknown): string {
+  if (error instanceof Failed) return describe(error.failure).message;
   const code = errnoOf(error);
   const words = ERRNO_WORDS[code];
   if (words) return `${words} (${code})`;

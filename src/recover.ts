@@ -16,7 +16,7 @@ import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
-import { finishedPath, isAlive, parseWorkspace, tempRoot, workspace } from './workspace.js';
+import { finishedPath, isLiving, parseWorkspace, sweepDirectory, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
   /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
@@ -31,7 +31,10 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
     const place = workspace(to, name, left.runId);
-    if (await isAlive(place.directory, signal)) continue;
+    if (isLiving(place.directory)) {
+      sweepDirectory(place.directory);
+      continue;
+    }
     const found = await finishPublication(to, name, place, signal, unsupported);
     runs.set(left.runId, found && 'copy' in found ? found.copy : null);
     if (found && 'withdrawn' in found) {

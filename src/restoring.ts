@@ -77,7 +77,7 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
   const seen = lookAtTarget(acting, input.target, input.manifest.pageSize);
   let damaged = input.damaged === true;
   if (seen.how === 'live' && !damaged) {
-    await sweepStaging(dirname(seen.state.realPath), acting.signal).catch(() => undefined);
+    sweepStaging(dirname(seen.state.realPath));
     const file = provenFile(acting);
     if (!input.proven) await proveInto(acting, input.manifest, file);
     const put = await recorder.stage(

@@ -72,7 +72,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     const locked = await lookAgain();
     if (isSkip(locked)) return locked;
     // The second name that a killed restore left goes before SQLite sees the file.
-    if (locked.source.links > 1) await sweepStaging(dirname(locked.source.realPath), signal);
+    if (locked.source.links > 1) sweepStaging(dirname(locked.source.realPath));
 
     if (config.hooks.before) await runBefore(acting);
     // And after the hook, which may have loaded much into the database, or made room.

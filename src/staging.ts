@@ -3,24 +3,33 @@ import { randomUUID } from 'node:crypto';
 import { lstatSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errnoWords, Failed } from './outcome.js';
-import { emptyFiles, lstatOrNull, removeTree } from './system/files.js';
-import { isAlive, makeLivingDirectory } from './workspace.js';
+import { emptyFiles, lstatOrNull } from './system/files.js';
+import { makeLivingDirectory, removeQuietly, sweepDirectory } from './workspace.js';
 
 const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** Takes away what killed restores, of whatever way, have left beside a database. */
-export async function sweepStaging(beside: string, signal: AbortSignal): Promise<void> {
-  for (const entry of readdirSync(beside)) {
+/** Takes away what killed restores, of whatever way, have left beside a database. What cannot be removed, or not be seen, is left. */
+export function sweepStaging(beside: string): void {
+  for (const entry of list(beside)) {
     const left = join(beside, entry);
     const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
-    if (stats?.isDirectory() && stats.uid === process.geteuid?.() && !(await isAlive(left, signal))) removeTree(left);
+    if (stats?.isDirectory() && stats.uid === process.geteuid?.()) sweepDirectory(left);
+  }
+}
+
+function list(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    // Where one may write and not read, a restore works all the same.
+    return [];
   }
 }
 
 /** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
 export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
   try {
-    await sweepStaging(beside, signal);
+    sweepStaging(beside);
     const directory = join(beside, `.dbbackup-${randomUUID()}`);
     const lock = await makeLivingDirectory(directory, signal);
     const is = lstatSync(directory);
@@ -28,12 +37,8 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
       directory,
       remove: () => {
         lock.release();
-        try {
-          if (signal.aborted) emptyFiles(directory, is, [STAGED]);
-          removeTree(directory);
-        } catch {
-          // The next restore beside it sweeps it.
-        }
+        if (signal.aborted) emptyFiles(directory, is, [STAGED]);
+        removeQuietly(directory);
       },
     };
   } catch (error) {

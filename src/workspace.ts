@@ -2,12 +2,12 @@
  * Where a run works: `<to>/.dbbackup/tmp/NAME-RUNID/`, always below the backup directory, since link(2) needs one file
  * system. The data and manifest of a copy are staged there before they appear under their final names.
  */
-import { lstatSync } from 'node:fs';
+import { readdirSync, rmdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import type { Packed } from './packing.js';
-import { emptyFiles, lstatOrNull, makePrivateDirectory } from './system/files.js';
+import { emptyFiles, lstatOrNull, makePrivateDirectory, remove, removeTree } from './system/files.js';
 import type { Lock } from './system/lock.js';
-import { acquireLock } from './system/lock.js';
+import { acquireLock, takeLock } from './system/lock.js';
 
 const RUN_ID = /^(.+)-([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$/u;
 
@@ -67,19 +67,20 @@ export function parseWorkspace(entry: string): { name: string; runId: string } |
   return name === undefined || runId === undefined ? null : { name, runId };
 }
 
-/** Held as long as the process lives that made the directory without holding the lock of the name. */
+/** Held as long as the process lives that made the directory without holding the lock of the name. The first file in there, and the last. */
 const ALIVE = 'alive.lock.db';
-const ATTEMPTS = 5;
+const ATTEMPTS = 10;
 
 /**
- * A private directory that a sweep leaves alone while this process lives. A sweep between the two steps may take the new
- * directory for a leftover: then it is made again.
+ * A private directory that a sweep leaves alone while this process lives. A sweep may take it away before its lock is held: then it
+ * is made again.
  */
 export async function makeLivingDirectory(directory: string, signal: AbortSignal): Promise<Lock> {
   for (let attempt = 1; ; attempt++) {
-    makePrivateDirectory(directory);
     try {
+      makePrivateDirectory(directory);
       const lock = await acquireLock(join(directory, ALIVE), 0, signal);
+      // A sweep removes the file while it holds the lock itself. So either it is there, and ours, or it never will be.
       if (lock && lstatOrNull(join(directory, ALIVE))) return lock;
       lock?.release();
     } catch (error) {
@@ -89,11 +90,46 @@ export async function makeLivingDirectory(directory: string, signal: AbortSignal
   }
 }
 
-/** Whether the process that made a directory with `makeLivingDirectory` is still at work in it. */
-export async function isAlive(directory: string, signal: AbortSignal): Promise<boolean> {
+/**
+ * Whether a directory may be of a process that is at work without the lock of the name. One that has a file in there has held its own
+ * lock since before: where that is gone, so is the process.
+ */
+export const isLiving = (directory: string): boolean =>
+  !readdirSync(directory).some((entry) => entry !== ALIVE) || lstatOrNull(join(directory, ALIVE)) !== null;
+
+/**
+ * Removes a directory, unless a process is still at work in it that made it with `makeLivingDirectory`, or is just making it. What
+ * cannot be removed, or is just being removed by somebody else, is left to the next sweep.
+ */
+export function sweepDirectory(directory: string): void {
+  try {
+    // An empty one only as long as it is: its process may be about to make the lock.
+    if (!isLiving(directory)) removeTree(directory);
+    else if (emptyLiving(directory)) rmdirSync(directory);
+  } catch {
+    // As said.
+  }
+}
+
+/** Takes all out of it, the lock at last: whoever waits for that one finds that it is gone, and makes the directory again. */
+function emptyLiving(directory: string): boolean {
   const path = join(directory, ALIVE);
-  if (!lstatOrNull(path)?.isFile() || lstatSync(path).uid !== process.geteuid?.()) return false;
-  const lock = await acquireLock(path, 0, signal);
-  lock?.release();
-  return lock === null;
+  if (!lstatOrNull(path)) return true;
+  const lock = takeLock(path);
+  if (!lock) return false;
+  try {
+    for (const entry of readdirSync(directory)) if (entry !== ALIVE) removeTree(join(directory, entry));
+    return remove(path);
+  } finally {
+    lock.release();
+  }
+}
+
+/** Removes one's own. What is left of it, as by a kill meanwhile, is swept. */
+export function removeQuietly(directory: string): void {
+  try {
+    removeTree(directory);
+  } catch {
+    // As said.
+  }
 }

@@ -1,16 +1,18 @@
-/**
- * SQLite in this process: for the history and for locks, never for a database of the operator's. It is loaded at its first use,
- * since that takes as long as all the rest of a command that needs none.
- */
-import { createRequire } from 'node:module';
-import type Database from 'better-sqlite3';
+/** SQLite in this process: for the history and for locks, never for a database of the operator's. */
+import Database from 'better-sqlite3';
+import { errnoOf, Failed } from '../outcome.js';
 
 export type { Database } from 'better-sqlite3';
 
-const require = createRequire(import.meta.filename);
-
-/** Opens a database. Throws what SQLite says, with its `code`. */
+/** Opens a database. Throws what SQLite says, with its `code`; `Failed` where there is no SQLite, as after Node was upgraded. */
 export function openDatabase(path: string, options: Database.Options): Database.Database {
-  const Driver = require('better-sqlite3') as typeof Database;
-  return new Driver(path, options);
+  try {
+    return new Database(path, options);
+  } catch (error) {
+    if (!(error instanceof Error) || !['ERR_DLOPEN_FAILED', 'MODULE_NOT_FOUND'].includes(errnoOf(error))) throw error;
+    const [reason = ''] = error.message.split('\n');
+    const message = `the compiled part of better-sqlite3 cannot be loaded: ${reason}`;
+    const remedy = `install dbbackup again with this Node (${process.version}): it is missing, or was built for another one`;
+    throw new Failed({ code: 'INTERNAL', message, stack: error.stack ?? '', remedy }, { cause: error });
+  }
 }

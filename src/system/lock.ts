@@ -39,6 +39,31 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
   }
 }
 
+/**
+ * Takes the lock of a file that is there, at once; null where somebody holds it, in this process or another one, where the file is
+ * gone or another one has come, or where it cannot be known.
+ */
+export function takeLock(path: string): Lock | null {
+  const before = lstatOrNull(path);
+  if (!before?.isFile()) return null;
+  let db: Database;
+  try {
+    db = openDatabase(path, { timeout: 0, fileMustExist: true });
+  } catch {
+    return null;
+  }
+  try {
+    db.pragma('journal_mode = MEMORY');
+    db.exec('BEGIN IMMEDIATE');
+    // The lock of a file that somebody has removed meanwhile says nothing of the one that has its name now.
+    if (lstatOrNull(path)?.ino === before.ino) return { release: () => db.close() };
+  } catch {
+    // Held.
+  }
+  db.close();
+  return null;
+}
+
 /** better-sqlite3 looks at the directory itself, and calls whatever it cannot see a mistake of its caller. */
 function open(path: string): Database {
   try {

@@ -379,14 +379,35 @@ test('no HOME, no TZ, no locale and a bare PATH are enough', async () => {
   expect([run.code, run.json.status], run.stderr).toEqual([0, 'ok']);
 });
 
-test('the last words of a SQLite process that cannot run are told', async () => {
-  const s = scene();
+/** An installation of its own, in which something can be broken. */
+function installation(): { root: string; executable: string } {
   const root = tempDirectory('package');
   for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(root, part), { recursive: true });
+  return { root, executable: join(root, 'bin/dbbackup.js') };
+}
+
+test('the last words of a SQLite process that cannot run are told', async () => {
+  const s = scene();
+  const { root, executable } = installation();
   symlinkSync(join(ROOT, 'node_modules'), join(root, 'node_modules'));
   unlinkSync(join(root, 'dist/sqlite-worker.js'));
-  const run = await s.run(['--json'], { executable: join(root, 'bin/dbbackup.js') });
+  const run = await s.run(['--json'], { executable });
   expect([run.code, run.json.error?.code, run.json.error?.message]).toEqual([1, 'SNAPSHOT_FAILED', expect.stringContaining('Cannot find module')]);
+  expect(dataFiles(s.to)).toEqual([]);
+});
+
+test.each([
+  ['missing', null],
+  ['made for another Node', 'no library'],
+])('a compiled part of better-sqlite3 that is %s is said to be that, and what helps', async (_, content) => {
+  const s = scene();
+  const { root, executable } = installation();
+  const place = join(root, 'node_modules/better-sqlite3/build/Release');
+  mkdirSync(place, { recursive: true });
+  if (content !== null) writeFileSync(join(place, 'better_sqlite3.node'), content);
+  const run = await s.run(['--json'], { executable });
+  expect([run.code, run.json.error?.code, run.json.error?.hint]).toEqual([70, 'INTERNAL', expect.stringContaining('install dbbackup again')]);
+  expect(run.json.error?.message).toContain('the compiled part of better-sqlite3 cannot be loaded');
   expect(dataFiles(s.to)).toEqual([]);
 });
 
@@ -395,10 +416,9 @@ test.each([
   ['fails where nothing should', "Promise.reject(new Error('out of order'))", 'out of order'],
 ])('a command that %s does not end like one that went well', async (_, app, says) => {
   const s = scene();
-  const root = tempDirectory('package');
-  for (const part of ['bin', 'dist', 'package.json']) cpSync(join(ROOT, part), join(root, part), { recursive: true });
+  const { root, executable } = installation();
   writeFileSync(join(root, 'dist/app.js'), `exports.app = () => ${app};\n`);
   const env = { NODE_OPTIONS: '--unhandled-rejections=none' };
-  const list = await s.ask('list', [], { executable: join(root, 'bin/dbbackup.js'), env });
+  const list = await s.ask('list', [], { executable, env });
   expect([list.code, list.stdout, list.stderr]).toEqual([70, '', expect.stringContaining(says)]);
 });

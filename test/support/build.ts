@@ -1,6 +1,6 @@
 /**
  * `npm run build`: makes `dist/`, a file for each kind of process, with the JavaScript packages in it. To find and load hundreds of
- * small files takes longer than to copy a small database. Outside stays better-sqlite3, which is not JavaScript alone.
+ * small files takes longer than to copy a small database. Outside stays what is not JavaScript: the compiled part of better-sqlite3.
  *
  *   main.js                          what bin/dbbackup.js starts; it loads app.js
  *   NAME.code.js, NAME.code.v8       a part of the program, and what V8 made of it while it was at work (warm.ts)
@@ -10,7 +10,7 @@
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { type BuildOptions, build } from 'esbuild';
+import { type BuildOptions, build, type Plugin } from 'esbuild';
 import { ROOT, SCRIPTS } from '../../src/own-files.js';
 import { WRAPPER } from '../../src/precompiled.js';
 
@@ -18,6 +18,16 @@ const DIST = join(ROOT, 'dist');
 
 /** What is loaded with what V8 made of it: the program, and its children. */
 const PARTS = { app: 'app.ts', ...SCRIPTS };
+
+/** better-sqlite3 asks two more packages where its compiled part is, which look in ten places. npm puts it into one. */
+const compiledPart: Plugin = {
+  name: 'compiled-part',
+  setup: ({ onResolve, onLoad }) => {
+    const here = { namespace: 'compiled-part' };
+    onResolve({ filter: /^bindings$/ }, () => ({ ...here, path: 'bindings' }));
+    onLoad({ ...here, filter: /./ }, () => ({ contents: "module.exports = (name) => require('better-sqlite3/build/Release/' + name);" }));
+  },
+};
 
 const shared = {
   bundle: true,
@@ -28,7 +38,8 @@ const shared = {
   format: 'cjs',
   supported: { 'dynamic-import': false },
   define: { 'import.meta.dirname': '__dirname', 'import.meta.filename': '__filename' },
-  external: ['better-sqlite3', './app.js'],
+  external: ['./app.js'],
+  plugins: [compiledPart],
   logLevel: 'warning',
   metafile: true,
   absWorkingDir: ROOT,
