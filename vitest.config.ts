@@ -13,6 +13,12 @@ const FIRST = [
   'test/fault/tamper.test.ts',
   'test/fault/inject.test.ts',
   'test/fault/transport.test.ts',
+  'test/e2e/offsite.test.ts',
+  'test/fault/signals.test.ts',
+  'test/fault/enospc.test.ts',
+  'test/fault/power.test.ts',
+  'test/fault/consistency.test.ts',
+  'test/contract/build.test.ts',
 ].map((path) => fileURLToPath(new URL(path, import.meta.url)));
 
 class LongestFirst extends BaseSequencer {

@@ -41,6 +41,8 @@ export class RcloneDestination implements Destination {
   readonly #env: NodeJS.ProcessEnv;
   readonly #redact: (text: string) => string;
   readonly #live = new Set<Leashed>();
+  /** Bytes of each object in the last listing: rclone takes longer to start than to read a manifest. */
+  #listed: ReadonlyMap<string, number> = new Map();
 
   constructor(url: RcloneUrl, env: NodeJS.ProcessEnv, patience: Patience) {
     this.shown = url.shown;
@@ -62,7 +64,9 @@ export class RcloneDestination implements Destination {
     // Most remotes have no empty directories: before the first put there is nothing to list.
     if (end.code === DIRECTORY_NOT_FOUND) return [];
     this.#mustBeFine(end, stderr, doing);
-    return this.#entries(stdout, doing);
+    const entries = this.#entries(stdout, doing);
+    this.#listed = new Map(entries.map((entry) => [entry.name, entry.sizeBytes]));
+    return entries;
   }
 
   async put(file: string, name: string, expected: Expected, signal: AbortSignal): Promise<Proved> {
@@ -92,18 +96,35 @@ export class RcloneDestination implements Destination {
     const object = this.#object(name);
     const sizeBytes = await this.#sizeOf(object, doing, signal);
     if (sizeBytes === null) throw new DestinationError('missing', `${this.shown}: "${name}" is not there: look what is there with list`, false);
+    return this.#cat(name, sizeBytes, signal);
+  }
+
+  #cat(name: string, sizeBytes: number, signal: AbortSignal): Readable {
     signal.throwIfAborted();
-    const rclone = this.#start(['cat', '--', object]);
+    const rclone = this.#start(['cat', '--', this.#object(name)]);
     const { stdout } = rclone.child;
     if (!stdout) throw new Error('no channel from rclone');
-    const verdict = async (): Promise<void> => this.#mustBeFine(await rclone.closed, rclone.stderr, doing);
+    const verdict = async (): Promise<void> => this.#mustBeFine(await rclone.closed, rclone.stderr, `reading "${name}"`);
     return judged(stdout, sizeBytes, `${this.shown}: "${name}"`, verdict, () => this.#end(rclone), signal);
   }
 
   async read(name: string, maxBytes: number, signal: AbortSignal): Promise<Buffer> {
+    const listed = this.#listed.get(name);
+    if (listed !== undefined) {
+      try {
+        return await this.#collect(name, this.#cat(name, listed, signal), maxBytes);
+      } catch (error) {
+        if (!(error instanceof DestinationError) || error.transient) throw error;
+        // It may have been replaced since.
+      }
+    }
+    return await this.#collect(name, await this.get(name, signal), maxBytes);
+  }
+
+  async #collect(name: string, stream: Readable, maxBytes: number): Promise<Buffer> {
     const chunks: Buffer[] = [];
     let length = 0;
-    for await (const chunk of (await this.get(name, signal)) as AsyncIterable<Buffer>) {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
       length += chunk.length;
       if (length > maxBytes) throw tooLong(`${this.shown}: "${name}"`, maxBytes);
       chunks.push(chunk);

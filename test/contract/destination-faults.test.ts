@@ -493,6 +493,15 @@ describe('rclone that misbehaves', () => {
     expect(await troubleOf(fakeRclone(script).put(local.file, 'a.db', local, never))).toMatchObject({ kind, transient });
   });
 
+  test('it is started once for each object that was listed', async () => {
+    const log = join(tempDirectory('calls'), 'log');
+    const list = `printf '[{"Name":"a.json","Size":3},{"Name":"b.json","Size":3}]'`;
+    const there = fakeRclone(`echo "$1" >>'${log}'; case "$1" in lsjson) ${list} ;; cat) printf abc ;; esac`);
+    await there.list(never);
+    for (const name of ['a.json', 'b.json']) expect((await there.read(name, 10, never)).toString()).toBe('abc');
+    expect(readFileSync(log, 'utf8')).toBe('lsjson\ncat\ncat\n');
+  });
+
   test('what it says is bounded, printable, and without passwords and tokens', async () => {
     const url = `https://user:${SECRET}@dav.example.org/x?sig=${TOKEN}`;
     const script = `yes noise | head -c 1000000 >&2; printf '\\nFailed \\033[31m%s %s\\n' "$RCLONE_CONFIG_DISK_PASS" '${url}' >&2; exit 1`;

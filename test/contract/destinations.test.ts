@@ -194,6 +194,18 @@ for (const kind of KINDS) {
       expect(await rejection(place.read('nowhere.json', 999, never))).toMatchObject({ name: 'DestinationError', kind: 'missing' });
     });
 
+    test('what was replaced or removed since the last listing is read as it is now', async () => {
+      const place = fresh('listed');
+      const other = fresh('listed');
+      const [first, next] = [localFile(10), localFile(20)];
+      for (const name of ['a.json', 'b.json']) await place.put(first.file, name, first, never);
+      await place.list(never);
+      await other.put(next.file, 'a.json', next, never);
+      await other.remove('b.json', never);
+      expect((await place.read('a.json', 1000, never)).equals(next.bytes)).toBe(true);
+      expect(await rejection(place.read('b.json', 1000, never))).toMatchObject({ name: 'DestinationError', kind: 'missing' });
+    });
+
     test('an object of that name is replaced, also by one of the same size and time', async () => {
       const place = fresh();
       for (const sizeBytes of [100, 100, 7]) {

@@ -59,7 +59,7 @@ interface Shape {
   readonly reader?: true;
 }
 
-const OLD_BYTES = 900_000;
+const OLD_BYTES = 400_000;
 
 /** Rows that the copy does not have. */
 export function grow(path: string): void {

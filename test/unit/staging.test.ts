@@ -11,7 +11,7 @@ import { tempDirectory } from '../support/cli.js';
 const WORKER = (beside: string): string => `
   import { existsSync, writeFileSync } from 'node:fs';
   import { makeStaging } from ${JSON.stringify(resolve('src/staging.ts'))};
-  for (let round = 0; round < 300; round++) {
+  for (let round = 0; round < 100; round++) {
     const staging = await makeStaging(${JSON.stringify(beside)}, new AbortController().signal);
     writeFileSync(staging.directory + '/file', '');
     await new Promise((resolve) => setImmediate(resolve));
