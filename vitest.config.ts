@@ -31,8 +31,11 @@ class LongestFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
-    // Tests change directories, umasks and signals of their process, and load a native module: a process per file.
+    // Tests change the umask, the user and the time zone of their process, and load a native module. Each puts back what it changes, so that a
+    // process can run several files: to start one for each, and to load all modules in it, is a minute of processor time.
     pool: 'forks',
+    isolate: false,
+    setupFiles: ['test/support/after-each-file.ts'],
     // Four files at a time, whatever the machine: each starts processes of its own and waits for them, and time limits must mean the same everywhere.
     fileParallelism: true,
     maxWorkers: 4,

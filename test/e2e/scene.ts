@@ -4,7 +4,7 @@ import { cpSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, re
 import { dirname, join } from 'node:path';
 import { stampOf } from '../../src/catalog.js';
 import type { Manifest } from '../../src/records.js';
-import { dbbackup, EXECUTABLE, makeDatabase, type Options, type Result, type Shape, tempDirectory } from '../support/cli.js';
+import { atEnd, dbbackup, EXECUTABLE, makeDatabase, type Options, type Result, type Shape, tempDirectory } from '../support/cli.js';
 import { manifestFileOf, plantCopy } from '../support/manifest.js';
 
 export const HOUR = 3_600_000;
@@ -70,6 +70,7 @@ export async function sceneWithCopy(shape: Shape = { journal: 'delete' }): Promi
   const template = join(tempDirectory('template'), 'home');
   cpSync(s.home, template, { recursive: true, preserveTimestamps: true });
   copied.set(JSON.stringify(shape), { s, file, template });
+  atEnd(() => copied.clear());
   return { s, file };
 }
 

@@ -43,6 +43,14 @@ export function tempDirectory(label = 'test'): string {
   return path;
 }
 
+/** The same, for as long as this process lives: for what several test files use. */
+export function lastingDirectory(label: string): string {
+  const path = tempDirectory(label);
+  temps.delete(path);
+  process.on('exit', () => removeDirectory(path));
+  return path;
+}
+
 /** The same, open to all users (for tests that change uid): 0755. */
 export function openTempDirectory(label = 'test'): string {
   const path = tempDirectory(label);
@@ -73,10 +81,8 @@ export function cleanUp(): void {
   for (const path of temps) removeDirectory(path);
 }
 
-if (process.env['VITEST']) {
-  const { afterAll } = await import('vitest');
-  afterAll(cleanUp);
-} else {
+// In vitest each file cleans up after itself (after-each-file.ts), and a process runs several.
+if (!process.env['VITEST']) {
   process.on('exit', cleanUp);
   for (const [signal, code] of [
     ['SIGINT', 130],

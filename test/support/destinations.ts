@@ -8,12 +8,12 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { build } from 'esbuild';
 import type { Expected } from '../../src/destinations/destination.js';
-import { ROOT, tempDirectory } from './cli.js';
+import { lastingDirectory, ROOT, tempDirectory } from './cli.js';
 import type * as built from './destinations-built.js';
 
 /** A package like ours with these modules in one file: a child of what is run from TypeScript takes twice as long to start, and these tests start many. */
 async function buildDestinations(): Promise<string> {
-  const root = tempDirectory('built');
+  const root = lastingDirectory('built');
   for (const name of ['node_modules', 'package.json']) symlinkSync(join(ROOT, name), join(root, name));
   mkdirSync(join(root, 'dist'));
   for (const child of ['directory-child.js', 's3-child.js']) symlinkSync(join(ROOT, 'dist', child), join(root, 'dist', child));
