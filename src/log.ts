@@ -62,7 +62,7 @@ export class RunLog {
       refuseUnsafe(directory, uid);
       const today = this.#now();
       refuseLink(join(directory, `dbbackup-${today.toISOString().slice(0, 10)}.log`));
-      const [{ createLogger, format }, { default: DailyRotateFile }] = await Promise.all([import('winston'), import('winston-daily-rotate-file')]);
+      const { createLogger, DailyRotateFile, format } = await import('./libraries/winston.js');
       const transport = new DailyRotateFile({
         dirname: directory,
         filename: 'dbbackup-%DATE%.log',

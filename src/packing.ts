@@ -201,14 +201,14 @@ export async function openText(sealed: string, identity: Identity): Promise<stri
 }
 
 async function encrypter(recipients: readonly string[]): Promise<import('age-encryption').Encrypter> {
-  const { Encrypter } = await import('age-encryption');
+  const { Encrypter } = await import('./libraries/age.js');
   const made = new Encrypter();
   for (const recipient of recipients) made.addRecipient(recipient);
   return made;
 }
 
 async function decrypter(identity: Identity): Promise<import('age-encryption').Decrypter> {
-  const { Decrypter } = await import('age-encryption');
+  const { Decrypter } = await import('./libraries/age.js');
   const made = new Decrypter();
   for (const key of identity.keys) made.addIdentity(key);
   return made;

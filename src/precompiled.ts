@@ -40,6 +40,9 @@ export interface Part {
   readonly script: Script;
 }
 
+/** What was loaded, by path. */
+export const parts = new Map<string, Part>();
+
 /** Runs `NAME.code.js`, with `NAME.code.v8` beside it where that was made of it by a V8 like this one. */
 export function load(path: string): Part {
   const code = readFileSync(path);
@@ -48,5 +51,7 @@ export function load(path: string): Part {
   const wrapped = script.runInThisContext() as (...names: unknown[]) => void;
   const module = { exports: {} };
   wrapped.call(module.exports, module.exports, createRequire(path), module, path, dirname(path));
-  return { exports: module.exports, script };
+  const part = { exports: module.exports, script };
+  parts.set(path, part);
+  return part;
 }

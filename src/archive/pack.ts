@@ -93,7 +93,7 @@ const readdir = promisify<string, { encoding: 'latin1' }, string[]>(readdirCallb
 export async function writeArchive(input: ArchiveInput): Promise<ArchiveFile> {
   input.signal.throwIfAborted();
   const roots = input.roots.map(rootOf);
-  const { pack } = await import('tar-stream');
+  const { pack } = await import('../libraries/tar.js');
   const fd = openSync(input.target, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
   try {
     const output = new Output(fd);

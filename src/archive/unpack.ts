@@ -174,7 +174,7 @@ async function readEntries(
   signal: AbortSignal,
   visit: (entry: Entry, content: AsyncIterable<Uint8Array>) => Promise<void>,
 ): Promise<Counted> {
-  const { extract } = await import('tar-stream');
+  const { extract } = await import('../libraries/tar.js');
   const framing = new Framing();
   const parser = extract(READER);
   // Before a byte is fed: it is the iterator that listens to the parser's errors.

@@ -107,7 +107,7 @@ function isRefusal(error: unknown): boolean {
 
 /** The message as bytes. Date and Message-ID come from the message, so that one that is sent twice can be recognised. */
 async function compose(message: Message, mail: Envelope, newline: 'unix' | 'windows'): Promise<Buffer> {
-  const { default: MailComposer } = await import('nodemailer/lib/mail-composer');
+  const { MailComposer } = await import('../libraries/nodemailer.js');
   return new MailComposer({
     from: { name: 'dbbackup', address: mail.from },
     to: mail.to.map((address) => ({ name: '', address })),
@@ -134,7 +134,7 @@ function messageId(id: string, from: string): string {
 
 /** One SMTP session: greeted, encrypted and logged in before `work`; ended whatever comes. */
 async function session(route: SmtpRoute, stop: AbortSignal, work: (connection: SMTPConnection) => Promise<void>): Promise<void> {
-  const { default: Connection } = await import('nodemailer/lib/smtp-connection');
+  const { SMTPConnection: Connection } = await import('../libraries/nodemailer.js');
   const socket = await dial(route, stop);
   const connection = new Connection({ ...connectionOptions(route), connection: socket });
   const ended = new Promise<never>((_, fail) => {

@@ -31,7 +31,11 @@ test('settings that lie beside the sources tell nobody, store nothing, and do no
   const made = await build(root, { NODE_OPTIONS: '--max-old-space-size=2048', HOME: root });
   expect([made.code, made.stderr]).toEqual([0, '']);
   expect([server.heard, readdirSync(off)]).toEqual([[], []]);
-  expect(readdirSync(join(root, 'dist')).filter((file) => file.endsWith('.v8'))).toHaveLength(4);
+  const built = readdirSync(join(root, 'dist'));
+  const compiled = built.filter((file) => file.endsWith('.v8'));
+  // One for the program, one for each child, one for each of libraries/.
+  expect(compiled).toHaveLength(4 + readdirSync(join(root, 'src/libraries')).length);
+  expect(compiled.map((file) => file.replace('.v8', '.js'))).toEqual(built.filter((file) => file.endsWith('.code.js')));
   expect(load(join(root, 'dist/app.code.js')).script.cachedDataRejected).toBe(false);
   expect(existsSync(join(root, 'dist/scratch'))).toBe(false);
 

@@ -6,7 +6,7 @@ import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds
 import { listing, must, mustBeWhole, processesAt, sourceState } from './proof.js';
 import { type Calibration, calibrate } from './trace.js';
 
-const SOURCE_BYTES = 12_000_000;
+const SOURCE_BYTES = 8_000_000;
 const EXITS = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 type SignalName = keyof typeof EXITS;
 const SIGNALS: readonly SignalName[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];

@@ -1,6 +1,7 @@
 /**
- * `npm run build`: makes `dist/`, a file for each kind of process, with the JavaScript packages in it. To find and load hundreds of
- * small files takes longer than to copy a small database. Outside stays what is not JavaScript: the compiled part of better-sqlite3.
+ * `npm run build`: makes `dist/`, a file for each kind of process, with the JavaScript packages in it, and one for each of `libraries/`.
+ * To find and load hundreds of small files takes longer than to copy a small database. Outside stays what is not JavaScript: the
+ * compiled part of better-sqlite3.
  *
  *   main.js                          what bin/dbbackup.js starts; it loads app.js
  *   NAME.code.js, NAME.code.v8       a part of the program, and what V8 made of it while it was at work (warm.ts)
@@ -9,15 +10,18 @@
  */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { type BuildOptions, build, type Plugin } from 'esbuild';
 import { ROOT, SCRIPTS } from '../../src/own-files.js';
 import { WRAPPER } from '../../src/precompiled.js';
 
 const DIST = join(ROOT, 'dist');
 
-/** What is loaded with what V8 made of it: the program, and its children. */
-const PARTS = { app: 'app.ts', ...SCRIPTS };
+/** Packages that most commands do without, one part for each file. */
+const LIBRARIES = readdirSync(join(ROOT, 'src/libraries')).map((file) => basename(file, '.ts'));
+
+/** What is loaded with what V8 made of it: the program, its children, and packages. */
+const PARTS = { app: 'app.ts', ...SCRIPTS, ...Object.fromEntries(LIBRARIES.map((name) => [name, `libraries/${name}.ts`])) };
 
 /** better-sqlite3 asks two more packages where its compiled part is, which look in ten places. npm puts it into one. */
 const compiledPart: Plugin = {
@@ -29,6 +33,13 @@ const compiledPart: Plugin = {
   },
 };
 
+const apart: Plugin = {
+  name: 'apart',
+  setup: ({ onResolve }) => {
+    onResolve({ filter: /\/libraries\/\w+\.js$/ }, ({ path }) => ({ path: `./${basename(path)}`, external: true }));
+  },
+};
+
 const shared = {
   bundle: true,
   platform: 'node',
@@ -37,9 +48,10 @@ const shared = {
   // CommonJS starts faster: the other loader alone takes 10 ms of a process, and reads every CommonJS package twice.
   format: 'cjs',
   supported: { 'dynamic-import': false },
-  define: { 'import.meta.dirname': '__dirname', 'import.meta.filename': '__filename' },
+  // winston has a second half for those who develop it.
+  define: { 'import.meta.dirname': '__dirname', 'import.meta.filename': '__filename', 'process.env.NODE_ENV': '"production"' },
   external: ['./app.js'],
-  plugins: [compiledPart],
+  plugins: [compiledPart, apart],
   logLevel: 'warning',
   metafile: true,
   absWorkingDir: ROOT,

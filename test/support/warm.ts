@@ -7,31 +7,38 @@
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
+import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import Database from 'better-sqlite3';
 import type { Started } from '../../src/app.js';
 import type { DirectoryTarget, Numbered, S3Target } from '../../src/destinations/child-protocol.js';
 import { ROOT, type Script } from '../../src/own-files.js';
-import { load, sealed } from '../../src/precompiled.js';
+import type * as precompiled from '../../src/precompiled.js';
 import type { Request } from '../../src/system/worker-protocol.js';
 
-const codeOf = (name: string): string => join(ROOT, 'dist', `${name}.code.js`);
+const DIST = join(ROOT, 'dist');
+// The very one that loads the parts of the program, since it knows which it has loaded.
+const { parts, sealed } = createRequire(DIST)(join(DIST, 'precompiled.js')) as typeof precompiled;
 
-function keep(name: string, { script }: ReturnType<typeof load>): void {
-  const code = codeOf(name);
-  writeFileSync(code.replace(/\.js$/, '.v8'), sealed(readFileSync(code), script.createCachedData()));
+const load = (name: string): unknown => createRequire(DIST)(join(DIST, `${name}.js`)) as unknown;
+
+/** Keeps what V8 has compiled so far of all that was loaded. */
+function keep(): void {
+  for (const [path, { script }] of parts) {
+    writeFileSync(path.replace(/\.js$/, '.v8'), sealed(readFileSync(path), script.createCachedData()));
+  }
 }
 
 /** A child's own side: what it compiled is kept when it has answered all and its standard input has ended. */
 function beChild(name: string): void {
   // It serves its parent alone, which it is told in its first argument.
   process.argv[2] = String(process.ppid);
-  const loaded = load(codeOf(name));
-  process.on('exit', () => keep(name, loaded));
+  process.on('exit', keep);
+  load(name);
 }
 
 /** Asks a child for all this, and waits for its end. */
@@ -59,8 +66,7 @@ async function beProgram(directory: string): Promise<void> {
     const to = join(directory, 'backups');
     new Database(database).exec('PRAGMA journal_mode = WAL; CREATE TABLE t (a PRIMARY KEY, b CHECK (b IN (2, 3))); INSERT INTO t VALUES (1, 2)').close();
 
-    const loaded = load(codeOf('app'));
-    const { app } = loaded.exports as typeof import('../../src/app.js');
+    const { app } = load('app') as typeof import('../../src/app.js');
     const command = (...argv: string[]): Promise<number> =>
       app({
         argv,
@@ -85,7 +91,9 @@ async function beProgram(directory: string): Promise<void> {
       const code = await command(...words, '--to', to);
       if (code !== 0) process.stderr.write(`build: "dbbackup ${words[0]}" ended with ${code}, so less is kept of what V8 compiled\n`);
     }
-    keep('app', loaded);
+    // Not used here, but what they do when they are loaded is always the same.
+    for (const file of readdirSync(join(ROOT, 'src/libraries'))) load(basename(file, '.ts'));
+    keep();
 
     const { dev, ino } = statSync(database);
     const source = { source: database, dev, ino, busyMs: 0, mmap: true };

@@ -1,10 +1,11 @@
 /** What the build made: taken by this Node as it is, and never where it is not of the very code beside it. */
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { copyFileSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { expect, test } from 'vitest';
 import { load } from '../../src/precompiled.js';
 import { ROOT, tempDirectory } from '../support/cli.js';
 
+const LIBRARIES = readdirSync(join(ROOT, 'src/libraries')).map((file) => basename(file, '.ts'));
 const built = (file: string): string => join(ROOT, 'dist', file);
 
 /** The program in a directory of its own, with one byte of a file changed. */
@@ -20,6 +21,11 @@ function spoiled(file: 'app.code.js' | 'app.code.v8', spoil: (bytes: Buffer) => 
 test('this Node takes what it compiled at the build', () => {
   const { exports, script } = load(built('app.code.js'));
   expect([script.cachedDataRejected, exports]).toEqual([false, { app: expect.any(Function) }]);
+});
+
+test.each(LIBRARIES)('and so it does with the packages in %s', (name) => {
+  const { exports, script } = load(built(`${name}.code.js`));
+  expect([script.cachedDataRejected, Object.keys(exports as object)]).toEqual([false, expect.arrayContaining([expect.any(String)])]);
 });
 
 test('a flipped bit in what was compiled: compiled again', () => {

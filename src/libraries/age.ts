@@ -1,0 +1,2 @@
+/** What sealing takes from others. */
+export { Decrypter, Encrypter } from 'age-encryption';

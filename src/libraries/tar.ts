@@ -1,0 +1,2 @@
+/** What archives take from others. */
+export { extract, pack } from 'tar-stream';
