@@ -31,6 +31,8 @@ interface Ready {
 
 interface Kind {
   readonly name: string;
+  /** Bytes: for S3 more than one part. */
+  readonly large: number;
   readonly proved: 'server-checksum' | 'read-back';
   readonly cannot: () => string | null;
   start(): Promise<Ready>;
@@ -46,6 +48,7 @@ function s3(endpoint: string, close: () => Promise<void>): Ready {
 const KINDS: readonly Kind[] = [
   {
     name: 'a directory',
+    large: 5_000_000,
     proved: 'read-back',
     cannot: () => null,
     async start() {
@@ -63,6 +66,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'S3 (s3rver)',
+    large: 20_000_000,
     proved: 'read-back',
     cannot: () => null,
     async start() {
@@ -72,6 +76,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'S3 that returns checksums',
+    large: 20_000_000,
     proved: 'server-checksum',
     cannot: () => null,
     async start() {
@@ -81,6 +86,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'rclone, local',
+    large: 5_000_000,
     proved: 'read-back',
     cannot: noRclone,
     async start() {
@@ -91,6 +97,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'rclone, WebDAV',
+    large: 5_000_000,
     proved: 'read-back',
     cannot: noRclone,
     async start() {
@@ -133,15 +140,16 @@ for (const kind of KINDS) {
       expect(ready.processes()).toEqual([]);
     });
 
-    test('what was stored comes back: nothing, one byte, 20 MB', async () => {
+    test('what was stored comes back: nothing, one byte, several MB', async () => {
       const place = fresh();
-      for (const sizeBytes of [0, 1, 20_000_000]) {
+      const sizes = [0, 1, kind.large];
+      for (const sizeBytes of sizes) {
         const local = localFile(sizeBytes);
         expect(await place.put(local.file, `of-${sizeBytes}.db`, local, never)).toBe(kind.proved);
         expect((await bytesOf(await place.get(`of-${sizeBytes}.db`, never))).equals(local.bytes)).toBe(true);
       }
       const listed = [...(await place.list(never))].sort((a, b) => a.sizeBytes - b.sizeBytes);
-      expect(listed).toEqual([0, 1, 20_000_000].map((sizeBytes) => ({ name: `of-${sizeBytes}.db`, sizeBytes })));
+      expect(listed).toEqual(sizes.map((sizeBytes) => ({ name: `of-${sizeBytes}.db`, sizeBytes })));
     });
 
     test('names with blanks, letters of the world and characters that URLs and flags give a meaning', async () => {

@@ -516,7 +516,7 @@ describe('problems', () => {
         for (const p of loaded.problems) expect(p.message + p.origin).not.toMatch(UNPRINTABLE);
         for (const s of loaded.shown) expect(s.value + s.origin).not.toMatch(UNPRINTABLE);
       }),
-      { numRuns: 300 },
+      { numRuns: 200 },
     );
   });
 });
