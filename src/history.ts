@@ -5,7 +5,7 @@
 import { basename, dirname, join } from 'node:path';
 import type { Content } from './artifacts.js';
 import type { Failure, Killed, Warning } from './outcome.js';
-import { critical, describe, errnoOf, errnoWords, warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
 import type { Database } from './system/database.js';
@@ -47,7 +47,8 @@ export function historyWarning(stateDir: string, what: 'read' | 'written', error
   const message = `the history in ${stateDir} cannot be ${what}: ${errnoWords(error)}`;
   return /^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))
     ? critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`)
-    : warning('STATE_UNWRITABLE', message);
+    : // Without SQLite no run can make a copy.
+      (error instanceof Failed ? critical : warning)('STATE_UNWRITABLE', message);
 }
 
 /** The history of one state directory. Every method may throw what SQLite says. */

@@ -545,7 +545,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   OUTSIDE_WINDOW: '`guard --window` does not allow it now.',
   REHEARSAL_TOUCHED_SOURCE: 'The command of a rehearsal changed the real database.',
   NOTIFY_FAILED: 'A message could not be delivered; it is kept for a later run.',
-  INTERNAL: 'A bug of dbbackup.',
+  INTERNAL: 'A bug of dbbackup, or an installation that is broken.',
   CLOCK: 'A copy is dated more than an hour ahead of the clock: pruning waits until that is cleared up.',
   STATE_UNWRITABLE: 'History, log, outbox or metrics file could not be written. The copy is not affected.',
   SOURCE_ROLLBACK_MODE: 'The database is not in WAL mode: writers wait while the snapshot is taken.',
@@ -620,7 +620,7 @@ export function errnoOf(error: unknown): string {
 
 /** An errno in words, with the errno itself for searching; a failure in its own. */
 export function errnoWords(error: unknown): string {
-  if (error instanceof Failed) return describe(error.failure).message;
+  if (error instanceof Failed) return Object.values(describe(error.failure)).join('; ');
   const code = errnoOf(error);
   const words = ERRNO_WORDS[code];
   if (words) return `${words} (${code})`;

@@ -11,9 +11,7 @@ const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-
 /** Takes away what killed restores, of whatever way, have left beside a database. What cannot be removed, or not be seen, is left. */
 export function sweepStaging(beside: string): void {
   for (const entry of list(beside)) {
-    const left = join(beside, entry);
-    const stats = STAGING.test(entry) ? lstatOrNull(left) : null;
-    if (stats?.isDirectory() && stats.uid === process.geteuid?.()) sweepDirectory(left);
+    if (STAGING.test(entry)) sweepDirectory(join(beside, entry));
   }
 }
 

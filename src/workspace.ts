@@ -2,8 +2,10 @@
  * Where a run works: `<to>/.dbbackup/tmp/NAME-RUNID/`, always below the backup directory, since link(2) needs one file
  * system. The data and manifest of a copy are staged there before they appear under their final names.
  */
-import { readdirSync, rmdirSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { closeSync, constants, fstatSync, openSync, readdirSync, rmdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import { errnoOf } from './outcome.js';
 import type { Packed } from './packing.js';
 import { emptyFiles, lstatOrNull, makePrivateDirectory, remove, removeTree } from './system/files.js';
 import type { Lock } from './system/lock.js';
@@ -67,61 +69,89 @@ export function parseWorkspace(entry: string): { name: string; runId: string } |
   return name === undefined || runId === undefined ? null : { name, runId };
 }
 
-/** Held as long as the process lives that made the directory without holding the lock of the name. The first file in there, and the last. */
-const ALIVE = 'alive.lock.db';
+/** A lock in a directory that its process made without holding the lock of the name: held as long as that lives. No such name is made twice. */
+const isAlive = (entry: string): boolean => /^alive-.*\.lock\.db$/.test(entry);
 const ATTEMPTS = 10;
+/** A sweep holds such a lock for moments. */
+const LOCK_WAIT_MS = 2000;
 
 /**
  * A private directory that a sweep leaves alone while this process lives. A sweep may take it away before its lock is held: then it
- * is made again.
+ * is made again. Throws what the system says, and leaves nothing then.
  */
 export async function makeLivingDirectory(directory: string, signal: AbortSignal): Promise<Lock> {
   for (let attempt = 1; ; attempt++) {
+    const path = join(directory, `alive-${randomUUID()}.lock.db`);
     try {
       makePrivateDirectory(directory);
-      const lock = await acquireLock(join(directory, ALIVE), 0, signal);
+      const lock = await acquireLock(path, LOCK_WAIT_MS, signal);
+      if (!lock) throw Object.assign(new Error(`${path} cannot be locked: does the file system support locks?`), { code: 'ENOLCK' });
       // A sweep removes the file while it holds the lock itself. So either it is there, and ours, or it never will be.
-      if (lock && lstatOrNull(join(directory, ALIVE))) return lock;
-      lock?.release();
+      if (lstatOrNull(path)) return lock;
+      lock.release();
+      if (attempt === ATTEMPTS) throw Object.assign(new Error(`${directory} is removed again and again`), { code: 'EBUSY' });
     } catch (error) {
-      if (attempt === ATTEMPTS || lstatOrNull(directory)) throw error;
+      if (attempt < ATTEMPTS && !lstatOrNull(directory)) continue;
+      try {
+        remove(path);
+        rmdirSync(directory);
+      } catch {
+        // The next sweep takes it.
+      }
+      throw error;
     }
-    if (attempt === ATTEMPTS) throw Object.assign(new Error(`${directory} is removed again and again`), { code: 'EBUSY' });
   }
 }
 
 /**
  * Whether a directory may be of a process that is at work without the lock of the name. One that has a file in there has held its own
- * lock since before: where that is gone, so is the process.
+ * lock since before: where that is gone, so is the process. False for what is no directory, or not there any more.
  */
-export const isLiving = (directory: string): boolean =>
-  !readdirSync(directory).some((entry) => entry !== ALIVE) || lstatOrNull(join(directory, ALIVE)) !== null;
-
-/**
- * Removes a directory, unless a process is still at work in it that made it with `makeLivingDirectory`, or is just making it. What
- * cannot be removed, or is just being removed by somebody else, is left to the next sweep.
- */
-export function sweepDirectory(directory: string): void {
+export function isLiving(directory: string): boolean {
   try {
-    // An empty one only as long as it is: its process may be about to make the lock.
-    if (!isLiving(directory)) removeTree(directory);
-    else if (emptyLiving(directory)) rmdirSync(directory);
-  } catch {
-    // As said.
+    const entries = readdirSync(directory);
+    return entries.length === 0 || entries.some(isAlive);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return false;
+    throw error;
   }
 }
 
-/** Takes all out of it, the lock at last: whoever waits for that one finds that it is gone, and makes the directory again. */
-function emptyLiving(directory: string): boolean {
-  const path = join(directory, ALIVE);
-  if (!lstatOrNull(path)) return true;
-  const lock = takeLock(path);
-  if (!lock) return false;
+/**
+ * Removes a directory of ours, unless a process is still at work in it that made it with `makeLivingDirectory`, or is just making it. What
+ * cannot be removed, or is just being removed by somebody else, is left to the next sweep.
+ */
+export function sweepDirectory(directory: string): void {
+  let within: number | null = null;
   try {
-    for (const entry of readdirSync(directory)) if (entry !== ALIVE) removeTree(join(directory, entry));
-    return remove(path);
+    // By its descriptor: beside a file of another user its name can be exchanged for a link to anywhere.
+    within = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    if (fstatSync(within).uid !== process.geteuid?.() || !emptyDead(`/proc/self/fd/${within}`)) return;
+    // Only while it is empty: its process may be about to make the lock.
+    rmdirSync(directory);
+  } catch {
+    // As said.
   } finally {
-    lock.release();
+    if (within !== null) closeSync(within);
+  }
+}
+
+/** Takes all out of it that was there when its locks could be had, these at last: who waits for one makes the directory again. */
+function emptyDead(directory: string): boolean {
+  const entries = readdirSync(directory);
+  const paths = entries.filter(isAlive).map((entry) => join(directory, entry));
+  const locks: Lock[] = [];
+  try {
+    for (const path of paths) {
+      const lock = takeLock(path);
+      if (!lock) return false;
+      locks.push(lock);
+    }
+    for (const entry of entries) if (!isAlive(entry)) removeTree(join(directory, entry));
+    for (const path of paths) remove(path);
+    return true;
+  } finally {
+    for (const lock of locks) lock.release();
   }
 }
 

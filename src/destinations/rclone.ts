@@ -62,9 +62,8 @@ export class RcloneDestination implements Destination {
     const doing = 'listing it';
     const { end, stdout, stderr } = await this.#run(['lsjson', '--files-only', '--no-modtime', '--no-mimetype', '--', this.#remote], signal);
     // Most remotes have no empty directories: before the first put there is nothing to list.
-    if (end.code === DIRECTORY_NOT_FOUND) return [];
-    this.#mustBeFine(end, stderr, doing);
-    const entries = this.#entries(stdout, doing);
+    if (end.code !== DIRECTORY_NOT_FOUND) this.#mustBeFine(end, stderr, doing);
+    const entries = end.code === DIRECTORY_NOT_FOUND ? [] : this.#entries(stdout, doing);
     this.#listed = new Map(entries.map((entry) => [entry.name, entry.sizeBytes]));
     return entries;
   }
@@ -99,7 +98,7 @@ export class RcloneDestination implements Destination {
     return this.#cat(name, sizeBytes, signal);
   }
 
-  #cat(name: string, sizeBytes: number, signal: AbortSignal): Readable {
+  #cat(name: string, sizeBytes: number | null, signal: AbortSignal): Readable {
     signal.throwIfAborted();
     const rclone = this.#start(['cat', '--', this.#object(name)]);
     const { stdout } = rclone.child;
@@ -112,11 +111,12 @@ export class RcloneDestination implements Destination {
     const listed = this.#listed.get(name);
     if (listed !== undefined) {
       try {
-        return await this.#collect(name, this.#cat(name, listed, signal), maxBytes);
+        const bytes = await this.#collect(name, this.#cat(name, null, signal), maxBytes);
+        if (bytes.length === listed) return bytes;
       } catch (error) {
         if (!(error instanceof DestinationError) || error.transient) throw error;
-        // It may have been replaced since.
       }
+      // It was replaced or removed since, or cut short: asked for as it is now.
     }
     return await this.#collect(name, await this.get(name, signal), maxBytes);
   }

@@ -10,7 +10,7 @@ export function openDatabase(path: string, options: Database.Options): Database.
     return new Database(path, options);
   } catch (error) {
     if (!(error instanceof Error) || !['ERR_DLOPEN_FAILED', 'MODULE_NOT_FOUND'].includes(errnoOf(error))) throw error;
-    const [reason = ''] = error.message.split('\n');
+    const reason = error.message.replace(/\s*\n\s*/g, ' ').replace(/\.+$/, '');
     const message = `the compiled part of better-sqlite3 cannot be loaded: ${reason}`;
     const remedy = `install dbbackup again with this Node (${process.version}): it is missing, or was built for another one`;
     throw new Failed({ code: 'INTERNAL', message, stack: error.stack ?? '', remedy }, { cause: error });

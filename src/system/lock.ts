@@ -41,11 +41,10 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
 
 /**
  * Takes the lock of a file that is there, at once; null where somebody holds it, in this process or another one, where the file is
- * gone or another one has come, or where it cannot be known.
+ * gone, or where it cannot be known. Of a name that is never made twice.
  */
 export function takeLock(path: string): Lock | null {
-  const before = lstatOrNull(path);
-  if (!before?.isFile()) return null;
+  if (!lstatOrNull(path)?.isFile()) return null;
   let db: Database;
   try {
     db = openDatabase(path, { timeout: 0, fileMustExist: true });
@@ -55,8 +54,8 @@ export function takeLock(path: string): Lock | null {
   try {
     db.pragma('journal_mode = MEMORY');
     db.exec('BEGIN IMMEDIATE');
-    // The lock of a file that somebody has removed meanwhile says nothing of the one that has its name now.
-    if (lstatOrNull(path)?.ino === before.ino) return { release: () => db.close() };
+    // The lock of a file that somebody has removed meanwhile is nobody's.
+    if (lstatOrNull(path)) return { release: () => db.close() };
   } catch {
     // Held.
   }

@@ -205,12 +205,14 @@ for (const kind of KINDS) {
     test('what was replaced or removed since the last listing is read as it is now', async () => {
       const place = fresh('listed');
       const other = fresh('listed');
-      const [first, next] = [localFile(10), localFile(20)];
-      for (const name of ['a.json', 'b.json']) await place.put(first.file, name, first, never);
+      const [first, longer, shorter] = [localFile(10), localFile(20), localFile(5)];
+      for (const name of ['a.json', 'b.json', 'c.json']) await place.put(first.file, name, first, never);
       await place.list(never);
-      await other.put(next.file, 'a.json', next, never);
+      await other.put(longer.file, 'a.json', longer, never);
+      await other.put(shorter.file, 'c.json', shorter, never);
       await other.remove('b.json', never);
-      expect((await place.read('a.json', 1000, never)).equals(next.bytes)).toBe(true);
+      expect((await place.read('a.json', 1000, never)).equals(longer.bytes)).toBe(true);
+      expect((await place.read('c.json', 1000, never)).equals(shorter.bytes)).toBe(true);
       expect(await rejection(place.read('b.json', 1000, never))).toMatchObject({ name: 'DestinationError', kind: 'missing' });
     });
 

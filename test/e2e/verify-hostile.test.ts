@@ -28,10 +28,11 @@ async function made(): Promise<Made> {
 
 /** The same bytes as an older copy, whose manifest somebody wrote. Returns its data file. */
 function plantBeside({ s, file, said }: Made, hoursAgo: number, text: (said: Said) => string): string {
-  const base = baseAt(ago(hoursAgo * HOUR));
+  const at = ago(hoursAgo * HOUR);
+  const base = baseAt(at);
   const planted = dataFileOf(base);
   copyFileSync(join(s.to, file), join(s.to, planted));
-  const createdAt = `${new Date(ago(hoursAgo * HOUR)).toISOString().slice(0, 19)}Z`;
+  const createdAt = `${at.toISOString().slice(0, 19)}Z`;
   writeFileSync(join(s.to, manifestFileOf(base)), text({ ...said, file: planted, manifest: manifestFileOf(base), createdAt }), { mode: 0o600 });
   return planted;
 }

@@ -98,7 +98,7 @@ test('what a living verify works on is not swept by a run beside it', { timeout:
   const p = await withOneRun();
   const work = join(p.to, '.dbbackup/tmp/app-00000000-0000-4000-8000-000000000001');
   mkdirSync(work, { mode: 0o700 });
-  const alive = await useDatabase(join(work, 'alive.lock.db'), ['BEGIN IMMEDIATE']);
+  const alive = await useDatabase(join(work, 'alive-1.lock.db'), ['BEGIN IMMEDIATE']);
   expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
   expect(existsSync(work)).toBe(true);
   await alive.crash();

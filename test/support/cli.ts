@@ -47,7 +47,13 @@ export function tempDirectory(label = 'test'): string {
 export function lastingDirectory(label: string): string {
   const path = tempDirectory(label);
   temps.delete(path);
-  process.on('exit', () => removeDirectory(path));
+  const over = (): void => removeDirectory(path);
+  process.on('exit', over);
+  // Which is how vitest ends its processes.
+  process.once('SIGTERM', () => {
+    over();
+    process.kill(process.pid, 'SIGTERM');
+  });
   return path;
 }
 
@@ -77,8 +83,17 @@ export function atEnd(action: () => void): void {
 /** Ends what was started, unmounts what was mounted, removes what was made. */
 export function cleanUp(): void {
   for (const child of children) child.kill('SIGKILL');
-  for (const action of undo.splice(0).reverse()) action();
+  const failed: unknown[] = [];
+  for (const action of undo.splice(0).reverse()) {
+    try {
+      action();
+    } catch (error) {
+      // The others all the same: what stays mounted stays for ever.
+      failed.push(error);
+    }
+  }
   for (const path of temps) removeDirectory(path);
+  if (failed.length > 0) throw failed[0];
 }
 
 // In vitest each file cleans up after itself (after-each-file.ts), and a process runs several.

@@ -1,10 +1,11 @@
 /** Private directories of processes at work: no sweep takes one of those, and each takes what killed ones left. */
 import { execFile } from 'node:child_process';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { sweepStaging } from '../../src/staging.js';
+import { isLiving, sweepDirectory } from '../../src/workspace.js';
 import { tempDirectory } from '../support/cli.js';
 
 /** Makes directories, each of which it finds as it left it, however many others sweep beside it meanwhile. */
@@ -36,10 +37,28 @@ test('what killed processes left is swept, however far they had come, and what i
     for (const file of files) writeFileSync(join(directory, file), '');
   };
   left(1);
-  left(2, 'alive.lock.db');
-  left(3, 'alive.lock.db', 'restore.db');
+  left(2, 'alive-1.lock.db');
+  left(3, 'alive-1.lock.db', 'restore.db');
   left(4, 'restore.db');
+  left(5, 'alive-1.lock.db', 'alive-2.lock.db');
   mkdirSync(join(beside, '.dbbackup-of-somebody'));
   sweepStaging(beside);
   expect(readdirSync(beside)).toEqual(['.dbbackup-of-somebody']);
+});
+
+test('a link in place of such a directory, and what it leads to, are left alone', () => {
+  const beside = tempDirectory('beside');
+  const precious = tempDirectory('precious');
+  writeFileSync(join(precious, 'file'), '');
+  const link = '.dbbackup-01234567-89ab-cdef-0123-456789012345';
+  symlinkSync(precious, join(beside, link));
+  sweepStaging(beside);
+  expect([readdirSync(beside), readdirSync(precious)]).toEqual([[link], ['file']]);
+});
+
+test('a directory that another process removes between two looks is nobody at work', () => {
+  const beside = tempDirectory('beside');
+  writeFileSync(join(beside, 'file'), '');
+  expect([isLiving(join(beside, 'gone')), isLiving(join(beside, 'file'))]).toEqual([false, false]);
+  expect(() => sweepDirectory(join(beside, 'gone'))).not.toThrow();
 });
