@@ -11,7 +11,7 @@ import { lookFailure } from './look-failure.js';
 import { errnoOf, errnoWords, Failed } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
-import { NAME } from './settings/values.js';
+import { isName } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
 /** Bytes; a larger manifest is not read. */
@@ -57,7 +57,7 @@ export function parseCopyFile(file: string): CopyFile | null {
   const g = COPY_FILE.exec(file)?.groups;
   const name = g?.['name'];
   const stamp = g?.['stamp'];
-  if (name === undefined || stamp === undefined || !NAME.test(name)) return null;
+  if (name === undefined || stamp === undefined || !isName(name)) return null;
   const createdAt = timeOf(stamp);
   if (Number.isNaN(createdAt)) return null;
   const extension = g?.['extension'] ?? '';

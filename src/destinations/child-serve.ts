@@ -1,10 +1,10 @@
 /** The half of a destination's child that speaks with the parent (child-protocol.ts). */
 
 import { Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { writeAnswer } from '../system/answers.js';
+import { onLines } from '../system/lines.js';
 import type { Numbered, Reply, Request, Trouble } from './child-protocol.js';
 import { DestinationError, tooLong } from './destination.js';
 
@@ -29,7 +29,7 @@ export function serve<T>(answer: (target: T, request: Request) => Promise<unknow
   // The parent may have died before the kernel was asked to kill us with it (traps, 41).
   if (process.ppid !== Number(process.argv[2])) return;
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
-  createInterface({ input: process.stdin }).on('line', (line) => {
+  onLines(process.stdin, (line) => {
     const { number, target, ...request } = JSON.parse(line) as Numbered<T>;
     answer(target, request as Request).then(
       (value) => reply({ number, ok: true, value }),

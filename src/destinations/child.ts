@@ -4,10 +4,10 @@
  * environment of its process, which is the upload's alone.
  */
 import { resolve } from 'node:path';
-import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import type { Script } from '../own-files.js';
 import { wordsFor } from '../own-files.js';
+import { onLines } from '../system/lines.js';
 import type { Answers, Numbered, Reply, Request } from './child-protocol.js';
 import { END_SIGNAL } from './child-protocol.js';
 import type { Destination, Expected, Proved, RemoteObject } from './destination.js';
@@ -139,7 +139,7 @@ class Child<T> {
       { ...env, AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED: 'true' },
       ['pipe', 'ignore', 'pipe', 'pipe', ...(gives === 'bytes' ? (['pipe'] as const) : [])],
     );
-    createInterface({ input: readable(this.#process.child.stdio[3]) }).on('line', (line) => this.#receive(line));
+    onLines(readable(this.#process.child.stdio[3]), (line) => this.#receive(line));
     void this.#process.closed.then(({ signal, code }) => {
       const how = signal ? `was ended by ${signal}` : `ended with ${code}: ${this.#process.stderr.trim().slice(-500)}`;
       this.#fail(new DestinationError('other', `the upload process ${how}`, true));

@@ -15,7 +15,7 @@ import { stateDirOf } from '../workspace.js';
 import type { OptionName, Parsed } from './options.js';
 import { OPTION_NAMES, spec, variableOf } from './options.js';
 import type { Channel, MailRoute, NotifyEvent } from './values.js';
-import { NAME, nameFromFile, PROFILE, printable, secretsOf } from './values.js';
+import { isName, nameFromFile, PROFILE, printable, secretsOf } from './values.js';
 
 /** What retention keeps; Infinity is `all`, null a rule nobody gave. */
 export interface Policy {
@@ -526,7 +526,7 @@ async function findEnvFile(input: RawSettings, problem: Problem): Promise<EnvFil
   }
   if (input.envFile !== null) return readEnvFile(join(input.envFile.startsWith('/') ? '/' : input.cwd, input.envFile), 'named', input, problem);
   if (input.profile !== null) {
-    if (!PROFILE.test(input.profile) || !NAME.test(input.profile)) {
+    if (!PROFILE.test(input.profile) || !isName(input.profile)) {
       problem('profile', `"${input.profile}" is no profile name: letters, digits, dots, _ and -, beginning with a letter or digit, at most 100`, '--profile');
       return null;
     }

@@ -18,7 +18,10 @@ export const printableJson = (json: string): string =>
   json.replace(UNPRINTABLE_ALL, (c) => (c === '\n' ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`));
 
 /** What a copy's name may look like (DESIGN, "Settings"). */
-export const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
+const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
+/** Most names. What letters there are in all scripts takes V8 2 ms to gather, at every start. */
+const PLAIN_NAME = /^[A-Za-z0-9_][A-Za-z0-9._ -]{0,99}$/;
+export const isName = (text: string): boolean => PLAIN_NAME.test(text) || NAME.test(text);
 /** Room for `-20261121T031700Z-9999.files.tar.zst.age` within the 255 bytes that Linux gives a file name. */
 const NAME_MAX_BYTES = 200;
 export const PROFILE = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
@@ -42,7 +45,7 @@ export function metricsFile(raw: string, base: string): string {
 
 /** A name of copies, as it was given. */
 export function name(raw: string): string {
-  if (!NAME.test(raw)) {
+  if (!isName(raw)) {
     throw new Error('must begin with a letter, digit or _ and go on with at most 99 letters, digits, dots, blanks, _ or -');
   }
   if (Buffer.byteLength(raw) > NAME_MAX_BYTES) throw new Error(`is longer than ${NAME_MAX_BYTES} bytes`);
@@ -52,6 +55,7 @@ export function name(raw: string): string {
 /** The name that copies of a database get when nobody gave one: its base name without extension, made fit. */
 export function nameFromFile(file: string): string {
   const base = basename(file).replace(/(?<=.)\.[^.]*$/u, '');
+  if (PLAIN_NAME.test(base)) return base;
   let fit = Array.from(base, (c) => (/[\p{L}\p{N}._ -]/u.test(c) ? c : '_'))
     .slice(0, 100)
     .join('');

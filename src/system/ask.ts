@@ -1,10 +1,11 @@
 /** A question to a person at a terminal. */
-import { createInterface } from 'node:readline/promises';
 import { printable } from '../settings/values.js';
 
 /** True for yes, false for anything else; null when nobody is there to ask: standard input or error is no terminal. */
 export async function askYes(question: string, signal: AbortSignal): Promise<boolean | null> {
   if (process.stdin.isTTY !== true || process.stderr.isTTY !== true) return null;
+  // Only here: what most commands do without is not loaded for them.
+  const { createInterface } = await import('node:readline/promises');
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   try {
     // Ctrl-C and Ctrl-D close it, and leave the question without an answer for ever.

@@ -26,10 +26,7 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
     signal.throwIfAborted();
     const db = open(path);
     try {
-      // No journal file: the lock must be had on a full disk too, or prune could not make room.
-      db.pragma('journal_mode = MEMORY');
-      db.exec('BEGIN IMMEDIATE');
-      return { release: () => db.close() };
+      return hold(db);
     } catch (error) {
       db.close();
       if (!errnoOf(error).startsWith('SQLITE_BUSY')) throw error;
@@ -52,15 +49,22 @@ export function takeLock(path: string): Lock | null {
     return null;
   }
   try {
-    db.pragma('journal_mode = MEMORY');
-    db.exec('BEGIN IMMEDIATE');
+    const lock = hold(db);
     // The lock of a file that somebody has removed meanwhile is nobody's.
-    if (lstatOrNull(path)) return { release: () => db.close() };
+    if (lstatOrNull(path)) return lock;
   } catch {
     // Held.
   }
   db.close();
   return null;
+}
+
+/** Throws what SQLite says; the database is then for the caller to close. */
+function hold(db: Database): Lock {
+  // No journal file: the lock must be had on a full disk too, or prune could not make room.
+  db.pragma('journal_mode = MEMORY');
+  db.exec('BEGIN IMMEDIATE');
+  return { release: () => db.close() };
 }
 
 /** better-sqlite3 looks at the directory itself, and calls whatever it cannot see a mistake of its caller. */

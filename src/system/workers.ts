@@ -1,6 +1,7 @@
 /** Asks and ends SQLite children. Their start is in start-worker.ts. */
 import type { ChildProcess } from 'node:child_process';
-import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
+import { onLines } from './lines.js';
 import { anonBytesOf, cpuMsOf } from './memory.js';
 import type { StartedWorker } from './start-worker.js';
 import { startWorker } from './start-worker.js';
@@ -43,8 +44,8 @@ export class Worker {
     this.#child = child;
     child.stdin?.on('error', () => undefined);
     const answers = child.stdio[3];
-    if (!answers || !('setDefaultEncoding' in answers || 'read' in answers)) throw new Error('no channel to the SQLite process');
-    createInterface({ input: answers as NodeJS.ReadableStream }).on('line', (line) => this.#receive(line));
+    if (!(answers instanceof Readable)) throw new Error('no channel to the SQLite process');
+    onLines(answers, (line) => this.#receive(line));
     this.#ended = ended.then(({ error, signal, code, said }) => this.#fail(error ?? new ChildDied(signal, code, said)));
   }
 
