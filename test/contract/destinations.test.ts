@@ -66,7 +66,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'S3 (s3rver)',
-    large: 20_000_000,
+    large: 10_000_000,
     proved: 'read-back',
     cannot: () => null,
     async start() {
@@ -76,7 +76,7 @@ const KINDS: readonly Kind[] = [
   },
   {
     name: 'S3 that returns checksums',
-    large: 20_000_000,
+    large: 10_000_000,
     proved: 'server-checksum',
     cannot: () => null,
     async start() {

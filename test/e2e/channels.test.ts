@@ -21,7 +21,7 @@ import {
 } from '../support/cli.js';
 import { type HttpServer, startHttp } from '../support/http.js';
 import { parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
-import { ago, baseAt, dataFiles, everything, HOUR, plant, type Scene, scene } from './scene.js';
+import { ago, baseAt, dataFiles, everything, HOUR, plant, type Scene, scene, sceneWithCopy } from './scene.js';
 import { problemsIn, run as runShape } from './shapes.js';
 
 let closing: (() => Promise<void>)[] = [];
@@ -227,8 +227,7 @@ describe('what arrives', () => {
 
   test('a run that was killed, and a stale copy, once on each channel', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     const holder = await holdExclusively(s.source);
     const run = start(['run', s.source, '--to', s.to], env(at));
     await until('the run to be recorded', async () => (await s.ask('history', ['--json', '--limit', '1'])).json.runs?.[0]?.status === 'running');
@@ -245,8 +244,7 @@ describe('what arrives', () => {
 
   test('what one channel cannot deliver for long is told on the others, once', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     hide(s);
     const noSlack = env(at, { DBBACKUP_SLACK_WEBHOOK: 'http://127.0.0.1:1/x' });
     expect((await s.run([], noSlack)).code).toBe(1);
@@ -266,8 +264,7 @@ describe('what arrives', () => {
 
   test('settings that do not parse, on every channel whose own do', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     expect((await s.run([], env(at, { DBBACKUP_TIMEOUT: 'soon' }))).code).toBe(78);
     expect(heard(at)).toEqual(Array(3).fill([about('FAILED', 'SETTINGS')]));
     expect(pings(at.ping).map(([event]) => event)).toEqual(['fail']);
@@ -291,8 +288,7 @@ describe('servers that are not well', () => {
       webhook: { port: first.webhook.port },
       ping: { port: first.ping.port },
     };
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     for (const server of Object.values(first)) await server.close();
     closing = [];
     hide(s);
@@ -341,8 +337,7 @@ describe('servers that are not well', () => {
     ['breaks off', 'break off', /HTTP 500/],
   ] as const)('one that %s keeps its own messages waiting and nobody else’s', async (_, as, why) => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     at.slack.behave(as);
     hide(s);
     const run = await s.run(['--json'], env(at));
@@ -383,8 +378,7 @@ describe('servers that are not well', () => {
 
   test('one that stalls costs its own 15 s, and a signal meanwhile ends the run within 2 s: what was not sent stays', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     at.slack.behave('stall');
     hide(s);
     const stalled = await s.run(['--json'], env(at));
@@ -413,8 +407,7 @@ describe('servers that are not well', () => {
   const noFaketime = cannot('faketime');
   test.skipIf(noFaketime !== null)('one that asks to be left alone is, for as long as it asked', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     at.slack.behave({ answer: 429, headers: { 'retry-after': '3600' } });
     hide(s);
     const asked = await s.run(['--json'], env(at));
@@ -430,8 +423,7 @@ describe('servers that are not well', () => {
 
   test('a message that is refused again and again is given up, aloud; the others go on', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     at.webhook.behave((p) => (p.body.includes('"event":"failure"') ? { answer: 410, text: 'gone' } : { answer: 200 }));
     hide(s);
     await s.run([], env(at));
@@ -454,8 +446,7 @@ describe('servers that are not well', () => {
 
   test('an old message has one more chance, then it is given up; so is one of a channel that is set no more', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     for (const server of [at.slack, at.webhook]) server.behave({ answer: 503 });
     hide(s);
     await s.run([], env(at));
@@ -476,8 +467,7 @@ describe('servers that are not well', () => {
 
   test('what an older version queued is sent as mail', async () => {
     const at = await servers();
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     at.slack.behave({ answer: 500 });
     hide(s);
     await s.run([], env(at, NO_MAIL));
@@ -500,8 +490,7 @@ describe('the ping', () => {
 
   test('a run that finds another one at work says nothing; one that has nothing to do is well', async () => {
     const at = { ping: await http() };
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     const holder = await useDatabase(join(s.state, 'app.lock.db'), ['BEGIN IMMEDIATE']);
     expect((await s.run([], only(at))).code).toBe(75);
     await holder.stop();
@@ -632,8 +621,7 @@ describe('secrets', () => {
   }, 60_000);
 
   test('nor where they do not parse, nor in a path that repeats them', async () => {
-    const s = scene(WAL);
-    await s.run([]);
+    const { s } = await sceneWithCopy(WAL);
     const options = {
       DBBACKUP_SLACK_WEBHOOK: `http://hooks.example.org/${CANARIES[2]}`,
       DBBACKUP_WEBHOOK: `https://me:cAnArY%zz@h/x`,

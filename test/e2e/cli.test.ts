@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { EXIT_CODES } from '../../src/outcome.js';
 import { dbbackup, ROOT, tempDirectory, useDatabase } from '../support/cli.js';
-import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, scene } from './scene.js';
+import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -114,8 +114,7 @@ describe('exit codes', () => {
   });
 
   test('--lock-wait waits for the other run', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     const holder = await useDatabase(join(s.state, 'app.lock.db'), ['BEGIN IMMEDIATE']);
     const waiting = s.run(['--json', '--lock-wait', '20s']);
     const refused = await s.run(['--json', '--lock-wait', '300ms']);

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, symlinkSync,
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { dbbackup, leaveSidecars, makeDatabase, query, type Result, useDatabase } from '../support/cli.js';
-import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, tree } from './scene.js';
+import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -52,8 +52,7 @@ describe('nothing is changed', () => {
   });
 
   test('nor where runs have been, but for a row in the history that dry runs add', async () => {
-    const s = scene({ journal: 'delete' });
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy({ journal: 'delete' });
     const state = ['.dbbackup', '.dbbackup/history.db'];
     for (const [what, words] of LOOKS) {
       const before = tree(s.home);
@@ -98,8 +97,7 @@ describe('nothing is changed', () => {
   });
 
   test('nor while another run holds the lock, and nobody waits for it', async () => {
-    const s = scene();
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy();
     const holder = await useDatabase(join(s.state, 'app.lock.db'), ['BEGIN IMMEDIATE']);
     for (const words of [
       ['run', s.source, '--to', s.to, '-n'],

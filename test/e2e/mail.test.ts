@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { breakRows, dbbackup, EXECUTABLE, holdExclusively, killGroup, type Result, start, until, useDatabase } from '../support/cli.js';
 import { type ParsedMail, parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
-import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene } from './scene.js';
+import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -116,8 +116,7 @@ describe('a run that fails', () => {
   });
 
   test('notify-on decides which of them are told', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     hide(s);
     await s.run(['--notify-on', 'recovery'], env());
     expect(subjects()).toEqual([]);
@@ -147,8 +146,7 @@ describe('a run that fails', () => {
   });
 
   test('a run that only lost the race for the lock is none', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     hide(s);
     await s.run([], down());
     const waiting = outbox(s);
@@ -197,8 +195,7 @@ test('a run that has nothing to do, and an old message that cannot be sent, take
 
 describe('a server that cannot be reached', () => {
   test('changes nothing of a failure, and what could not be sent is sent by the next run, once', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     hide(s);
     const failed = await s.run(['--json'], down());
     expect([failed.code, failed.json.error?.code, failed.json.status]).toEqual([1, 'SOURCE_MISSING', 'failed']);
@@ -218,8 +215,7 @@ describe('a server that cannot be reached', () => {
   });
 
   test('turns exit 0 into 3, and nothing else', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     hide(s);
     await s.run([], down());
     bringBack(s);
@@ -275,8 +271,7 @@ describe('a server that cannot be reached', () => {
 
 describe('settings that do not parse', () => {
   test('are mailed when those of the mail alone do, recorded, and recovered from', async () => {
-    const s = scene();
-    expect((await s.run([])).code).toBe(0);
+    const { s } = await sceneWithCopy();
     const run = await s.run(['--json'], env({ DBBACKUP_TIMEOUT: 'soon', DBBACKUP_KEEP_LSAT: '3' }));
     expect([run.code, run.json.error?.code]).toEqual([78, 'SETTINGS']);
     const [mail, ...others] = arrived();
@@ -329,8 +324,7 @@ describe('a run that was killed', () => {
   }
 
   test('is told by the next run, once, and so is the recovery', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     const id = await killOne(s);
     expect(subjects()).toEqual([]);
     expect((await s.run([], env())).code).toBe(0);
@@ -346,8 +340,7 @@ describe('a run that was killed', () => {
   });
 
   test('is told by status --notify, and then by nobody else', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     await killOne(s);
     const status = await s.ask('status', ['--notify', '--json'], env());
     expect(problemsIn(status.json, shapes.statusDocument)).toEqual([]);
@@ -412,8 +405,7 @@ describe('status --notify', () => {
   });
 
   test('sends what lies undelivered, once', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     hide(s);
     await s.run([], down());
     expect(outbox(s)).toHaveLength(1);
@@ -438,8 +430,7 @@ describe('status --notify', () => {
   });
 
   test('under cron, quietly: silent while all is well, loud when not', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     expect(await s.ask('status', ['--notify', '--quiet', '--name', 'app'], env())).toMatchObject({ code: 0, stdout: '', stderr: '' });
     plant(s.to, baseAt(ago(40 * HOUR), 'stale'));
     const stale = await s.ask('status', ['--notify', '--quiet', '--name', 'stale'], env());

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 import { mountTmpfs } from '../fault/mounts.js';
 import { cannot, dbbackup, makeDatabase, type Result, useDatabase, wrap } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
-import { ago, DAY, HOUR, scene } from './scene.js';
+import { ago, DAY, HOUR, scene, sceneWithCopy } from './scene.js';
 
 const told = (run: Result): string[] => (run.json.warnings ?? []).map((w) => `${w.severity} ${w.code}`);
 
@@ -73,8 +73,7 @@ test.skipIf(cannot('root', 'mount') !== null)('a disk that fills up: told by its
 });
 
 test('messages of channels that are not set any more: shown by status, and gone when they are old, also where no channel is left', async () => {
-  const s = scene({ journal: 'wal' });
-  await s.run([]);
+  const { s } = await sceneWithCopy({ journal: 'wal' });
   const server = await startHttp({ answer: 503 });
   renameSync(s.source, `${s.source}.gone`);
   await s.run([], { env: { DBBACKUP_SLACK_WEBHOOK: `${server.url}/x` } });

@@ -15,7 +15,7 @@ import { hungMount, noHungMount } from '../support/hung-mount.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { makeKey } from '../support/packed.js';
 import { entry } from '../support/tar.js';
-import { DAY, HOUR, plant, type Scene, scene } from './scene.js';
+import { DAY, HOUR, plant, type Scene, scene, sceneWithCopy } from './scene.js';
 
 let s3: FakeS3;
 beforeAll(async () => {
@@ -138,8 +138,7 @@ describe('include', () => {
 
 describe('upload', () => {
   test('into the backup directory, whatever it is called, is no second copy', async () => {
-    const s = scene();
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy();
     mkdirSync(join(s.to, 'below'));
     symlinkSync(s.to, join(s.home, 'link'));
     for (const path of [s.to, join(s.to, 'below'), join(s.home, 'link')]) {

@@ -16,7 +16,7 @@ import {
   useDatabase,
   wrap,
 } from '../support/cli.js';
-import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene } from './scene.js';
+import { ago, baseAt, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
 
@@ -165,8 +165,7 @@ describe('status', () => {
   });
 
   test('a run that found another one at work does not hide what became of that one', async () => {
-    const s = scene();
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy();
     const holder = await holdExclusively(s.source);
     const killed = start(['run', s.source, '--to', s.to]);
     await until('the run to be at work', () => killed.stderr().includes('inspect'));
@@ -212,8 +211,7 @@ describe('status', () => {
   });
 
   test('a guard that was killed before it had the database in its hands is a problem, and not only in the message of --notify', async () => {
-    const s = scene({ journal: 'delete' });
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy({ journal: 'delete' });
     const guard = start(['guard', '--database', s.source, '--to', s.to, '--', 'sleep', '60']);
     await until('the guard to be at work', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.command === 'guard');
     killGroup(guard.pid, 'SIGKILL');
@@ -224,8 +222,7 @@ describe('status', () => {
   });
 
   test('a history that is damaged is critical, and each that meets it says what to do', async () => {
-    const s = scene();
-    await s.run();
+    const { s } = await sceneWithCopy();
     writeFileSync(join(s.state, 'history.db'), 'this is no database, and never was one'.repeat(100));
     const away = `move ${join(s.state, 'history.db')} away`;
     const quiet = await s.run(['--quiet']);
@@ -267,8 +264,7 @@ describe('status', () => {
   });
 
   test('tells of a failed last run, and stays healthy while the copy is fresh', async () => {
-    const s = scene();
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy();
     unlinkSync(s.source);
     const failed = await s.run(['--json']);
     const json = await s.ask('status', ['--json']);
@@ -370,8 +366,7 @@ describe('history', () => {
   });
 
   test('a run that was killed is shown as interrupted by whoever looks, and recorded by the next one', async () => {
-    const s = scene();
-    expect((await s.run()).code).toBe(0);
+    const { s } = await sceneWithCopy();
     const holder = await holdExclusively(s.source);
     const killed = start(['run', s.source, '--to', s.to]);
     const state = async (): Promise<string | undefined> => (await s.ask('history', ['--json', '--limit', '1'])).json.runs?.[0]?.status;

@@ -9,7 +9,7 @@ import { words } from '../../src/settings/values.js';
 import { descendants } from '../fault/proof.js';
 import { cannot, dbbackup, holdExclusively, makeDatabase, query, type Result, signalTo, start, startCommand, until } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
-import { dataFiles, everything, type Scene, scene } from './scene.js';
+import { dataFiles, everything, type Scene, scene, sceneWithCopy } from './scene.js';
 
 describe('waits between attempts', () => {
   const waits = (backoff: 'fixed' | 'linear' | 'exponential', waitMs = 30_000): number[] =>
@@ -247,8 +247,7 @@ describe('hooks', () => {
   });
 
   test('on-failure hears of a run that failed before it began', async () => {
-    const s = scene();
-    await s.run([]);
+    const { s } = await sceneWithCopy();
     renameSync(s.source, `${s.source}.gone`);
     const run = await s.run(['--on-failure', hook(s, 'bad'), '--json']);
     expect([run.code, recordOf(s, 'bad').error?.code]).toEqual([1, 'SOURCE_MISSING']);

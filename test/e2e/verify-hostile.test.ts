@@ -7,7 +7,7 @@ import { bindReadOnly } from '../fault/mounts.js';
 import { cannot, damage, dbbackup, type Result, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
 import { dataFileOf, manifestFileOf, type Otherwise, type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
-import { ago, baseAt, type Copied, dataFiles, HOUR, type Scene, scene, sceneWithCopy, tree } from './scene.js';
+import { ago, baseAt, type Copied, dataFiles, HOUR, type Scene, sceneWithCopy, tree } from './scene.js';
 
 interface Made extends Copied {
   /** What its manifest says. */
@@ -137,8 +137,7 @@ test('a data file of a terabyte, sparse, is refused without being read, whatever
 });
 
 test('data and manifest that do not belong together are refused by restore and by verify, and the others stand', async () => {
-  const s = scene();
-  expect((await s.run()).code).toBe(0);
+  const { s } = await sceneWithCopy();
   const [a = ''] = dataFiles(s.to);
   const db = new Database(s.source);
   db.exec("INSERT INTO beat (at) VALUES ('later')");

@@ -33,7 +33,7 @@ async function setStage(mode: 'wal' | 'delete'): Promise<Stage> {
   makeLedger(source, mode, BALLAST);
   // In rollback mode a short patience: who waits for ever can never be told that it is busy.
   const writer = await startLedger('write', source, mode === 'wal' ? 10_000 : 300, 3);
-  const reader = await startLedger('read', source, mode === 'wal' ? 0 : 300, 3);
+  const reader = await startLedger('read', source, mode === 'wal' ? 0 : 300, 10);
   const copies = new Map<string, string>();
   while (copies.size < COPIES) {
     const { done } = await writer.ask();

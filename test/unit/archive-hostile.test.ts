@@ -380,7 +380,7 @@ describe('not a whole archive', () => {
         expect(treeOf(at.home).filter((line) => !line.startsWith('unpacked'))).toEqual(before);
         execFileSync('rm', ['-rf', out]);
       }),
-      { numRuns: 150 },
+      { numRuns: 100 },
     );
   });
 });

@@ -241,7 +241,7 @@ describe('a tree at rest', () => {
         expect(treeOf(join(at.out, at.tree))).toEqual(treeOf(at.tree));
         rmSync(join(at.tree, '..'), { recursive: true });
       }),
-      { numRuns: 60 },
+      { numRuns: 40 },
     );
   });
 });

@@ -90,7 +90,7 @@ const policy = policyOf(count);
 /** Without `all`, so that something is removed in most cases. */
 const smallPolicy = policyOf(few);
 
-const holds = <T>(arbitrary: fc.Arbitrary<T>, check: (value: T) => void): void => fc.assert(fc.property(arbitrary, check), { numRuns: 150 });
+const holds = <T>(arbitrary: fc.Arbitrary<T>, check: (value: T) => void): void => fc.assert(fc.property(arbitrary, check), { numRuns: 100 });
 
 // ------------------------------------------------------------------------------------------------------- the oracle
 

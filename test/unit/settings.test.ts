@@ -516,7 +516,7 @@ describe('problems', () => {
         for (const p of loaded.problems) expect(p.message + p.origin).not.toMatch(UNPRINTABLE);
         for (const s of loaded.shown) expect(s.value + s.origin).not.toMatch(UNPRINTABLE);
       }),
-      { numRuns: 200 },
+      { numRuns: 100 },
     );
   });
 });
@@ -639,7 +639,7 @@ describe('secrets', () => {
         expect(loaded.problems.length).toBeGreaterThan(0);
         expect(said(loaded)).not.toContain(CANARY);
       }),
-      { numRuns: 200 },
+      { numRuns: 100 },
     );
   });
 });
