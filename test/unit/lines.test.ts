@@ -1,14 +1,28 @@
+/** How children answer: a line each, and what is left of one that was killed. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { PassThrough } from 'node:stream';
 import { expect, test } from 'vitest';
 import { onLines } from '../../src/system/lines.js';
+import type { End } from '../../src/system/start-worker.js';
+import { ChildDied, Worker } from '../../src/system/workers.js';
 
 test('lines come whole, however they are cut, and half a one at the end is none', async () => {
   const stream = new PassThrough();
   const seen: string[] = [];
   onLines(stream, (line) => seen.push(line));
-  const bytes = Buffer.from('{"a":"ü"}\n{"b":"no\u2028end"}\r\n\n{"half":');
-  for (const byte of bytes) stream.write(Buffer.of(byte));
+  for (const byte of Buffer.from('{"a":"ü"}\n{"b":"no\u2028end"}\r\n\n{"half":')) stream.write(Buffer.of(byte));
   stream.end();
-  await new Promise((done) => stream.once('end', done));
+  await once(stream, 'end');
   expect(seen).toEqual(['{"a":"ü"}', '{"b":"no\u2028end"}\r', '']);
+});
+
+test('a child that is killed in the middle of its answer has died, and has not answered', async () => {
+  const child = spawn('/bin/sh', ['-c', `read -r request; printf '{"ok":true,"value":{"struc' >&3; kill -9 $$`], {
+    stdio: ['pipe', 'ignore', 'ignore', 'pipe'],
+  });
+  const ended = once(child, 'close').then(([code, signal]: (number | NodeJS.Signals | null)[]) => ({ error: null, said: '', code, signal }) as End);
+  const worker = new Worker({ child, ended });
+  const request = { op: 'check-all', file: '/nowhere', mmap: true, cellSizeCheck: false } as const;
+  await expect(worker.ask(request)).rejects.toThrow(ChildDied);
 });
