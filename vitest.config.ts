@@ -19,6 +19,11 @@ const FIRST = [
   'test/fault/power.test.ts',
   'test/fault/consistency.test.ts',
   'test/contract/build.test.ts',
+  'test/fault/uid.test.ts',
+  'test/fault/odd-names.test.ts',
+  'test/fault/deaf-output.test.ts',
+  'test/fault/hostile-state.test.ts',
+  'test/e2e/verify-hostile.test.ts',
 ].map((path) => fileURLToPath(new URL(path, import.meta.url)));
 
 class LongestFirst extends BaseSequencer {

@@ -236,10 +236,10 @@ describe('--from', () => {
     ['that names an object twice', false],
   ])('a listing %s', async (_, endless) => {
     let pages = 0;
+    const keys = endless ? Array.from({ length: 1000 }, (_key, n) => `p/${n}`) : ['p/app-20260101T000000Z.db', 'p/app-20260101T000000Z.db'];
+    const contents = keys.map((key) => `<Contents><Key>${key}</Key><Size>1</Size></Contents>`).join('');
     const server = createServer((_request, response) => {
       pages++;
-      const keys = endless ? Array.from({ length: 1000 }, (_key, n) => `p/${pages}-${n}`) : ['p/app-20260101T000000Z.db', 'p/app-20260101T000000Z.db'];
-      const contents = keys.map((key) => `<Contents><Key>${key}</Key><Size>1</Size></Contents>`).join('');
       const next = endless ? `<NextContinuationToken>t${pages}</NextContinuationToken>` : '';
       response.end(`<?xml version="1.0"?><ListBucketResult><IsTruncated>${endless}</IsTruncated>${next}${contents}</ListBucketResult>`);
     }).listen(0, '127.0.0.1');
