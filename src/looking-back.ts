@@ -61,6 +61,6 @@ function behind({ recorder, name }: Acting, ledger: Ledger): { destination: stri
         .flatMap((file) => parseCopyFile(file) ?? [])
         .filter((f) => f.name === name)
         .map((f) => f.createdAt);
-      return { destination, newestAt: times.length === 0 ? null : Math.max(...times) };
+      return { destination, newestAt: times.reduce<number | null>((newest, at) => Math.max(newest ?? at, at), null) };
     });
 }

@@ -67,9 +67,9 @@ export class Output {
   }
 
   /** Lines for the reader or the next program; with --json nothing, since the document says it. A line break inside one is no new line. */
-  data(...lines: readonly string[]): void {
+  data(lines: string | readonly string[]): void {
     if (this.options.json) return;
-    for (const line of lines) this.#stdout.write(`${printable(this.#redact(line))}\n`);
+    for (const line of typeof lines === 'string' ? [lines] : lines) this.#stdout.write(`${printable(this.#redact(line))}\n`);
   }
 
   /** What an acting command made: said unless --quiet. */

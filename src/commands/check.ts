@@ -30,7 +30,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
       const { message, hint } = describe(p);
       problems.push(critical(p.code, `${message}. Hint: ${hint}`));
     }
-  } else if (!isSkip(plan)) problems.push(...plan.warnings);
+  } else if (!isSkip(plan)) for (const w of plan.warnings) problems.push(w);
   // A run can begin all the same: it is pruning that waits.
   holdWarning(planPrune(config, facts.copies, null, ctx.clock.now()).hold, ({ code, message }) => problems.push(warning(code, message)));
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
@@ -51,7 +51,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
 
   const ok = problems.every((p) => p.severity !== 'critical');
   output.data(
-    ...table(
+    table(
       ['SETTING', 'VALUE', 'FROM'],
       shown.map((s) => [s.name, s.value, s.origin]),
     ),
@@ -64,7 +64,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
       `directory: ${config.to}${facts.target.exists ? '' : ' (will be made)'}${facts.target.freeBytes === null ? '' : `, ${bytes(facts.target.freeBytes)} free`}`,
     );
   }
-  output.data(...destinations);
+  output.data(destinations);
   for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
   output.data(ok ? 'ok: a run can begin' : 'NOT OK');
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'check', ok, settings: shown, problems });

@@ -34,7 +34,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
       r.durationMs === null ? '-' : duration(r.durationMs),
       r.error?.code ?? r.copy?.file ?? '',
     ]);
-    output.data(...table(['STARTED', 'NAME', 'COMMAND', 'STATUS', 'EXIT', 'TOOK', 'COPY OR ERROR'], rows, '    >>'));
+    output.data(table(['STARTED', 'NAME', 'COMMAND', 'STATUS', 'EXIT', 'TOOK', 'COPY OR ERROR'], rows, '    >>'));
   }
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'history', runs });
   return 0;

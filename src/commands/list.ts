@@ -26,7 +26,7 @@ export function list(ctx: Context, config: Config): ExitCode {
   if (copies.length === 0) output.info(`no copies ${name === null ? '' : `of ${name} `}in ${placeOf(config)}`);
   else if (!output.options.json) {
     const rows = copies.map((c) => [output.time(c.createdAt), ageOf(c, now), bytes(c.sizeBytes), c.status, c.file, c.tags.join(',')]);
-    output.data(...table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
+    output.data(table(['CREATED', 'AGE', 'SIZE', 'STATUS', 'FILE', 'TAGS'], rows, ' >>'));
   }
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'list', copies });
   return 0;

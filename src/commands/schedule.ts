@@ -65,7 +65,7 @@ export async function schedule(ctx: Context, invocation: Invocation): Promise<Ex
   const problems: Warning[] = [];
   const delay = randomizedDelayMs === null ? unitValue(timer, 'RandomizedDelaySec') : `${randomizedDelayMs / 1000}s`;
   for (const { profile, made } of profiles) {
-    output.data(...words(profile, made), `# Next run: ${next?.at ? `${output.time(next.at)}; by systemd up to ${delay} later` : 'not known here'}`, '');
+    output.data([...words(profile, made), `# Next run: ${next?.at ? `${output.time(next.at)}; by systemd up to ${delay} later` : 'not known here'}`, '']);
   }
   for (const p of looked) {
     if (!('problems' in p)) continue;

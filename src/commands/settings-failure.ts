@@ -29,7 +29,7 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
   const recorder = new Recorder(ctx, new RunLog({}, () => ctx.clock.now(), ctx.output.redact), randomUUID(), { command, name, profile, dryRun });
   if (command === 'check') {
     ctx.output.data(
-      ...table(
+      table(
         ['SETTING', 'VALUE', 'FROM'],
         loaded.shown.map((shown) => [shown.name, shown.value, shown.origin]),
       ),

@@ -216,7 +216,7 @@ function print(ctx: Context, results: readonly VerifyResult[]): void {
   const shown = ctx.output.options.quiet ? results.filter(fails) : results;
   if (shown.length === 0) return;
   ctx.output.data(
-    ...table(
+    table(
       ['STATUS', 'FILE', 'PROVED', 'PROBLEMS'],
       shown.map((r) => [r.status, r.file, r.proved, r.problems.join('; ') || '-']),
     ),

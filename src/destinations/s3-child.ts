@@ -33,8 +33,11 @@ const PARTS_MAX = 10_000;
 /** Larger parts go out one by one, so that buffers stay within some 32 MiB up to files of 320 GB. */
 const TWO_AT_ONCE_BYTES = 16 * MiB;
 const ATTEMPTS = 4;
-/** A listing beyond this is not ours. Pages have up to 1,000 objects, and on some servers none. */
-const OBJECTS_MAX = 500_000;
+/**
+ * A listing beyond this is not ours: so many are the objects of hourly copies of eleven years, and to list them takes 480 MB of memory in
+ * all processes. Pages have up to 1,000 objects, and on some servers none.
+ */
+const OBJECTS_MAX = 200_000;
 const PAGES_MAX = 10_000;
 /** A page of 1,000 objects with the longest keys has some 2 MB. */
 const ANSWER_MAX_BYTES = 32 * MiB;

@@ -12,7 +12,7 @@ import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds
 import { inPrivate, must, mustBeWhole } from './proof.js';
 
 /** Times 2 kB. */
-const BALLAST = 2500;
+const BALLAST = 1200;
 const COPIES = 3;
 
 interface Stage {

@@ -238,6 +238,14 @@ describe('the redactor', () => {
     expect(JSON.parse(heard.stdout())).toEqual({ a: ['x***y', 7, null, true], b: { c: '***' } });
   });
 
+  test('is out of a table of more lines than a function takes arguments', () => {
+    const heard = listen();
+    heard.output.useRedactor(redactor(['hunter2']));
+    heard.output.data(table(['FILE'], Array<string[]>(200_000).fill(['hunter2'])));
+    const lines = heard.stdout().split('\n');
+    expect([lines.length, lines[1], lines.at(-2)]).toEqual([200_002, '***', '***']);
+  });
+
   test('is in every way out', () => {
     const heard = listen({ verbose: true });
     heard.output.useRedactor(redactor(['hunter2']));
