@@ -19,6 +19,7 @@ const FIRST = [
   'test/fault/power.test.ts',
   'test/fault/consistency.test.ts',
   'test/contract/build.test.ts',
+  'test/contract/destinations.test.ts',
   'test/fault/uid.test.ts',
   'test/fault/odd-names.test.ts',
   'test/fault/deaf-output.test.ts',
