@@ -45,10 +45,11 @@ export const historyPath = (stateDir: string): string => join(stateDir, 'history
 /** That the history cannot be read or written. One that is damaged stays so until somebody moves it away: no night may be silent about that. */
 export function historyWarning(stateDir: string, what: 'read' | 'written', error: unknown): Warning {
   const message = `the history in ${stateDir} cannot be ${what}: ${errnoWords(error)}`;
-  return /^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))
-    ? critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`)
-    : // Without SQLite no run can make a copy.
-      (error instanceof Failed ? critical : warning)('STATE_UNWRITABLE', message);
+  if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
+    return critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`);
+  }
+  // Without SQLite no run can make a copy.
+  return error instanceof Failed ? critical('STATE_UNWRITABLE', message) : warning('STATE_UNWRITABLE', message);
 }
 
 /** The history of one state directory. Every method may throw what SQLite says. */

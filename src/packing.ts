@@ -58,7 +58,8 @@ export const isPlain = ({ compress, encrypted }: Packed): boolean => compress ==
 
 /**
  * zstd's level 3 with tables of half their size (powers of two), which stay in a processor's own cache while the checks are at work beside it:
- * a fifth less time. Measured with zstd 1.5.4: 0.1 % more bytes for the benchmark's database, 1 % for Debian's commands.db, 2 % for a table of log lines.
+ * a fifth less time. Measured with zstd 1.5.4: 0.1 % more bytes for the benchmark's database, 1 % for
+ * Debian's commands.db, 2 to 10 % for tables of log lines.
  */
 const ZSTD = { level: 3, hashLog: 16, chainLog: 15 } as const;
 const CHUNK = 1 << 20;
