@@ -2,11 +2,12 @@
  * The SQLite child: every statement on a source or a copy runs here, so that it can be killed in the middle of one.
  * It opens what it is told, works, closes, answers. It holds no policy: the parent decides what a finding means.
  */
-import { closeSync, constants, openSync, readSync, rmSync } from 'node:fs';
+import { closeSync, constants, openSync, rmSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import Database from 'better-sqlite3';
 import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
+import { linesOf } from './lines.js';
 import { anonBytesOf } from './memory.js';
 import type { Db } from './sqlite.js';
 import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
@@ -185,31 +186,9 @@ async function serve(line: string): Promise<void> {
   }
 }
 
-/**
- * The lines that the parent writes, as they come, until it closes its end or is gone. They are waited for in a blocking call: between two
- * requests there is nothing to do, and what Node has for streams takes a sixth of this process's start to load.
- */
-function* lines(fd: number): Generator<string> {
-  const chunk = Buffer.allocUnsafe(65_536);
-  let rest = Buffer.alloc(0);
-  for (;;) {
-    let length: number;
-    try {
-      length = readSync(fd, chunk);
-    } catch {
-      return;
-    }
-    if (length === 0) return;
-    rest = Buffer.concat([rest, chunk.subarray(0, length)]);
-    for (let end = rest.indexOf('\n'); end >= 0; end = rest.indexOf('\n')) {
-      yield rest.toString('utf8', 0, end);
-      rest = rest.subarray(end + 1);
-    }
-  }
-}
-
+/** What the parent asks, one after the other, until it closes its end or is gone. */
 async function serveAll(): Promise<void> {
-  for (const line of lines(STDIN_FD)) await serve(line);
+  for (const line of linesOf(STDIN_FD)) await serve(line);
 }
 
 // The parent may have died before the kernel was asked to kill us with it (traps, 41).
