@@ -88,6 +88,8 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     () => limit.abort(new Failed({ code: 'TIMEOUT', afterMs: config.timeoutMs, published: null })),
     Math.min(config.timeoutMs, 0x7fffffff),
   );
+  // What it limits keeps the process alive by itself; should there be nothing of that kind, nobody must wait for hours.
+  timer.unref();
   const signal = AbortSignal.any([ctx.signal, limit.signal]);
   const ended = new AbortController();
   const made = new Map<string, Known>();

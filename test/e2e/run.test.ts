@@ -421,3 +421,32 @@ test.each([
   const list = await s.ask('list', [], { executable, env });
   expect([list.code, list.stdout, list.stderr]).toEqual([70, '', expect.stringContaining(says)]);
 });
+
+test('a signal that comes before the program is loaded ends the run all the same, with a record', async () => {
+  const s = scene();
+  const { root, executable } = installation();
+  symlinkSync(join(ROOT, 'node_modules'), join(root, 'node_modules'));
+  renameSync(join(root, 'dist/app.js'), join(root, 'dist/real.js'));
+  writeFileSync(
+    join(root, 'dist/app.js'),
+    `const heard = new Promise((done) => process.once('SIGTERM', done));
+    process.kill(process.pid, 'SIGTERM');
+    exports.app = async (started) => (await heard, await require('./real.js').app(started));\n`,
+  );
+  const run = await s.run(['--json'], { executable });
+  expect([run.code, run.json.status, run.json.error?.code], run.stderr).toEqual([143, 'interrupted', 'INTERRUPTED']);
+  expect((await s.ask('history', ['--json'])).json.runs?.map((r) => r.status)).toEqual(['interrupted']);
+  expect(dataFiles(s.to)).toEqual([]);
+  expect((await s.run(['--json'])).json.status).toBe('ok');
+});
+
+test('a bug inside a command is 70 and INTERNAL, as text and as a document, and leaves nothing', async () => {
+  const s = scene();
+  const { root, executable } = installation();
+  symlinkSync(join(ROOT, 'node_modules'), join(root, 'node_modules'));
+  renameSync(join(root, 'dist/app.js'), join(root, 'dist/real.js'));
+  writeFileSync(join(root, 'dist/app.js'), `exports.app = (started) => require('./real.js').app({ ...started, earlyWorker: {} });\n`);
+  const run = await s.run(['--json'], { executable });
+  expect([run.code, run.json.error?.code, run.stderr]).toEqual([70, 'INTERNAL', expect.stringContaining('dbbackup: error INTERNAL: a bug of dbbackup')]);
+  expect(dataFiles(s.to)).toEqual([]);
+});
