@@ -8,7 +8,6 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Ledger, TargetState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
-import { countCopies } from './catalog.js';
 import type { Context } from './context.js';
 import { asKilled, History, historyWarning } from './history.js';
 import { RunLog } from './log.js';
@@ -17,12 +16,12 @@ import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
-import { pruneLine } from './plan.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { recover } from './recover.js';
 import { redactValue } from './redact.js';
+import { withRoomLine } from './room.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
@@ -50,8 +49,6 @@ export interface Acting {
   readonly workspace: Workspace;
   /** Aborts at a signal and at the time limit, with the failure as its reason. */
   readonly signal: AbortSignal;
-  /** The line that would make room, for hints. */
-  readonly prune: string;
   /**
    * Takes the lock, puts right what a killed run left, writes the first record, makes the workspace if one is needed. Before
    * it, nothing is changed. Without `lock` the workspace has a lock of its own, and nothing that belongs to the name may be touched.
@@ -104,7 +101,6 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     pool,
     tools: { env: ctx.childEnv, signal: AbortSignal.any([signal, ended.signal]), watch: (pid) => pool.watch(pid) },
     workspace: workspace(config.to, name, runId),
-    prune: recorder.command === 'restore' ? '' : lineForRoom(config, name),
     begin: (options) => state.begin(signal, options?.workspace === false ? null : acting.workspace, options?.lock ?? true),
     locked: (work) => state.locked(signal, work),
     note: () => state.note(),
@@ -132,6 +128,10 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
     removeQuietly(acting.workspace.directory);
   }
+  // A full disk is met in many places; what would help is looked for once. Not for who would lose the copy it needs, nor for who prunes already.
+  if (verdict.failure && command !== 'restore' && command !== 'prune') {
+    verdict = { ...verdict, failure: withRoomLine(verdict.failure, config, name, ctx.clock.now()) };
+  }
   // Also where the run failed before it began: a database that is missing is what on-failure is there for.
   if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
     const { runAfter } = await import('./hooks.js');
@@ -142,15 +142,6 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     return await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
   } finally {
     clearTimeout(timer);
-  }
-}
-
-/** `pruneLine` where it is not known how much is missing; none where there is one copy alone. A restore gets none: it could cost it its copy. */
-export function lineForRoom(config: Config, name: string): string {
-  try {
-    return pruneLine(config, name, Math.min(3, Math.floor(countCopies(config.to, name) / 2)));
-  } catch {
-    return '';
   }
 }
 
@@ -263,7 +254,7 @@ class State implements ToldFrom {
       else this.#alive = await makeLivingDirectory(place.directory, signal);
       syncDirectory(tempRoot(to), unsupported);
     } catch (error) {
-      throw new Failed(targetFailure(error, to, lineForRoom(this.#config, this.#name)), { cause: error });
+      throw new Failed(targetFailure(error, to), { cause: error });
     }
   }
 
@@ -293,9 +284,8 @@ class State implements ToldFrom {
   #beginFailure(error: unknown): Failure {
     if (error instanceof Failed) return error.failure;
     const { stateDir } = this.#config;
-    const prune = lineForRoom(this.#config, this.#name);
     const code = errnoOf(error);
-    if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune };
+    if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune: '' };
     const lock = join(stateDir, `${this.#name}.lock.db`);
     const owner = ownerOf(lock, this.#ctx.identity.uid);
     if (code.startsWith('SQLITE_') && owner !== null) {
@@ -303,7 +293,7 @@ class State implements ToldFrom {
       return { code: 'TARGET_OWNER', path: stateDir, reason: `the lock ${lock} belongs to ${owner}`, remedy };
     }
     if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
-    return targetFailure(error, stateDir, prune);
+    return targetFailure(error, stateDir);
   }
 
   /** Writes the record, tells people, closes everything, says the last word. */

@@ -42,8 +42,6 @@ export interface Facts {
   readonly target: TargetState | Failure;
   /** Copies of this name, newest first; all of them only where that was asked for. */
   readonly copies: readonly Copy[];
-  /** How many of this name the keep rules see. All manifests are read for it, so only who needs it asks. */
-  readonly countGood: () => number;
   readonly newestGood: Copy | null;
   readonly newestManifest: Manifest | null;
   /** What each included path takes in the archive of a copy, in the order of the setting; empty: no files go with it. */

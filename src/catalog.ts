@@ -411,9 +411,6 @@ export const namesIn = (directory: string): string[] =>
 /** Ahead of the clock by more than this is a wrong clock, not a fresh copy (DESIGN, "Retention"). */
 const CLOCK_TOLERANCE_MS = 3_600_000;
 
-/** How many data files of a name there are, whatever they are like. */
-export const countCopies = (directory: string, name: string): number => scan(directory).filter((f) => f.kind === 'data' && f.name === name).length;
-
 /** A copy that `latest`, `status` and the keep rules may see. */
 export const isPlainGood = (copy: Copy): boolean => copy.status === 'good' && copy.tags.length === 0;
 

@@ -23,22 +23,22 @@ const progressOf =
 
 /** The state of the source, in the private file of the workspace. */
 export function snapshotStage(acting: Acting, source: SourceState, note: Note<Snapshot>): Promise<Snapshot> {
-  const { ctx, config, recorder, pool, workspace, signal, prune } = acting;
-  const input = { source, target: workspace.data, pool, uid: ctx.identity.uid, signal, clock: ctx.clock, prune };
+  const { ctx, config, recorder, pool, workspace, signal } = acting;
+  const input = { source, target: workspace.data, pool, uid: ctx.identity.uid, signal, clock: ctx.clock };
   return recorder.stage('snapshot', () => takeSnapshot({ ...config, ...input, progress: progressOf(acting, 'snapshot') }), note);
 }
 
 /** The proof of that file. */
 export function verifyStage(acting: Acting, snapshot: Snapshot, note: Note<VerifiedSnapshot>): Promise<VerifiedSnapshot> {
-  const { config, recorder, pool, signal, prune } = acting;
-  const input = { snapshot, pool, signal, warn: recorder.warn.bind(recorder), prune };
+  const { config, recorder, pool, signal } = acting;
+  const input = { snapshot, pool, signal, warn: recorder.warn.bind(recorder) };
   return recorder.stage('verify', () => verify({ ...config, ...input, progress: progressOf(acting, 'verify') }), note);
 }
 
 /** Destinations that are directories of this machine. */
 export const directoriesOf = ({ upload }: Acting['config']): string[] => upload.to.flatMap((url) => (url.kind === 'directory' ? [url.path] : []));
 
-const packInput = ({ config, workspace, tools, recorder, prune }: Acting, include: readonly string[]): PackInput => ({
+const packInput = ({ config, workspace, tools, recorder }: Acting, include: readonly string[]): PackInput => ({
   packing: config.packing,
   include,
   own: [config.to, config.stateDir],
@@ -46,7 +46,6 @@ const packInput = ({ config, workspace, tools, recorder, prune }: Acting, includ
   workspace,
   tools,
   warn: recorder.warn.bind(recorder),
-  prune,
 });
 
 /** Begins to compress the snapshot and to archive files, beside the proof; `packStage` waits for it. */
@@ -75,9 +74,9 @@ export function packStage(acting: Acting, verified: VerifiedSnapshot, prepared: 
 
 /** The copy in the directory, whole. */
 export function publishStage(acting: Acting, artifact: Artifact, tags: readonly string[], note: Note<Publication>): Promise<Publication> {
-  const { ctx, config, name, recorder, workspace, signal, prune } = acting;
+  const { ctx, config, name, recorder, workspace, signal } = acting;
   signal.throwIfAborted();
-  const input = { artifact, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder), prune };
+  const input = { artifact, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder) };
   const work = (): Publication => {
     const publication = publish({ ...input, now: ctx.clock.now(), durationMs: recorder.elapsedMs() });
     const content = contentOf(publication.manifest);

@@ -3,7 +3,6 @@
  * good and stays, or the database is put back to what it was.
  */
 import { statSync } from 'node:fs';
-import { dirname } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
 import type { SourceState } from './artifacts.js';
@@ -21,7 +20,7 @@ import { inspect } from './run.js';
 import type { Config } from './settings/load.js';
 import { runCommand } from './stages/command.js';
 import { askYes } from './system/ask.js';
-import { lstatOrNull } from './system/files.js';
+import { nearest } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { WorkerPool } from './system/workers.js';
@@ -97,7 +96,7 @@ export function lookBeforehand(acting: Acting, guarding: Guarding): SourceState 
   if (hasProblems(plan)) throw new Failed(plan.problems[0]);
   recorder.setSource(plan.source);
   for (const w of plan.warnings) if (w.code !== 'SOURCE_ROLLBACK_MODE') recorder.warn(w);
-  const room = guarding.flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config, acting.prune);
+  const room = guarding.flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config);
   if (room) throw new Failed(room);
   return plan.source;
 }
@@ -106,21 +105,15 @@ export function lookBeforehand(acting: Acting, guarding: Guarding): SourceState 
  * It is too late to find out on the way back that there is no room for it: a private copy is proven below the backup
  * directory, and what goes into the database takes its size once more there (in the -wal, or as a new file).
  */
-export function wayBackProblem(source: SourceState, neededBytes: number, config: Config, prune: string): Failure | null {
+export function wayBackProblem(source: SourceState, neededBytes: number, config: Config): Failure | null {
   const beside = fileSystem(source.realPath);
-  const here = existing(config.to);
+  const here = nearest(config.to);
   const sameDisk = statSync(here).dev === source.dev;
   const problem = (path: string, times: number, freeBytes: number | undefined): Failure | null =>
-    freeBytes !== undefined && freeBytes < times * neededBytes ? { code: 'NO_SPACE', path, neededBytes: times * neededBytes, freeBytes, prune } : null;
+    freeBytes !== undefined && freeBytes < times * neededBytes ? { code: 'NO_SPACE', path, neededBytes: times * neededBytes, freeBytes, prune: '' } : null;
   return sameDisk
     ? problem(config.to, 3, fileSystem(here)?.freeBytes)
     : (problem(config.to, 2, fileSystem(here)?.freeBytes) ?? problem(source.realPath, 1, beside?.freeBytes));
-}
-
-function existing(path: string): string {
-  let at = path;
-  while (!lstatOrNull(at)) at = dirname(at);
-  return at;
 }
 
 /** Milliseconds that it took. Throws COMMAND_FAILED, and the reason of the signal. */

@@ -69,7 +69,7 @@ async function proveArchive(acting: Acting, manifest: Manifest, files: FilesArti
     return u.made;
   } catch (error) {
     if (error instanceof Failed || signal.aborted) throw error;
-    if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, to, ''), { cause: error });
+    if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, to), { cause: error });
     if (error instanceof WrongIdentity)
       throw new Failed({ code: 'IDENTITY_MISSING', file: files.file, identity: config.identity?.path ?? null }, { cause: error });
     if (error instanceof ReadFailed && error.cause instanceof DestinationError)

@@ -87,7 +87,13 @@ export type Failure =
   /** Sealed copies, and no key that opens this one. `identity`: the file that was tried; null: none was given. */
   | { code: 'IDENTITY_MISSING'; file: string; identity: string | null }
   /** The disk is full, or would be. Bytes; null where they are not known. */
-  | { code: 'NO_SPACE'; path: string; neededBytes: number | null; freeBytes: number | null; prune: string }
+  | {
+      code: 'NO_SPACE';
+      path: string;
+      neededBytes: number | null;
+      freeBytes: number | null /** The line that would make room (room.ts), or empty. */;
+      prune: string;
+    }
   /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
   | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
   /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. */
@@ -382,7 +388,7 @@ export function describe(f: Failure): { message: string; hint: string } {
         message:
           f.neededBytes !== null && f.freeBytes !== null
             ? `not enough space at ${place}: ${bytes(f.neededBytes)} needed, ${bytes(f.freeBytes)} free`
-            : `no space left at ${place} (disk full, or a quota)`,
+            : `no space left at ${place} (disk full, no inodes left, or a quota)`,
         hint:
           f.prune === ''
             ? `make room on the file system of ${place}`
@@ -631,13 +637,13 @@ export function errnoWords(error: unknown): string {
  * The failure that a failed file operation below the backup directory means. EDQUOT and EFBIG are a full quota or
  * file-size limit (traps, 19): for the operator the same as a full disk.
  */
-export function targetFailure(error: unknown, path: string, prune: string): Failure {
+export function targetFailure(error: unknown, path: string): Failure {
   if (error instanceof Failed) return error.failure;
   switch (errnoOf(error)) {
     case 'ENOSPC':
     case 'EDQUOT':
     case 'EFBIG':
-      return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune };
+      return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' };
     case 'EACCES':
     case 'EPERM':
     case 'EROFS':

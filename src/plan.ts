@@ -4,7 +4,7 @@
  */
 import type { Facts, SourceState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
-import { freeBase, isCopyOf, wholeSize } from './catalog.js';
+import { freeBase, isCopyOf } from './catalog.js';
 import type { Failure, Warning } from './outcome.js';
 import { warning } from './outcome.js';
 import { packedAs, suffixOf } from './packing.js';
@@ -12,7 +12,6 @@ import type { Copy, Manifest } from './records.js';
 import type { Decision } from './retention.js';
 import { decide } from './retention.js';
 import type { Config } from './settings/load.js';
-import { shellWord } from './system/processes.js';
 
 export interface RunPlan {
   readonly source: SourceState;
@@ -30,19 +29,6 @@ export type Planned = RunPlan | Skip | Problems;
 export const hasProblems = (plan: Planned): plan is Problems => 'problems' in plan;
 
 export const isSkip = (plan: Planned): plan is Skip => 'skip' in plan;
-
-/**
- * The line that would make room: for hints. A profile's other rules are switched off, or they would keep what is in the way.
- * Empty where no copy can be spared, and with --from: there is no backup directory, or its copies are not what is read.
- * @param keep how many may stay
- */
-export function pruneLine(config: Pick<Config, 'to' | 'profile' | 'policy' | 'from'>, name: string, keep: number): string {
-  if (config.from || keep < 1) return '';
-  if (config.profile === null) return `dbbackup prune --to ${shellWord(config.to)} --name ${shellWord(name)} --keep-last ${keep}`;
-  const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
-  const within = config.policy.withinMs === null ? [] : ['--keep-within 1s'];
-  return [`dbbackup prune -P ${config.profile} --keep-last ${keep}`, ...within, ...others.map((rule) => `--keep-${rule} 0`)].join(' ');
-}
 
 /** A run's plan, or every problem that can be seen beforehand: the directory's first, since without it nothing else matters. */
 export function planRun(config: Config, name: string, facts: Facts, now: Date): Planned {
@@ -65,11 +51,7 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   }
   const neededBytes = isFailure(source) ? 0 : spaceFor(config, plainSize(source, facts.newestManifest), facts.included, facts.newestManifest);
   if (!isFailure(target) && target.freeBytes !== null && target.freeBytes < neededBytes) {
-    const missing = neededBytes - target.freeBytes;
-    const one = facts.newestManifest ? wholeSize(facts.newestManifest) : missing;
-    const [there, fewer] = [facts.countGood(), Math.ceil(missing / Math.max(1, one))];
-    const prune = pruneLine(config, name, there < 2 ? 0 : Math.max(1, there - fewer));
-    problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune });
+    problems.push({ code: 'NO_SPACE', path: target.path, neededBytes, freeBytes: target.freeBytes, prune: '' });
   }
   const [first, ...others] = problems;
   if (first) return { problems: [first, ...others] };

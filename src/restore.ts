@@ -133,7 +133,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
     recorder.add({ restored: null });
     const { copy, manifest } = await look(acting, 'output', input);
     await acting.begin({ lock: false, workspace: false });
-    const problem = spaceProblem(acting, manifest, input.target, null, input.filesTo);
+    const problem = spaceProblem(config, manifest, input.target, null, input.filesTo);
     if (problem) throw new Failed(problem);
     const staging = await makeStaging(dirname(input.target), signal);
     try {
@@ -188,7 +188,7 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     // Under the lock once more: the copy may have been pruned, the database replaced.
     const { copy, manifest } = inspectRestore(ctx, config, 'into', input);
     const target = lookAtTarget(acting, input.target, manifest.pageSize);
-    const problem = spaceProblem(acting, manifest, input.target, target.state, input.filesTo);
+    const problem = spaceProblem(config, manifest, input.target, target.state, input.filesTo);
     if (problem) throw new Failed(problem);
     if (target.state) recorder.setSource(target.state);
     // Before anything is made: a copy that does not prove out leaves no trace.

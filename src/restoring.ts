@@ -11,6 +11,7 @@ import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
 import { noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
+import type { Config } from './settings/load.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
@@ -109,7 +110,7 @@ export const provenFile = (acting: Acting): string => provenPath(acting.workspac
 
 /** The stage `verify` of a restore: the copy's proven bytes in a private file. Throws `Failed` with COPY_BAD. */
 export async function proveInto(acting: Acting, manifest: Manifest, file: string): Promise<FileId> {
-  const { ctx, config, pool, signal, prune, recorder } = acting;
+  const { ctx, config, pool, signal, recorder } = acting;
   const { proven } = await recorder.stage(
     'verify',
     async () => {
@@ -124,7 +125,7 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
         ...acting.known(manifest.file),
       } as const;
       const checkedBefore = (content: Content): string | null => whenProven(acting, content);
-      const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, prune, progress, checkedBefore });
+      const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, progress, checkedBefore });
       if (proof.gone)
         throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
       if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config) });
@@ -326,14 +327,7 @@ export const plainBytesOf = (m: Manifest): number => (isPlain(packedAs(m.file)) 
 /**
  * Free space for a restore, before anything is done: a failure, or null. `filesTo`: where the included files go; null: nowhere.
  */
-export function spaceProblem(
-  acting: Pick<Acting, 'config' | 'prune'>,
-  manifest: Manifest,
-  target: string,
-  live: SourceState | null,
-  filesTo: string | null,
-): Failure | null {
-  const { config, prune } = acting;
+export function spaceProblem(config: Pick<Config, 'to'>, manifest: Manifest, target: string, live: SourceState | null, filesTo: string | null): Failure | null {
   // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
   const besideBytes = plainBytesOf(manifest);
   const files = filesTo === null ? null : manifest.files;
@@ -349,8 +343,7 @@ export function spaceProblem(
     const [first] = needs.filter((need) => need.dev === dev);
     const freeBytes = first ? fileSystem(first.path)?.freeBytes : undefined;
     if (!first || freeBytes === undefined || freeBytes >= neededBytes) continue;
-    // Fewer copies would not help elsewhere.
-    return { code: 'NO_SPACE', path: first.path, neededBytes, freeBytes, prune: first.path === config.to ? prune : '' };
+    return { code: 'NO_SPACE', path: first.path, neededBytes, freeBytes, prune: '' };
   }
   return null;
 }

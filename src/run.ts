@@ -27,7 +27,7 @@ import { oweUploads, uploadStage } from './uploading.js';
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
   const source = inspectSource(database, ctx.identity, (ino, path) => isLeftByUs(config.stateDir, ino) || isStaged(path, ino));
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
-  const none = { copies: [], countGood: () => 0, newestGood: null, newestManifest: null, included: [] };
+  const none = { copies: [], newestGood: null, newestManifest: null, included: [] };
   if (isFailure(target)) return { source, target, ...none };
   const own = includesOwn(config);
   if (own) return { source, target: own, ...none };
@@ -99,7 +99,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',
-      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn, prune: acting.prune }),
+      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(pruned);

@@ -9,6 +9,7 @@ import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
 import { foresee, hasProblems, isSkip, planPrune } from '../plan.js';
 import { SCHEMA_VERSION } from '../records.js';
+import { withRoomLine } from '../room.js';
 import { inspect } from '../run.js';
 import type { Config, ShownSetting } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
@@ -27,7 +28,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
   if (hasProblems(plan)) {
     for (const p of plan.problems) {
-      const { message, hint } = describe(p);
+      const { message, hint } = describe(withRoomLine(p, config, name, ctx.clock.now()));
       problems.push(critical(p.code, `${message}. Hint: ${hint}`));
     }
   } else if (!isSkip(plan)) for (const w of plan.warnings) problems.push(w);

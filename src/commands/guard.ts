@@ -1,7 +1,6 @@
 /** `dbbackup guard -- COMMAND...`: usage, then the guard itself, its rehearsal, or with --dry-run its plan. */
 import { randomUUID } from 'node:crypto';
 import { join, resolve } from 'node:path';
-import { lineForRoom } from '../acting.js';
 import { isFailure } from '../artifacts.js';
 import type { GuardFlags } from '../cli.js';
 import { hasPlace, requireProgram } from '../commanding.js';
@@ -16,6 +15,7 @@ import { critical, describe, errnoWords, exitCodeOf, Failed, failureOf } from '.
 import { foresee, hasProblems, isSkip } from '../plan.js';
 import { Recorder } from '../recorder.js';
 import { rehearse } from '../rehearsal.js';
+import { withRoomLine } from '../room.js';
 import { inspect } from '../run.js';
 import type { Config } from '../settings/load.js';
 import { looksLikeSelect, splitStatements } from '../statements.js';
@@ -107,10 +107,11 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
   if (isSkip(plan)) throw new Error('a guard has nothing to skip');
   const program = attempt(() => requireProgram(ctx, flags.words));
   const problems: (Failure | null)[] = [windowProblem(ctx, guarding), program, ...(hasProblems(plan) ? plan.problems : [])];
-  if (!hasProblems(plan)) problems.push(flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config, lineForRoom(config, name)));
+  if (!hasProblems(plan)) problems.push(flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config));
   if (!isFailure(source)) problems.push(holderProblem(source, flags.shared));
-  const [first, ...others] = problems.filter((p) => p !== null);
-  if (first) {
+  const [met, ...others] = problems.filter((p) => p !== null);
+  if (met) {
+    const first = withRoomLine(met, config, name, ctx.clock.now());
     output.error(first, 'inspect');
     for (const problem of others) recorder.warn(critical(problem.code, describe(problem).message));
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(first, false), failure: first, failedStage: 'inspect' });

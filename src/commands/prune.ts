@@ -36,12 +36,12 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
     throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: `it holds no copies of ${name}`, to: config.to });
   }
   if (options.dryRun) return await dryRun(ctx, config, name ?? '');
-  return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, prune: pruneHint, begin }) => {
+  return await act(ctx, config, 'prune', name ?? '', async ({ recorder, signal, begin }) => {
     if (isFailure(target)) throw new Failed(target);
     await begin({ workspace: false });
     const result = await recorder.stage(
       'prune',
-      () => removeCopies({ ...config, name: name ?? '', made: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w), prune: pruneHint }),
+      () => removeCopies({ ...config, name: name ?? '', made: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w) }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(result);

@@ -110,7 +110,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     }
     if (input.filesTo !== null && manifest.files)
       ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} (${bytes(manifest.files.fileBytes)}) into ${input.filesTo}`);
-    const problem = spaceProblem({ config, prune: '' }, manifest, input.target, live, input.filesTo);
+    const problem = spaceProblem(config, manifest, input.target, live, input.filesTo);
     if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
   } catch (error) {

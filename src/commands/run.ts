@@ -12,6 +12,7 @@ import { foresee, hasProblems, isSkip, planPrune } from '../plan.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
+import { withRoomLine } from '../room.js';
 import { inspect, runBackup } from '../run.js';
 import type { Config } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
@@ -47,7 +48,8 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     return saveDryRun(ctx, config, recorder, { status: 'skipped', exitCode: 0, failure: null, failedStage: null });
   }
   if (hasProblems(plan)) {
-    const [first, ...others] = plan.problems;
+    const [met, ...others] = plan.problems;
+    const first = withRoomLine(met, config, name, now);
     output.error(first, 'inspect');
     for (const problem of others) recorder.warn(critical(problem.code, describe(problem).message));
     const exitCode = exitCodeOf(first, false);

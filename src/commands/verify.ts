@@ -83,13 +83,13 @@ interface Verified {
 
 /** Null: it was pruned meanwhile. */
 async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) => void): Promise<Verified | null> {
-  const { ctx, config, workspace, pool, tools, signal, prune, recorder } = acting;
+  const { ctx, config, workspace, pool, tools, signal, recorder } = acting;
   const base = baseOf(copy.file);
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
   const neededBytes = spaceFor(config, copy, base);
   if (freeBytes !== null && freeBytes < neededBytes) {
     // That says nothing of the others, nor of this one: it is not marked.
-    const noRoom = { code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune } as const;
+    const noRoom = { code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune: '' } as const;
     const problems = [`not proven: ${describe(noRoom).message}`];
     return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, unmarked: null, noRoom };
   }
@@ -103,7 +103,6 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     tools,
     identity: config.identity,
     signal,
-    prune,
     progress,
     // What is asked of verify is whether it still holds.
     checkedBefore: () => null,
@@ -151,7 +150,7 @@ function statusFrom(proof: Proof): CopyStatus {
  * written it says so and returns why: the copies after it have a right to their verdicts.
  */
 async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<Failure | null> {
-  const { ctx, config, recorder, workspace, prune } = acting;
+  const { ctx, config, recorder, workspace } = acting;
   const path = join(config.to, `${base}.json`);
   const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
   const write = (): boolean => {
@@ -169,7 +168,7 @@ async function mark(acting: Acting, proof: Proof, base: string, status: CopyStat
     }
     return null;
   } catch (error) {
-    const failure = targetFailure(error, path, prune);
+    const failure = targetFailure(error, path);
     if (!['TARGET_UNWRITABLE', 'NO_SPACE', 'IO_ERROR'].includes(failure.code)) throw new Failed(failure, { cause: error });
     recorder.warn(warning(failure.code, `the verdict of ${base} could not be written into its manifest: ${errnoWords(error)}`));
     return failure;

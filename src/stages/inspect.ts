@@ -7,7 +7,7 @@ import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
-import { isPlainGood, newestGood, newestManifest, readCopies } from '../catalog.js';
+import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
@@ -233,14 +233,8 @@ function checkOwners(path: string, identity: Identity, invocation: readonly stri
 }
 
 /** What is already in the directory under this name. `every`: read all manifests, not only the newest ones. */
-export function inspectCopies(
-  directory: string,
-  name: string,
-  now: Date,
-  every: 'every' | 'newest',
-): Pick<Facts, 'copies' | 'countGood' | 'newestGood' | 'newestManifest'> {
+export function inspectCopies(directory: string, name: string, now: Date, every: 'every' | 'newest'): Pick<Facts, 'copies' | 'newestGood' | 'newestManifest'> {
   return {
-    countGood: () => readCopies(directory, name).filter(isPlainGood).length,
     copies: every === 'every' ? readCopies(directory, name) : [],
     newestGood: newestGood(directory, name, now.getTime()),
     newestManifest: newestManifest(directory, name),

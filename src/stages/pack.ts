@@ -30,7 +30,6 @@ export interface PackInput {
   readonly workspace: Workspace;
   readonly tools: Tools;
   readonly warn: (w: Warning) => void;
-  readonly prune: string;
 }
 
 /** A private file, and what became of it so far: null where it is not compressed. */
@@ -192,7 +191,7 @@ function secretOf({ snapshot, schemaHash, rows, sha256, checks }: VerifiedSnapsh
 }
 
 /** A program says in words what the system said to it. */
-function asFailed(error: unknown, { packing, prune, tools }: PackInput, path: string): unknown {
+function asFailed(error: unknown, { packing, tools }: PackInput, path: string): unknown {
   // A stream that is ended in the middle says no more than that it was ended.
   if (tools.signal.aborted) return tools.signal.reason;
   if (error instanceof Failed) return error;
@@ -201,8 +200,8 @@ function asFailed(error: unknown, { packing, prune, tools }: PackInput, path: st
   }
   if (error instanceof MissingProgram) return new Failed({ code: 'PACK_FAILED', reason: error.message }, { cause: error });
   if (error instanceof ProgramFailed && /no space left|disk quota|file too large|SIGXFSZ/i.test(error.message)) {
-    return new Failed({ code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune }, { cause: error });
+    return new Failed({ code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' }, { cause: error });
   }
   if (error instanceof ProgramFailed) return new Failed({ code: 'PACK_FAILED', reason: error.message }, { cause: error });
-  return new Failed(targetFailure(error instanceof WriteFailed ? error.cause : error, path, prune), { cause: error });
+  return new Failed(targetFailure(error instanceof WriteFailed ? error.cause : error, path), { cause: error });
 }

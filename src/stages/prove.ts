@@ -35,7 +35,6 @@ export interface ProveInput {
   /** What opens a sealed copy; without it only its bytes can be proven. */
   readonly identity: Identity | null;
   readonly signal: AbortSignal;
-  readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
   /** A destination's bytes, where the copy is not in the directory. */
   readonly open: RemoteCopies['open'] | null;
@@ -202,7 +201,7 @@ async function provePacked(input: ProveInput, data: string, manifest: Manifest):
 
 /** Why bytes could not be unpacked, where that is the fault of the copy. Throws `Failed` where it is not. */
 function faultsOf(input: ProveInput, path: string, error: unknown): string[] {
-  if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, input.target, input.prune), { cause: error });
+  if (error instanceof WriteFailed) throw new Failed(targetFailure(error.cause, input.target), { cause: error });
   if (error instanceof Failed || input.signal.aborted) throw error;
   // What this machine lacks is no fault of the copy: it must not be marked as bad for that.
   if (error instanceof MissingProgram) throw new Failed(unreadableHere(input.file, error.message), { cause: error });
@@ -287,7 +286,7 @@ function unreadable(input: ProveInput, data: string, error: unknown): Copied {
   if (error instanceof ReadFailed) {
     return { problems: [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`], made: NONE };
   }
-  throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
+  throw new Failed(targetFailure(error, input.target), { cause: error });
 }
 
 type Contents = Pick<Proof, 'content' | 'refuted' | 'checkedAt' | 'problems'>;
@@ -323,7 +322,7 @@ async function checkContent(input: ProveInput, manifest: Manifest): Promise<stri
     await input.pool.killAll();
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB|ERROR)/.test(error.detail.code)) return [error.detail.message];
     if (error instanceof RequestFailed && error.detail.code === 'SQLITE_FULL') {
-      throw new Failed({ code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: input.prune }, { cause: error });
+      throw new Failed({ code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: '' }, { cause: error });
     }
     if (error instanceof RequestFailed || error instanceof ChildDied)
       throw new Failed({ code: 'IO_ERROR', path: input.target, reason: error.message }, { cause: error });

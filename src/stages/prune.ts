@@ -21,7 +21,6 @@ export interface PruneInput {
   readonly now: Date;
   readonly signal: AbortSignal;
   readonly warn: (w: Warning) => void;
-  readonly prune: string;
 }
 
 /** What was kept and removed; `failure` when removing ended early. */
@@ -58,7 +57,7 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
     return { kept, pruned, failure: input.signal.aborted ? failureOf(input.signal.reason) : null };
   } catch (error) {
     // Stopped between data and manifests: the manifests left over tell the next run how to finish.
-    return { kept, pruned, failure: targetFailure(error, to, input.prune) };
+    return { kept, pruned, failure: targetFailure(error, to) };
   }
 }
 

@@ -29,7 +29,6 @@ export interface PublishInput {
   readonly durationMs: number;
   readonly tags: readonly string[];
   readonly warn: (w: Warning) => void;
-  readonly prune: string;
 }
 
 /** Publishes a verified snapshot. Throws `Failed`, and then nothing of it is at a final name. */
@@ -41,7 +40,7 @@ export function publish(input: PublishInput): Publication {
     }
     throw Object.assign(new Error('every name for the copy is taken'), { code: 'EEXIST' });
   } catch (error) {
-    throw new Failed(targetFailure(error, input.to, input.prune), { cause: error });
+    throw new Failed(targetFailure(error, input.to), { cause: error });
   }
 }
 

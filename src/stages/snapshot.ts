@@ -28,7 +28,6 @@ export interface SnapshotInput {
   readonly uid: number;
   readonly signal: AbortSignal;
   readonly clock: Clock;
-  readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
 }
 
@@ -47,7 +46,7 @@ export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
   try {
     for (const suffix of ['', '-journal', '-wal', '-shm']) removeTree(input.target + suffix);
   } catch (error) {
-    throw new Failed(targetFailure(error, input.target, input.prune), { cause: error });
+    throw new Failed(targetFailure(error, input.target), { cause: error });
   }
   return await attempt(input, false);
 }
@@ -162,11 +161,11 @@ function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
       : { code: 'SNAPSHOT_FAILED', path, reason: error.message };
   }
   if (error instanceof MissingProgram) return { code: 'SNAPSHOT_FAILED', path, reason: error.message };
-  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, input.target, input.prune);
+  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, input.target);
   const { code, message } = error.detail;
   if (code === 'REPLACED') return { code: 'SOURCE_REPLACED', path };
   const corrupt: Failure = { code: 'SOURCE_CORRUPT', path, findings: [message], keptAs: null };
-  if (!code.startsWith('SQLITE_')) return targetFailure(Object.assign(new Error(message), { code }), input.target, input.prune);
+  if (!code.startsWith('SQLITE_')) return targetFailure(Object.assign(new Error(message), { code }), input.target);
   if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path, waitedMs: SOURCE_BUSY_MS };
   if (code === 'SQLITE_READONLY_ROLLBACK') return { code: 'SOURCE_HOT_JOURNAL', path };
   if (code === 'SQLITE_READONLY_DIRECTORY' || code === 'SQLITE_READONLY_CANTINIT' || code.startsWith('SQLITE_CANTOPEN')) {
@@ -176,11 +175,11 @@ function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
       : { code: 'SOURCE_UNREADABLE', path, reason: message, owner };
   }
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
-  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: input.prune };
+  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: '' };
   if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
     // EDQUOT and EFBIG arrive like a broken disk (traps, 19): a write of our own tells them apart.
     const refused = probeWrite(dirname(input.target), sizeOf(input.target));
-    if (refused) return targetFailure(refused, input.target, input.prune);
+    if (refused) return targetFailure(refused, input.target);
     return { code: 'IO_ERROR', path: input.target, reason: `${message} (${code})` };
   }
   if (code.startsWith('SQLITE_IOERR')) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };

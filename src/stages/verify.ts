@@ -24,7 +24,6 @@ export interface VerifyInput {
   readonly pool: WorkerPool;
   readonly signal: AbortSignal;
   readonly warn: (w: Warning) => void;
-  readonly prune: string;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
 }
 
@@ -75,9 +74,9 @@ function verifyFailure(error: unknown, input: VerifyInput): Failure {
       ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
       : { code: 'VERIFY_FAILED', findings: [error.message] };
   }
-  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, path, input.prune);
+  if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, path);
   const { code, message } = error.detail;
-  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: input.prune };
+  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' };
   if (/^SQLITE_(IOERR|CANTOPEN)/.test(code)) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };
   return { code: 'VERIFY_FAILED', findings: [`${message} (${code})`] };
 }

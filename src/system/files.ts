@@ -48,6 +48,13 @@ export function lstatOrNull(path: string): Stats | null {
   }
 }
 
+/** The path itself, or the nearest one above it that is there. */
+export function nearest(path: string): string {
+  let at = path;
+  while (!lstatOrNull(at)) at = dirname(at);
+  return at;
+}
+
 /** The size of a file in bytes, 0 when it is not there or cannot be seen. */
 export function sizeOf(path: string): number {
   try {

@@ -1,8 +1,9 @@
-import { mkdirSync, readdirSync, statfsSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { HOUR, plantDaily, scene } from '../e2e/scene.js';
+import { ago, baseAt, DAY, dataFiles, HOUR, plantDaily, scene } from '../e2e/scene.js';
 import { cannot, dbbackup, makeDatabase, tempDirectory, useDatabase, wrap } from '../support/cli.js';
+import { plantCopy } from '../support/manifest.js';
 import { enospc } from './enospc.js';
 import { testScenario } from './in-vitest.js';
 import { mountTmpfs } from './mounts.js';
@@ -30,12 +31,21 @@ test.skipIf(reason)('a snapshot ends itself before the growing WAL fills the dis
   expect(listing(to)).toBe('');
 });
 
-test.skipIf(cannot('root', 'mount'))('the line that would make room does, whatever the rules of the profile keep', async () => {
-  const s = scene();
-  const to = join(mountTmpfs(4 << 20), 'backups');
-  plantDaily(to, 9, HOUR, { configuredPath: s.source, realPath: s.source });
+/** Good copies as large as the database, one a day, and not a byte free beside them. */
+function fill(to: string, count: number, source: string, name = 'app'): void {
+  mkdirSync(to, { mode: 0o700 });
+  const { size } = statSync(source);
+  for (let day = 0; day < count; day++) {
+    plantCopy(to, baseAt(ago(HOUR + day * DAY), name), Buffer.alloc(size, day), { name, configuredPath: source, realPath: source });
+  }
   const { bavail, bsize } = statfsSync(to);
   writeFileSync(join(to, '..', 'filler'), Buffer.alloc(bavail * bsize));
+}
+
+test.skipIf(cannot('root', 'mount'))('the line that would make room does, whatever the rules of the profile keep', async () => {
+  const s = scene({ bytes: 200_000 });
+  const to = join(mountTmpfs(4 << 20), 'backups');
+  fill(to, 9, s.source);
   const config = join(s.home, 'dbbackup');
   mkdirSync(config);
   const rules = 'DBBACKUP_KEEP_LAST=all\nDBBACKUP_KEEP_WITHIN=30d\nDBBACKUP_KEEP_DAILY=9\nDBBACKUP_KEEP_MONTHLY=all\n';
@@ -49,5 +59,33 @@ test.skipIf(cannot('root', 'mount'))('the line that would make room does, whatev
   expect(readdirSync(join(to, '.dbbackup'), { recursive: true }).filter((name) => String(name).endsWith('.new'))).toEqual([]);
   const line = /dbbackup (prune .*)$/.exec(full.json.error?.hint ?? '')?.[1] ?? '';
   const pruned = await dbbackup([...line.split(' '), '--json'], { env });
-  expect([pruned.code, pruned.json.kept?.length, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 1, 8]);
+  expect([pruned.code, pruned.json.kept?.length, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 7, 2]);
+  expect((await dbbackup(['run', '--profile', 'app'], { env })).code).toBe(0);
+});
+
+test.skipIf(cannot('root', 'mount'))('that line is for the directory that is full, and not for that of the profile', async () => {
+  const s = scene({ bytes: 200_000 });
+  const config = join(s.home, 'dbbackup');
+  mkdirSync(config);
+  writeFileSync(join(config, 'app.env'), `DBBACKUP_DATABASE=${s.source}\nDBBACKUP_TO=${s.to}\n`, { mode: 0o600 });
+  plantDaily(s.to, 5, HOUR, { configuredPath: s.source, realPath: s.source });
+  const to = join(mountTmpfs(4 << 20), 'backups');
+  fill(to, 9, s.source, 'other');
+  const env = { XDG_CONFIG_HOME: s.home };
+  const full = await dbbackup(['run', '--profile', 'app', '--to', to, '--name', 'other', '--json'], { env });
+  expect([full.code, full.json.error?.code], full.stderr).toEqual([1, 'NO_SPACE']);
+  const line = /dbbackup (prune .*)$/.exec(full.json.error?.hint ?? '')?.[1] ?? '';
+  const pruned = await dbbackup([...line.split(' '), '--json'], { env });
+  expect([pruned.code, pruned.json.name, pruned.json.pruned?.length], `${line}: ${pruned.stderr}`).toEqual([0, 'other', 2]);
+  expect((await dbbackup(['run', '--profile', 'app', '--to', to, '--name', 'other', '--keep-last', '9'], { env })).code).toBe(0);
+  expect(dataFiles(s.to).length).toBe(5);
+});
+
+test.skipIf(cannot('root', 'mount'))('a restore that has no room is told no line that could remove the copy it needs', async () => {
+  const s = scene({ bytes: 200_000 });
+  const to = join(mountTmpfs(4 << 20), 'backups');
+  fill(to, 9, s.source);
+  const restore = await dbbackup(['restore', '--to', to, '--into', s.source, '--yes', '--json']);
+  expect([restore.code, restore.json.error?.code], restore.stderr).toEqual([1, 'NO_SPACE']);
+  expect(restore.json.error?.hint).not.toContain('prune');
 });

@@ -14,7 +14,7 @@ const unnamed = (number: number): Error =>
 test('an errno that libuv has no name for has its own all the same, and is no bug of ours', () => {
   expect(errnoOf(unnamed(122))).toBe('EDQUOT');
   expect(failureOf(unnamed(122))).toEqual({ code: 'IO_ERROR', path: '/b', reason: 'the disk quota is used up (EDQUOT)' });
-  expect(targetFailure(unnamed(122), '/b', 'prune')).toMatchObject({ code: 'NO_SPACE', path: '/b' });
+  expect(targetFailure(unnamed(122), '/b')).toMatchObject({ code: 'NO_SPACE', path: '/b' });
   // One that this system does not know either stays what it was.
   expect(errnoOf(unnamed(99_999))).toBe('Unknown system error -99999');
 });

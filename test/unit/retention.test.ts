@@ -10,6 +10,7 @@ import { readCopies, rfc3339 } from '../../src/catalog.js';
 import type { Copy, CopyStatus } from '../../src/records.js';
 import type { Decision } from '../../src/retention.js';
 import { decide } from '../../src/retention.js';
+import { spareable } from '../../src/room.js';
 import type { Policy } from '../../src/settings/load.js';
 import { tempDirectory } from '../support/cli.js';
 import { plantCopy } from '../support/manifest.js';
@@ -543,5 +544,42 @@ describe('a directory', () => {
       utimesSync(join(to, `app-${s}.json`), mtime + 1, mtime + 1);
     }
     expect(decide(readCopies(to, 'app'), p, NOW)).toEqual(before);
+  });
+});
+
+describe('how many copies may stay so that there is room', () => {
+  const now = Date.parse('2026-11-28T00:00:00Z');
+  const nights = (count: number, more: Partial<Made> = {}): Made[] => Array.from({ length: count }, (_, i) => ({ at: now - (i + 1) * DAY, ...more }));
+  const ofTen = (): number => 10;
+
+  test.each([
+    ['one would do', nights(5), 10, 4],
+    ['one and a bit: two', nights(5), 11, 3],
+    ['all but the newest', nights(5), 40, 1],
+    ['more than there is: no advice that costs copies and does not help', nights(5), 41, null],
+    ['there is one alone', nights(1), 1, null],
+    ['none', [], 1, null],
+    ['how much is not known: half', nights(4), null, 2],
+    ['how much is not known: three', nights(40), null, 3],
+    ['how much is not known, one alone', nights(1), null, null],
+    ['only what nobody may remove', [{ at: now - DAY }, ...nights(4, { tags: ['before-guard'] })], null, null],
+    ['what is old and tagged goes anyway', [{ at: now - DAY }, { at: now - 40 * DAY, tags: ['before-guard'] }], 10, 1],
+    ['bad and unverified ones stay', [{ at: now - DAY }, ...nights(3, { status: 'bad' }), ...nights(3, { status: 'unverified' })], 1, null],
+    ['one is ahead of the clock: pruning waits', [...nights(5), { at: now + 2 * DAY }], 10, null],
+    ['the newest is suspect: pruning waits', [{ at: now - HOUR, status: 'suspect' } as const, ...nights(5)], 10, null],
+  ])('%s', (_, made, missing, expected) => {
+    expect(spareable(copiesOf(made), ofTen, missing, now)).toBe(expected);
+  });
+
+  test('as many as can be', () => {
+    fc.assert(
+      fc.property(fc.array(fc.nat(20), { maxLength: 12 }), fc.integer({ min: 1, max: 120 }), (sizes, missing) => {
+        const copies = copiesOf(nights(sizes.length));
+        const bytesOf = (file: string): number => sizes[copies.findIndex((c) => c.file === file)] ?? 0;
+        const freed = (count: number): number => sizes.slice(count).reduce((sum, size) => sum + size, 0);
+        const possible = sizes.map((_, i) => i + 1).filter((count) => freed(count) >= missing);
+        expect(spareable(copies, bytesOf, missing, now)).toBe(possible.at(-1) ?? null);
+      }),
+    );
   });
 });
