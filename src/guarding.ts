@@ -49,7 +49,7 @@ export function originalOf(source: SourceState): Original {
 /** IN_USE while anybody else has the database open, unless that is meant. */
 export function holderProblem(source: SourceState, shared: boolean): Failure | null {
   const holders = shared ? [] : holdersOf(source.realPath);
-  return holders.length > 0 ? { code: 'IN_USE', path: source.path, holders: nameHolders(holders) } : null;
+  return holders.length > 0 ? { code: 'IN_USE', path: source.path, holders: nameHolders(holders), shareable: true } : null;
 }
 
 /** The same, thrown. */

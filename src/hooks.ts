@@ -93,7 +93,9 @@ function run(acting: Acting, words: readonly string[], record: RunRecord, signal
     };
     child.once('error', (error) => end(`cannot be started: ${errnoWords(error)}`));
     child.once('exit', (code, by) =>
-      setImmediate(() => end(by ? `was ended by ${by}` : code === 0 ? null : code === 127 ? 'could not be started' : `exited with ${code}`)),
+      setImmediate(() =>
+        end(by ? `was ended by ${by}` : code === 0 ? null : code === 127 ? 'could not be started, or exited with 127' : `exited with ${code}`),
+      ),
     );
   });
 }

@@ -44,7 +44,7 @@ export async function withFiles<T>(acting: Acting, manifest: Manifest, directory
 
 async function proveArchive(acting: Acting, manifest: Manifest, files: FilesArtifact, to: string): Promise<FileId | null> {
   const { config, tools, signal } = acting;
-  const bad = (problem: string): Failed => new Failed({ code: 'COPY_BAD', file: files.file, problems: [problem], to: placeOf(config) });
+  const bad = (problem: string): Failed => new Failed({ code: 'COPY_BAD', file: files.file, problems: [problem], to: placeOf(config), others: manifest.name });
   const unsealed = await unseal(manifest, config.identity);
   if ('problem' in unsealed) throw bad(unsealed.problem);
   if ('locked' in unsealed) throw new Failed({ code: 'IDENTITY_MISSING', file: files.file, identity: config.identity?.path ?? null });

@@ -10,7 +10,16 @@ import { identity, userName } from './system/processes.js';
 export function lookFailure(path: string, error: unknown): Failure {
   if (error instanceof Failed) return error.failure;
   if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
-    return { code: 'IO_ERROR', path, reason: `${errnoWords(error)}; move it away, and the next run makes a new one` };
+    return { code: 'IO_ERROR', path, reason: errnoWords(error), remedy: `move ${path} away, and the next run makes a new one` };
+  }
+  // Our own word for what lies there and is somebody else's, or no file.
+  if (errnoOf(error) === 'EPERM' && error instanceof Error && !('syscall' in error)) {
+    return {
+      code: 'TARGET_OWNER',
+      path,
+      reason: error.message,
+      remedy: `find out how it came there; then move it away, or chown ${statSync(dirname(path)).uid} it (as root)`,
+    };
   }
   if (errnoOf(error) !== 'EACCES' && !errnoOf(error).startsWith('SQLITE_CANTOPEN')) return { code: 'IO_ERROR', path, reason: errnoWords(error) };
   // What is shut is mostly a directory above, which can be looked at from outside.

@@ -51,7 +51,7 @@ export type Failure =
   /** The file is there and we may not read it. */
   | { code: 'SOURCE_UNREADABLE'; path: string; reason: string; owner: string | null }
   /** A directory, FIFO, device or socket where a database file should be. */
-  | { code: 'SOURCE_NOT_A_FILE'; path: string; kind: string }
+  | { code: 'SOURCE_NOT_A_FILE'; path: string; kind: string /** It lies beside the database. */; beside?: boolean }
   /** A regular file without the SQLite header: text, encrypted, something else. */
   | { code: 'NOT_A_DATABASE'; path: string; reason: string }
   /** 0 bytes: SQLite would call it a valid, empty database. */
@@ -112,7 +112,7 @@ export type Failure =
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
   | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; back?: WayBack; next?: string }
   /** The system refused an operation for a reason that no other case names. */
-  | { code: 'IO_ERROR'; path: string; reason: string }
+  | { code: 'IO_ERROR'; path: string; reason: string; remedy?: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
   | { code: 'SETTINGS'; problems: readonly SettingsProblem[]; hint?: string }
   /** The command line itself is wrong. */
@@ -120,13 +120,22 @@ export type Failure =
   /** No copy where one is needed. */
   | { code: 'COPY_NOT_FOUND'; path: string; reason: string; to: string; missing?: boolean }
   /** A stored copy does not prove out. */
-  | { code: 'COPY_BAD'; file: string; problems: readonly string[]; to: string }
+  | {
+      code: 'COPY_BAD';
+      file: string;
+      problems: readonly string[];
+      to: string;
+      /** How many of how many, where it was more than one. */
+      many?: string;
+      /** The name whose other copies may be good; null: all were looked at. */
+      others: string | null;
+    }
   /** Something stands where a restored file would go. */
-  | { code: 'TARGET_EXISTS'; path: string; reason: string }
+  | { code: 'TARGET_EXISTS'; path: string; reason: string; remedy?: string }
   /** The copy came from another database than the one it would replace. */
   | { code: 'OTHER_SOURCE'; file: string; source: string; target: string }
   /** Another process has the database open. `holders`: `pid (program)`. */
-  | { code: 'IN_USE'; path: string; holders: readonly string[] }
+  | { code: 'IN_USE'; path: string; holders: readonly string[] /** --shared would allow it. */; shareable?: boolean }
   /** The copy could not be put in place; `state` says what the database is now. */
   | { code: 'RESTORE_FAILED'; path: string; reason: string; state: string }
   /** A check of `guard` did not pass. `untouched`: of a scratch copy. */
@@ -291,10 +300,13 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_UNREADABLE':
       return {
         message: `cannot read ${f.path}: ${f.reason}`,
-        hint: f.owner ? `run as its owner: sudo -u ${f.owner} dbbackup ...` : 'check the path and its permissions',
+        hint: f.owner ? `run as its owner, into a backup directory of that user: sudo -u ${f.owner} dbbackup ...` : 'check the path and its permissions',
       };
     case 'SOURCE_NOT_A_FILE':
-      return { message: `${f.path} is ${f.kind}, not a regular file`, hint: 'name the database file itself' };
+      return {
+        message: `${f.path} is ${f.kind}, not a regular file`,
+        hint: f.beside ? 'SQLite would use it together with the database: look what it is, and move it away' : 'name the database file itself',
+      };
     case 'NOT_A_DATABASE':
       return {
         message: `${f.path} is not a SQLite database: ${f.reason}`,
@@ -403,7 +415,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'TARGET_UNWRITABLE':
       return {
         message: `cannot use the backup directory ${f.path}: ${f.reason}`,
-        hint: `choose another --to, or mend it and run: dbbackup check${f.there ? orReadOnly(f.path) : ''}`,
+        hint: `choose another --to, or mend it and run: dbbackup check, with the same flags or --profile${f.there ? orReadOnly(f.path) : ''}`,
       };
     case 'TARGET_OWNER':
       return { message: `${f.path}: ${f.reason}`, hint: f.remedy };
@@ -434,7 +446,7 @@ export function describe(f: Failure): { message: string; hint: string } {
         hint: f.next ?? (f.back ? goBack(f.back) : 'run again'),
       };
     case 'IO_ERROR':
-      return { message: `${f.path}: ${f.reason}`, hint: 'look at dmesg and the health of the disk, then run again' };
+      return { message: `${f.path}: ${f.reason}`, hint: f.remedy ?? 'look at dmesg and the health of the disk, then run again' };
     case 'SETTINGS':
       return {
         message: f.problems.map((p) => `${p.message} (${p.origin})`).join('; '),
@@ -451,17 +463,17 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'COPY_BAD':
       return {
-        message: `${f.file} does not prove out: ${some(f.problems)}`,
-        hint: `take an older one (${listLine(f.to)}), and look at the disk (dmesg, smartctl); dbbackup verify --all ${placeFlag(f.to)} proves the others, and marks what is bad`,
+        message: `${f.many === undefined ? `${f.file} does` : `${f.many} do`} not prove out: ${some(f.problems)}`,
+        hint: `take another one (${listLine(f.to)}), and look at the disk (dmesg, smartctl)${f.others === null ? '' : `; dbbackup verify --all ${placeFlag(f.to)} --name ${shellWord(f.others)} proves the others, and marks what is bad`}`,
       };
     case 'TARGET_EXISTS':
-      return { message: `${f.path}: ${f.reason}`, hint: 'name a file that does not exist yet, or say --force to replace this one' };
+      return { message: `${f.path}: ${f.reason}`, hint: f.remedy ?? 'name a file that does not exist yet, or say --force to replace this one' };
     case 'OTHER_SOURCE':
       return { message: `${f.file} is a copy of ${f.source}, not of ${f.target}`, hint: 'name the right database or copy; if this is meant: --force' };
     case 'IN_USE':
       return {
         message: `${f.path} is open in other processes: ${some(f.holders)}`,
-        hint: 'stop what has it open (fuser, lsof), then run again',
+        hint: `stop what has it open (fuser, lsof), then run again${f.shareable ? '; or let it write meanwhile: --shared' : ''}`,
       };
     case 'RESTORE_FAILED':
       return { message: `${f.path} was not restored: ${f.reason}`, hint: f.state };
@@ -490,7 +502,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'REHEARSAL_TOUCHED_SOURCE':
       return {
         message: `${f.path} itself was changed during the rehearsal`,
-        hint: 'the command does not use the scratch copy: give it {} or --set-env NAME; then look at what it did to the real database',
+        hint: 'either the command does not use the scratch copy (give it {} or --set-env NAME, and look at what it did to the real database), or the application wrote meanwhile: then rehearse while it is stopped',
       };
     case 'NOTIFY_FAILED':
       return {
@@ -628,7 +640,8 @@ export function errnoOf(error: unknown): string {
 export function errnoWords(error: unknown): string {
   if (error instanceof Failed) return Object.values(describe(error.failure)).join('; ');
   const code = errnoOf(error);
-  const words = ERRNO_WORDS[code];
+  // What the system says of itself is short; what we say in its stead is not in that list.
+  const words = error instanceof Error && 'syscall' in error ? ERRNO_WORDS[code] : undefined;
   if (words) return `${words} (${code})`;
   return error instanceof Error ? error.message : String(error);
 }

@@ -33,10 +33,12 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   const [copy] = input.chosen.copies;
   if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such copy', to: placeOf(config) });
   const manifest = readManifest(copiesIn(config), baseOf(copy.file));
-  if ('unreadable' in manifest) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config) });
-  if (copy.status === 'bad') throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config) });
+  if ('unreadable' in manifest)
+    throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config), others: copy.name });
+  if (copy.status === 'bad')
+    throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config), others: copy.name });
   const impossible = sizesProblem(manifest);
-  if (impossible !== null) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [impossible], to: placeOf(config) });
+  if (impossible !== null) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [impossible], to: placeOf(config), others: copy.name });
   refuseInside(config, input.target);
   if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
@@ -112,7 +114,8 @@ function inspectOutput(target: string, force: boolean): void {
     throw new Failed({
       code: 'TARGET_EXISTS',
       path: target + suffix,
-      reason: 'it belongs to another database of that name and would be read with the new one; use --into, which sets it aside, or move it away',
+      reason: 'it belongs to another database of that name and would be read with the new one',
+      remedy: 'use --into, which sets it aside, or move it away',
     });
   }
   const reason = directoryProblem(dirname(target));

@@ -128,7 +128,8 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
       const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, progress, checkedBefore });
       if (proof.gone)
         throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
-      if (proof.problems.length > 0) throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config) });
+      if (proof.problems.length > 0)
+        throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config), others: manifest.name });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
       if (proof.content && proof.checkedAt === null) noteProven(acting, proof.content);
       return proof;
@@ -257,8 +258,11 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
   try {
     giveLook(file, old ?? lstatSync(file), proven);
   } catch (error) {
+    const { uid, gid, mode } = old ?? lstatSync(file);
+    const like = `owner ${uid}, group ${gid}, mode ${(mode & 0o7777).toString(8)}`;
+    const state = `${UNCHANGED}, or as root`;
     throw new Failed(
-      { code: 'RESTORE_FAILED', path, reason: `the new file cannot be made like the old one: ${errnoWords(error)}`, state: UNCHANGED },
+      { code: 'RESTORE_FAILED', path, reason: `the new file cannot be made like the old one (${like}): ${errnoWords(error)}`, state },
       { cause: error },
     );
   }

@@ -16,7 +16,7 @@ import type { Config, Loaded } from '../settings/load.js';
 import { loadSettings, profileDirectories, SYSTEM_PROFILES } from '../settings/load.js';
 import { printable, UNPRINTABLE } from '../settings/values.js';
 import { ancestors, lstatOrNull } from '../system/files.js';
-import { homeOf, shellWord, userName } from '../system/processes.js';
+import { groupsOf, homeOf, shellWord, shutToOthers, userName } from '../system/processes.js';
 import { nextElapse } from '../system/systemd.js';
 
 /** Both in a clone and in the installed package. */
@@ -141,7 +141,16 @@ async function lookAt(ctx: Context, name: string, directories: readonly string[]
     return wrong('profile', `${envFile} holds a backslash, control or bidirectional characters: give it another place`);
   const closed = closedTo(envFile, uid);
   if (closed !== null)
-    return wrong('env-file', `${closed} cannot be read by ${owner}, who the run has to be: chown root:GROUP and chmod 640, or chmod 755 a directory`);
+    return wrong(
+      'env-file',
+      `${closed} cannot be read by ${owner}, who the run has to be: ${closed === realpathSync(envFile) ? shutToOthers(closed, 0, uid) : `chmod o+x ${shellWord(closed)}`}`,
+    );
+  const theirs = uidOf(config.to);
+  if (theirs !== null && theirs !== uid)
+    return wrong(
+      'to',
+      `${config.to} belongs to ${userName(theirs)}, and the run has to be ${owner}, whose the database is: chown ${owner} it (as root), or give another one`,
+    );
   return profileOf(config, { name, envFile, owner, uid, database: realpathSync(database) });
 }
 
@@ -190,14 +199,17 @@ function uidOf(path: string): number | null {
   }
 }
 
-/** What on the way to a file, itself included, this user certainly cannot pass; null: nothing. Groups get the benefit of the doubt. */
+/** What on the way to a file, itself included, this user certainly cannot pass; null: nothing. A group that is not known here gets the benefit of the doubt. */
 function closedTo(path: string, uid: number): string | null {
   if (uid === 0) return null;
   const real = realpathSync(path);
+  const groups = groupsOf(uid);
   for (const at of ancestors(real)) {
-    const { uid: owner, mode } = statSync(at);
+    const { uid: owner, gid, mode } = statSync(at);
     const bits = at === real ? 0o4 : 0o1;
-    if (!(owner === uid ? mode & (bits << 6) : mode & (bits | (bits << 3)))) return at;
+    const shift = owner === uid ? 6 : groups.own.has(gid) ? 3 : 0;
+    const doubt = shift === 0 && !groups.known.has(gid) && mode & (bits << 3);
+    if (!(mode & (bits << shift)) && !doubt) return at;
   }
   return null;
 }

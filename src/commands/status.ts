@@ -4,13 +4,14 @@ import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan, wholeSize }
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
 import { asKilled, History, historyWarning } from '../history.js';
+import { lookFailure } from '../look-failure.js';
 import { writeMetrics } from '../metrics.js';
 import { resolveName } from '../names.js';
 import { hasChannel, hasWork, onlyOn, tell } from '../notifiers/delivery.js';
 import { composeStatus } from '../notifiers/message.js';
 import { outboxPath, pending } from '../notifiers/outbox.js';
 import type { ExitCode, Failure, Warning } from '../outcome.js';
-import { critical, describe, errnoWords, warning } from '../outcome.js';
+import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { RULES, spaceLow } from '../rules.js';
@@ -97,7 +98,10 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
     }
     files = scan(config.to).filter((f) => f.kind === 'data' && f.name === name);
   } catch (error) {
-    problems.push(critical('IO_ERROR', `${config.to}: ${errnoWords(error)}`));
+    const failure = lookFailure(config.to, error);
+    // Who may not look does not know that there is none.
+    if (failure.code === 'TARGET_OWNER') throw new Failed(failure, { cause: error });
+    problems.push(critical(failure.code, describe(failure).message));
   }
   for (const file of files) {
     const copy = readCopy(config.to, file);

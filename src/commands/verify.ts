@@ -66,7 +66,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     print(ctx, results);
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
-    return { failure: failureFrom(proven, placeOf(config)) ?? noRoom ?? unmarked, stage: 'verify' };
+    return { failure: failureFrom(proven, placeOf(config), flags.all ? null : name) ?? noRoom ?? unmarked, stage: 'verify' };
   });
 }
 
@@ -187,17 +187,19 @@ const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['
 
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';
 
-function failureFrom(results: readonly VerifyResult[], to: string): Failure | null {
+function failureFrom(results: readonly VerifyResult[], to: string, others: string | null): Failure | null {
   const failed = results.filter(fails);
   const [first] = failed;
   if (!first) return null;
   return failed.length === 1
-    ? { code: 'COPY_BAD', file: first.file, problems: first.problems, to }
+    ? { code: 'COPY_BAD', file: first.file, problems: first.problems, to, others }
     : {
         code: 'COPY_BAD',
-        file: `${plural(failed.length, 'copy', 'copies')} of ${results.length}`,
+        file: first.file,
+        many: `${failed.length} of ${results.length} copies`,
         problems: failed.map((f) => `${f.file}: ${f.problems[0] ?? ''}`),
         to,
+        others,
       };
 }
 

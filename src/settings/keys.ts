@@ -3,6 +3,7 @@ import { errnoWords } from '../outcome.js';
 import type { Identity } from '../packing.js';
 import { keyProblem, recipientProblem } from '../packing.js';
 import { readSmall } from '../system/files.js';
+import { shutToOthers } from '../system/processes.js';
 import type { RecipientSource } from './values.js';
 
 const KEYS_MAX = 1 << 20;
@@ -42,7 +43,7 @@ function recipientsIn(path: string, uid: number): string[] {
 export async function readIdentity(path: string, uid: number): Promise<Identity> {
   const { bytes, stats } = readOrSay(path);
   if (stats.uid !== 0 && stats.uid !== uid) throw new Error(`${path} belongs to uid ${stats.uid}, not to root or this user`);
-  if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod o-rwx ${path}`);
+  if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: ${shutToOthers(path, stats.uid, uid)}`);
   const text = bytes.toString('latin1');
   if (text.startsWith('age-encryption.org/') || text.startsWith('-----BEGIN AGE')) {
     throw new Error(`${path} is itself sealed with a passphrase, for which nobody is there at night: give the plain identity`);

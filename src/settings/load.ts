@@ -11,6 +11,7 @@ import type { Compression, Identity } from '../packing.js';
 import type { RemoteCopies } from '../place.js';
 import type { CommandName } from '../records.js';
 import { readSmall } from '../system/files.js';
+import { shutToOthers } from '../system/processes.js';
 import { stateDirOf } from '../workspace.js';
 import type { OptionName, Parsed } from './options.js';
 import { OPTION_NAMES, spec, variableOf } from './options.js';
@@ -234,7 +235,10 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     if (missing !== null) problem('compress', missing, originOf('compress'));
   }
   const comesLater = (option: OptionName): boolean => input.secretsLater === true && spec(option).secret === true && !given.has(option);
-  const failed = (option: OptionName): boolean => comesLater(option) || problems.some((p) => p.setting === option);
+  // What a file would have said that could not be read is not missing.
+  const unread = file === null && problems.some((p) => p.setting === 'env-file' || p.setting === 'profile');
+  const saidThere = (option: OptionName): boolean => unread && (option === 'to' || option === 'database');
+  const failed = (option: OptionName): boolean => comesLater(option) || saidThere(option) || problems.some((p) => p.setting === option);
   const config = toConfig(input, parsed, keys, problem, originOf, failed);
   return {
     config: problems.length === 0 ? config : null,
@@ -475,7 +479,7 @@ function readSecretFile(path: string, uid: number | null): string {
   const { bytes, stats } = readSmall(path, SECRET_MAX, 'follow');
   if (uid !== null) {
     if (stats.uid !== 0 && stats.uid !== uid) throw new Error(`${path} belongs to uid ${stats.uid}, not to root or this user`);
-    if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: chmod o-rwx ${path}`);
+    if (stats.mode & 0o006) throw new Error(`${path} can be read or written by others: ${shutToOthers(path, stats.uid, uid)}`);
   }
   return bytes.toString('utf8');
 }
@@ -578,7 +582,7 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     OPTION_NAMES.filter((o) => spec(o).secret)
       .map(variableOf)
       .some((v) => values[v]);
-  if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: chmod o-rwx ${path}`, path);
+  if (secret && mode & 0o004) problem('env-file', `${path} holds a secret and can be read by others: ${shutToOthers(path, owner, input.uid)}`, path);
   return { path, values, found };
 }
 

@@ -90,7 +90,7 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
   for (const suffix of ['-journal', '-wal', '-shm']) {
     const beside = lstatOrNull(realPath + suffix);
     // SQLite would wait for ever at a FIFO there.
-    if (beside && !beside.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: realPath + suffix, kind: kindOf(beside) });
+    if (beside && !beside.isFile()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: realPath + suffix, kind: kindOf(beside), beside: true });
   }
   if (wal && !(walFile && shmFile)) {
     // SQLite will create what is missing, in our name.

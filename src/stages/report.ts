@@ -13,7 +13,7 @@ import type { Audience, Letter } from '../notifiers/outbox.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
-import { shellWord } from '../system/processes.js';
+import { shellWord, userName } from '../system/processes.js';
 
 /** Whether the command at work now is the one to try again: not where it only tells of another. */
 export type Again = 'this command' | 'nothing';
@@ -34,13 +34,16 @@ export function messageFacts(ctx: Context, to: string | null, name: string | nul
 }
 
 /** The command line once more, for a person: relative paths in it count from there, and --quiet would leave him without an answer. */
-function retryLine({ cwd, invocation, childEnv }: Context): string {
+function retryLine({ cwd, invocation, childEnv, identity }: Context): string {
   const end = invocation.includes('--') ? invocation.indexOf('--') : invocation.length;
   const words = invocation.filter((word, i) => i > end || !['-q', '--quiet'].includes(word));
   // Where a crontab line names the place of the profiles, a shell does not know it.
   const home = childEnv['XDG_CONFIG_HOME'];
   const isProfile = invocation.slice(0, end).some((word) => /^(-P|--profile)/.test(word));
-  return `cd ${shellWord(cwd)} && ${isProfile && home ? `XDG_CONFIG_HOME=${shellWord(home)} ` : ''}${words.map(shellWord).join(' ')}`;
+  const place = isProfile && home ? [`XDG_CONFIG_HOME=${shellWord(home)}`] : [];
+  // Whoever reads the mail is not whom the backups belong to, mostly.
+  const who = identity.uid === 0 ? place : ['sudo', '-u', userName(identity.uid), ...(place.length > 0 ? ['env', ...place] : [])];
+  return `cd ${shellWord(cwd)} && ${[...who, ...words.map(shellWord)].join(' ')}`;
 }
 
 function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood'] {

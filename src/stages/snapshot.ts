@@ -75,7 +75,7 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
     await pool.killAll();
     input.signal.throwIfAborted();
     if (watch.tripped) throw new Failed(watch.tripped);
-    throw new Failed(snapshotFailure(error, input), { cause: error });
+    throw new Failed(await snapshotFailure(error, input), { cause: error });
   } finally {
     watch.stop();
     // A signal leaves no time for another word; the next run looks again.
@@ -150,7 +150,7 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
 }
 
 /** What SQLite's words mean for the operator. The header was seen to be SQLite's, so NOTADB here is damage. */
-function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
+async function snapshotFailure(error: unknown, input: SnapshotInput): Promise<Failure> {
   const { path, realPath, owner } = input.source;
   const directory = dirname(realPath);
   if (error instanceof Failed) return error.failure;
@@ -177,8 +177,9 @@ function snapshotFailure(error: unknown, input: SnapshotInput): Failure {
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
   if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: '' };
   if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
-    // EDQUOT and EFBIG arrive like a broken disk (traps, 19): a write of our own tells them apart.
-    const refused = probeWrite(dirname(input.target), sizeOf(input.target));
+    // EDQUOT and EFBIG arrive like a broken disk (traps, 19), and SQLite has taken back what it had written: we write as much to be told.
+    const refused = await probeWrite(dirname(input.target), input.source.usedBytes + input.source.walBytes, input.signal);
+    input.signal.throwIfAborted();
     if (refused) return targetFailure(refused, input.target);
     return { code: 'IO_ERROR', path: input.target, reason: `${message} (${code})` };
   }

@@ -51,7 +51,7 @@ export interface Uploaded {
   readonly failure: Failure | null;
 }
 
-/** Uploads to all destinations, one after the other. Throws the signal's reason alone; what else goes wrong is in the results. */
+/** Uploads to all destinations, one after the other. Throws what ends the run (a signal, a directory here that cannot be read); what goes wrong there is in the results. */
 export async function upload(input: UploadInput): Promise<Uploaded> {
   const results: UploadResult[] = [];
   for (const url of input.upload.to) {

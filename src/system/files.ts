@@ -213,22 +213,25 @@ export function ancestors(path: string): string[] {
   return [root, ...parts.map((_, i) => join(root, ...parts.slice(0, i + 1)))];
 }
 
-/** Tries to write 64 kB at an offset of a scratch file: the system's error, or null when that works. Leaves nothing. */
-export function probeWrite(directory: string, offset: number): Error | null {
+const PIECE = 1 << 20;
+
+/**
+ * Tries to write a scratch file of this size, in bytes, into a private directory: the system's error, or null when all of it can be
+ * written or the signal aborts. Leaves nothing.
+ */
+export async function probeWrite(directory: string, size: number, signal: AbortSignal): Promise<Error | null> {
   const path = join(directory, 'probe');
+  let fd: number | null = null;
   try {
-    const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
-    try {
-      const block = Buffer.alloc(65_536, 1);
-      for (let done = 0; done < block.length; ) done += writeSync(fd, block, done, block.length - done, offset + done);
-      fsyncSync(fd);
-    } finally {
-      closeSync(fd);
-    }
+    fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_NOFOLLOW, 0o600);
+    const piece = Buffer.alloc(PIECE, 1);
+    for (let done = 0; done < size && !signal.aborted; done += PIECE) await writeAll(fd, piece.subarray(0, size - done), done);
+    if (!signal.aborted) await promisify(fsync)(fd);
     return null;
   } catch (error) {
     return error instanceof Error ? error : new Error(String(error));
   } finally {
+    if (fd !== null) closeSync(fd);
     rmSync(path, { force: true });
   }
 }

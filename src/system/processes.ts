@@ -26,6 +26,32 @@ export function userName(uid: number): string {
   return `'#${uid}'`;
 }
 
+/**
+ * The groups of a user from /etc/passwd and /etc/group. `known`: all that these files have; of one that is not among them it cannot be
+ * told here who is in it.
+ */
+export function groupsOf(uid: number): { readonly own: ReadonlySet<number>; readonly known: ReadonlySet<number> } {
+  const [own, known] = [new Set<number>(), new Set<number>()];
+  const names = new Set<string>();
+  for (const line of read('/etc/passwd').split('\n')) {
+    const [name, , id, group] = line.split(':');
+    if (!name || id === '' || Number(id) !== uid) continue;
+    names.add(name);
+    own.add(Number(group));
+  }
+  for (const line of read('/etc/group').split('\n')) {
+    const [name, , id, members = ''] = line.split(':');
+    if (!name || !id) continue;
+    known.add(Number(id));
+    if (members.split(',').some((member) => names.has(member))) own.add(Number(id));
+  }
+  return { own, known };
+}
+
+/** How a file of root becomes one that this user may read, and nobody else: for hints. */
+export const shutToOthers = (path: string, owner: number, uid: number): string =>
+  owner === uid ? `chmod o-rwx ${shellWord(path)}` : `as root: chgrp "$(id -gn ${userName(uid)})" ${shellWord(path)} && chmod 640 ${shellWord(path)}`;
+
 /** The home directory of a user from /etc/passwd, or null. */
 export function homeOf(uid: number): string | null {
   for (const line of read('/etc/passwd').split('\n')) {

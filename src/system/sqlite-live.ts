@@ -1,7 +1,9 @@
 /** What `restore` and `guard` do with a database that an application may have open. */
+
 import { statSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import type { Check } from '../records.js';
+import { systemClock } from './clock.js';
 import type { Db } from './sqlite.js';
 import { countRows, hashSchema, isSayable, listTables, number, open, requireFile, using, usingAsync } from './sqlite.js';
 import { checkAll, orphans } from './sqlite-checks.js';
@@ -27,18 +29,18 @@ const AGAIN_MS = 20;
  */
 export async function putInto(r: Extract<Request, { op: 'put-into' }>): Promise<Answers['put-into']> {
   return await usingAsync(open(r.file, { readonly: true, busyMs: 0, mmap: true }), async (db) => {
-    const began = performance.now();
+    const began = systemClock.monotonic();
     for (;;) {
       const { totalPages } = await db.backup(r.target, {
         progress: () => {
           requireFile(r.dev, r.ino);
-          if (performance.now() - began > r.busyMs) throw busy();
+          if (systemClock.monotonic() - began > r.busyMs) throw busy();
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
           return 0x7fffffff;
         },
       });
       if (totalPages > 0) return {};
-      if (performance.now() - began > r.busyMs) throw busy();
+      if (systemClock.monotonic() - began > r.busyMs) throw busy();
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
     }
   });

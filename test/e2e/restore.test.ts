@@ -92,6 +92,8 @@ describe('restore -o', () => {
     for (const more of [[], ['--force']]) {
       const refused = await s.ask('restore', ['-o', out, ...more, '--json']);
       expect([refused.code, refused.json.error?.code]).toEqual([1, 'TARGET_EXISTS']);
+      // Not what does not help.
+      expect(refused.json.error?.hint).toBe('use --into, which sets it aside, or move it away');
     }
     expect(existsSync(out)).toBe(false);
     expect(readFileSync(`${out}-wal`, 'utf8')).toBe('somebody needs this');

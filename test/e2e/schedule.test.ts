@@ -242,16 +242,27 @@ describe('schedule', () => {
     p.add('own', [], 1);
     chownSync(join(p.config, 'dbbackup/own.env'), 1, 1);
     chmodSync(join(p.config, 'dbbackup/own.env'), 0o600);
+    p.add('group', [], 1);
+    chmodSync(join(p.config, 'dbbackup/group.env'), 0o640);
+    p.add('grouped', [], 1);
+    chmodSync(join(p.config, 'dbbackup/grouped.env'), 0o640);
+    chownSync(join(p.config, 'dbbackup/grouped.env'), 0, 1);
+    mkdirSync(p.add('theirs', [], 1));
     p.add('nobody', [], 54_321);
     const { profiles, problems } = documentOf(await ask(p));
     expect(profiles.map(({ name, owner, prepare }) => [name, owner, prepare.length])).toEqual([
       ['app', 'daemon', 1],
+      ['grouped', 'daemon', 1],
       ['own', 'daemon', 1],
     ]);
     expect(profiles[0]?.units.filter(({ text }) => text.includes('\nUser=daemon\n'))).toHaveLength(4);
     expect(problems.map((one) => one.message)).toEqual([
       expect.stringMatching(/^closed: .*closed\.env cannot be read by daemon/),
+      expect.stringMatching(
+        /^group: .*group\.env cannot be read by daemon, who the run has to be: as root: chgrp "\$\(id -gn daemon\)" .*group\.env.* && chmod 640/,
+      ),
       expect.stringMatching(/^nobody: .*belongs to uid 54321, and no user has it/),
+      expect.stringMatching(/^theirs: .*backups-theirs belongs to root, and the run has to be daemon, whose the database is: chown daemon/),
     ]);
   });
 

@@ -113,6 +113,7 @@ describe('a copy with', () => {
     if (verify.json.results) {
       expect(verify.json).toMatchObject({ ok: false, results: [{ file, status: 'bad', proved: 'full' }], error: { code: 'COPY_BAD', stage: 'verify' } });
       expect(problemsIn(verify.json, shapes.verifyDocument)).toEqual([]);
+      expect(verify.json.error?.hint).toContain(`dbbackup verify --all --to ${s.to} --name app proves the others`);
     }
     expect((await s.ask('status', ['--json'])).json).toMatchObject({ healthy: false, newestGood: null });
     expect((await s.ask('verify', [])).code).toBe(1);

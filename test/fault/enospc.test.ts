@@ -89,3 +89,13 @@ test.skipIf(cannot('root', 'mount'))('a restore that has no room is told no line
   expect([restore.code, restore.json.error?.code], restore.stderr).toEqual([1, 'NO_SPACE']);
   expect(restore.json.error?.hint).not.toContain('prune');
 });
+
+// SQLite says the same of it as of a broken disk, and has taken back what it had written.
+test('a limit for the size of files, as a quota is one, is no broken disk', async () => {
+  const s = scene({ bytes: 1_000_000 });
+  const run = await dbbackup(['run', s.source, '--to', s.to, '--json'], { through: wrap.limit('-f', 1000) });
+  expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'NO_SPACE']);
+  mustBeWhole(s.to, 'after the run');
+  expect(dataFiles(s.to)).toEqual([]);
+  expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+});

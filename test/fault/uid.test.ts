@@ -166,3 +166,27 @@ test.skipIf(reason)('a database whose directory was opened to all by mistake is 
   const run = await dbbackup(['run', source, '--to', to, '--json'], { through: wrap.as(APP), executable: executableFor(APP) });
   expect(run.code, run.stderr).toBe(0);
 });
+
+test.skipIf(reason)('who may not look into the directory is told whose it is, and not that there is no copy', { timeout: 60_000 }, async () => {
+  const home = openTempDirectory('uid');
+  const data = directoryOf(join(home, 'data'), APP, APP, 0o755);
+  const source = join(data, 'app.db');
+  makeDatabase(source, { journal: 'delete' });
+  giveDatabase(source, APP, APP, 0o644);
+  const to = directoryOf(join(home, 'backups'), APP, APP, 0o700);
+  const owner = { through: wrap.as(APP), executable: executableFor(APP) };
+  expect((await dbbackup(['run', source, '--to', to, '--json'], owner)).code).toBe(0);
+  for (const command of [['status'], ['status', '--name', 'app'], ['list'], ['history']]) {
+    const asked = await dbbackup([...command, '--to', to, '--json'], { through: wrap.as(OTHER), executable: executableFor(OTHER) });
+    expect([asked.code, asked.json.error?.code], command.join(' ')).toEqual([78, 'TARGET_OWNER']);
+    expect(asked.json.error?.hint).toContain('run as its owner');
+  }
+  // A history that somebody else's has become is named with him, and not put down to the disk.
+  chownSync(join(to, '.dbbackup/history.db'), OTHER, OTHER);
+  const history = await dbbackup(['history', '--to', to, '--json'], owner);
+  expect([history.code, history.json.error?.message]).toEqual([78, expect.stringContaining(`history.db belongs to uid ${OTHER}`)]);
+  expect(history.json.error?.hint).toContain(`chown ${APP}`);
+  const run = await dbbackup(['run', source, '--to', to, '--json'], owner);
+  expect(run.code, run.stderr).toBe(0);
+  expect(run.json.warnings?.find((w) => w.code === 'STATE_UNWRITABLE')?.message).toContain(`history.db belongs to uid ${OTHER}`);
+});
