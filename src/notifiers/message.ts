@@ -3,6 +3,7 @@
  * Read by a tired operator on a phone: the verdict first, then what it means, what to do, and only then the details.
  * Every fact passes `redact` (no secret leaves by mail) and `printable` (no name can forge a header or turn text around).
  */
+import { bytes, duration } from '../format.js';
 import type { Warning } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import { redactValue } from '../redact.js';
@@ -86,7 +87,7 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
 
   if (kind !== 'failure') {
     const made = copy
-      ? `The new copy is ${copy.file} (${size(copy.sizeBytes)}), ${copy.status === 'good' ? 'checked and good' : copy.status}.`
+      ? `The new copy is ${copy.file} (${bytes(copy.sizeBytes)}), ${copy.status === 'good' ? 'checked and good' : copy.status}.`
       : newestOf(record, facts);
     const well = { ...base, todo: [], log: [] };
     if (kind === 'warning' && news) {
@@ -120,7 +121,7 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
   const rolledBack = record.status === 'rolled_back';
   const what = record.command === 'run' ? 'backup' : record.command;
   const said = error ? [`${error.code}: ${error.message}`] : ['The run did not end well and recorded no reason: see the log.'];
-  const exists = good ? `A good new copy exists: ${copy.file} (${size(copy.sizeBytes)}).` : '';
+  const exists = good ? `A good new copy exists: ${copy.file} (${bytes(copy.sizeBytes)}).` : '';
 
   let verdict: string;
   let lead: string[];
@@ -315,7 +316,7 @@ function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet[
       ['Restored to', record.restored?.target ?? null],
       ['State before', record.restored?.safetyCopy ?? null],
       ['Set aside', record.setAside ?? (record.restored?.setAside.join(', ') || null)],
-      [record.command === 'restore' ? 'Copy' : 'New copy', record.copy ? `${record.copy.file}, ${size(record.copy.sizeBytes)}, ${record.copy.status}` : null],
+      [record.command === 'restore' ? 'Copy' : 'New copy', record.copy ? `${record.copy.file}, ${bytes(record.copy.sizeBytes)}, ${record.copy.status}` : null],
       ['Newest good', newestShort(facts)],
       ['Stages', stages.join(', ') || null],
       ['Took', record.durationMs === null ? null : duration(record.durationMs)],
@@ -423,16 +424,4 @@ function age(seconds: number): string {
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min old`;
   if (seconds < 48 * 3600) return `${Math.floor(seconds / 3600)} h old`;
   return `${Math.floor(seconds / 86_400)} days old`;
-}
-
-function duration(ms: number): string {
-  if (ms < 1000) return `${Math.round(ms)} ms`;
-  if (ms < 60_000) return `${(ms / 1000).toFixed(1)} s`;
-  const minutes = Math.floor(ms / 60_000);
-  return minutes < 60 ? `${minutes} min ${Math.floor((ms % 60_000) / 1000)} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-}
-
-function size(bytes: number): string {
-  if (bytes < 1e6) return `${(bytes / 1e3).toFixed(1)} kB`;
-  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 }

@@ -249,8 +249,8 @@ test('a recovery says that backups work again, with the copy and how long each s
     '',
     'The new copy is app-20261121T031700Z.db (21.0 MB), checked and good.',
   ]);
-  expect(m.text).toMatch(/Stages +snapshot 3 min 0 s, verify 2\.4 s, prune skipped\n/);
-  expect(m.text).toMatch(/Took +3 min 4 s\n/);
+  expect(m.text).toMatch(/Stages +snapshot 3 m 0 s, verify 2\.4 s, prune skipped\n/);
+  expect(m.text).toMatch(/Took +3 m 4 s\n/);
   expect(m.text).not.toMatch(/FAILED|TRY|LAST LOG/i);
 });
 
