@@ -11,7 +11,7 @@ import { lookFailure } from './look-failure.js';
 import { errnoOf, errnoWords, Failed } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
-import { isName } from './settings/values.js';
+import { isName, printableJson } from './settings/values.js';
 import { lstatOrNull, readSmall } from './system/files.js';
 
 /** Bytes; a larger manifest is not read. */
@@ -297,7 +297,7 @@ const selfSum = (sum: string): string => ` "selfSha256": "${sum}"\n}\n`;
  * byte in it is seen, wherever. `broken`: zeros stay, for one whose own text did not prove out.
  */
 export function renderManifest(manifest: Omit<Manifest, 'selfSha256'>, sum: 'whole' | 'broken' = 'whole'): string {
-  const text = `${JSON.stringify({ ...manifest, selfSha256: NO_SUM }, null, 1)}\n`;
+  const text = `${printableJson(JSON.stringify({ ...manifest, selfSha256: NO_SUM }, null, 1))}\n`;
   return sum === 'broken' ? text : text.slice(0, -selfSum(NO_SUM).length) + selfSum(createHash('sha256').update(text).digest('hex'));
 }
 

@@ -1,5 +1,5 @@
 /** The parts of `guard` that stand around its straight path: who has the database open, the checks, the backwards way. */
-import { chmodSync, chownSync, lstatSync, mkdirSync, realpathSync, renameSync } from 'node:fs';
+import { closeSync, constants, fchmodSync, fchownSync, fstatSync, lstatSync, mkdirSync, openSync, realpathSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { SourceState } from './artifacts.js';
@@ -13,7 +13,7 @@ import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outc
 import type { Check, Manifest, TableRows } from './records.js';
 import { lookAtTarget, plainBytesOf, putBack } from './restoring.js';
 import { inspectSource } from './stages/inspect.js';
-import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, removeTree, sizeOf, syncDirectory } from './system/files.js';
+import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, openDirectory, removeTree, sizeOf, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
@@ -136,6 +136,7 @@ export async function putOriginalBack(
   const { source } = original;
   const target = source.realPath;
   mendDirectory(original);
+  requireDirectory(original);
   mendMode(acting, original);
   const aside = join(asideRoot(acting.config.stateDir), `${acting.name}-${stampOf(acting.ctx.clock.now())}-${acting.recorder.runId}-failed`);
   if (moveOddities(acting, target, aside)) tell(aside);
@@ -170,19 +171,56 @@ function realOrNull(path: string): string | null {
 function mendDirectory({ source, directory }: Original): void {
   const path = dirname(source.realPath);
   if (lstatOrNull(path) || !lstatOrNull(dirname(path))) return;
-  mkdirSync(path, { mode: 0o700 });
-  chownSync(path, directory.uid, directory.gid);
-  chmodSync(path, directory.mode);
+  const above = openDirectory(dirname(path));
+  try {
+    const made = `/proc/self/fd/${above}/${basename(path)}`;
+    mkdirSync(made, { mode: 0o700 });
+    const within = openSync(made, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    try {
+      fchownSync(within, directory.uid, directory.gid);
+      fchmodSync(within, directory.mode);
+    } finally {
+      closeSync(within);
+    }
+  } finally {
+    closeSync(above);
+  }
+}
+
+/**
+ * Who owns a directory on the way can put a link in its place while the command is at work: what lies elsewhere is not the database that was
+ * guarded, and nothing there may be written over, or given to its owner. Throws RESTORE_FAILED.
+ */
+function requireDirectory({ source, directory }: Original): void {
+  const path = dirname(source.realPath);
+  try {
+    const within = openDirectory(path);
+    const { uid } = fstatSync(within);
+    closeSync(within);
+    if (uid === directory.uid) return;
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST' && errnoOf(error) !== 'ELOOP' && errnoOf(error) !== 'ENOTDIR') throw error;
+  }
+  throw new Failed({
+    code: 'RESTORE_FAILED',
+    path: source.path,
+    reason: `${path} is not the directory any more that it was before the command`,
+    state: 'nothing was changed there; put the old directory back',
+  });
 }
 
 function mendMode(acting: Acting, { source, mode, uid, gid }: Original): void {
   const path = source.realPath;
-  const now = lstatOrNull(path);
-  if (!now?.isFile()) return;
+  let within: number | null = null;
   try {
-    giveLook(path, { uid, gid, mode }, now);
+    within = openDirectory(dirname(path));
+    const file = `/proc/self/fd/${within}/${basename(path)}`;
+    const now = lstatOrNull(file);
+    if (now?.isFile()) giveLook(file, { uid, gid, mode }, now);
   } catch (error) {
     acting.recorder.warn(warning('SIDECAR_OWNER', `${path} does not have the owner and mode that it had before: ${errnoWords(error)}`));
+  } finally {
+    if (within !== null) closeSync(within);
   }
 }
 

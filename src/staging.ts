@@ -11,7 +11,7 @@ const STAGING = /^\.dbbackup-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-
 /** Takes away what killed restores, of whatever way, have left beside a database. What cannot be removed, or not be seen, is left. */
 export function sweepStaging(beside: string): void {
   for (const entry of list(beside)) {
-    if (STAGING.test(entry)) sweepDirectory(join(beside, entry));
+    if (STAGING.test(entry)) sweepDirectory(join(beside, entry), isMade);
   }
 }
 
@@ -56,3 +56,6 @@ export function isStaged(path: string, ino: number): boolean {
 
 /** What the new file is called in there. */
 export const STAGED = 'restore.db';
+
+/** What restores make there: that file with what SQLite puts beside it, an archive, and what packing makes of both. */
+const isMade = (entry: string): boolean => /^(restore\.db|files\.tar)/.test(entry);

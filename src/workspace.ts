@@ -120,13 +120,14 @@ export function isLiving(directory: string): boolean {
 /**
  * Removes a directory of ours, unless a process is still at work in it that made it with `makeLivingDirectory`, or is just making it. What
  * cannot be removed, or is just being removed by somebody else, is left to the next sweep.
+ * @param isMade whether an entry is one that we make there: a directory with any other in it only has such a name
  */
-export function sweepDirectory(directory: string): void {
+export function sweepDirectory(directory: string, isMade: (entry: string) => boolean = () => true): void {
   let within: number | null = null;
   try {
     // By its descriptor: beside a file of another user its name can be exchanged for a link to anywhere.
     within = openSync(directory, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
-    if (fstatSync(within).uid !== process.geteuid?.() || !emptyDead(`/proc/self/fd/${within}`)) return;
+    if (fstatSync(within).uid !== process.geteuid?.() || !emptyDead(`/proc/self/fd/${within}`, isMade)) return;
     // Only while it is empty: its process may be about to make the lock.
     rmdirSync(directory);
   } catch {
@@ -137,8 +138,9 @@ export function sweepDirectory(directory: string): void {
 }
 
 /** Takes all out of it that was there when its locks could be had, these at last: who waits for one makes the directory again. */
-function emptyDead(directory: string): boolean {
+function emptyDead(directory: string, isMade: (entry: string) => boolean): boolean {
   const entries = readdirSync(directory);
+  if (!entries.every((entry) => isAlive(entry.replace(/-journal$/, '')) || isMade(entry))) return false;
   const paths = entries.filter(isAlive).map((entry) => join(directory, entry));
   const locks: Lock[] = [];
   try {

@@ -56,7 +56,7 @@ export async function post(what: string, url: URL, content: Content, options: Po
         const isRedirect = status >= 300 && status < 400;
         const told = isRedirect ? 'a redirect, which is not followed: give the address that it leads to' : text;
         const words = [`HTTP ${status} ${answer.statusMessage ?? ''}`.trim(), told].filter((part) => part !== '').join(': ');
-        throw new Undelivered(say(words), status < 500 && !LATER.has(status), retryAfterOf(answer, options.now));
+        throw new Undelivered(say(withoutEcho(words, url)), status < 500 && !LATER.has(status), retryAfterOf(answer, options.now));
       } finally {
         request.destroy();
       }
@@ -77,6 +77,21 @@ export async function lookUpHost(what: string, url: URL, options: Pick<PostOptio
 
 /** Here the path goes whatever it looks like: in a server's answer it can be nothing but an echo. */
 const secretsIn = (url: URL): string[] => [...secretsOf(url), ...[`${url.pathname}${url.search}`, url.pathname].filter((path) => path.length > 1)];
+
+/** A piece of the path this long, in whatever case, is an echo of it. */
+const ECHO = 6;
+/** What may be an encoded one: nobody who says what is wrong says it in such words. */
+const TOKEN = /[\w+/=-]{12,}/g;
+const isEncoded = (token: string): boolean => /\d/.test(token) || (/[a-z]/.test(token) && /[A-Z]/.test(token));
+
+function withoutEcho(text: string, url: URL): string {
+  const path = `${url.pathname}${url.search}`.toLowerCase();
+  const pieces = Array.from({ length: Math.max(0, path.length - ECHO + 1) }, (_, i) => path.slice(i, i + ECHO));
+  return text.replace(TOKEN, (token) => {
+    const low = token.toLowerCase();
+    return isEncoded(token) || pieces.some((piece) => low.includes(piece)) ? '***' : token;
+  });
+}
 
 /** The head of the answer. */
 async function ask(url: URL, content: Content, stop: AbortSignal): Promise<{ answer: IncomingMessage; request: ClientRequest }> {

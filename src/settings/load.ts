@@ -553,7 +553,9 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
   try {
     const { bytes, stats } = readSmall(path, ENV_FILE_MAX, 'follow');
     text = bytes.toString('utf8');
-    owner = stats.uid;
+    // A link that somebody else laid here is his word, whoever wrote the file that it leads to.
+    const { uid: laidBy } = lstatSync(path);
+    owner = laidBy === 0 || laidBy === input.uid ? stats.uid : laidBy;
     mode = stats.mode;
   } catch (error) {
     // An application's own .env that we may not read is none of our business; one that was named is.

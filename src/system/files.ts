@@ -20,9 +20,12 @@ import {
   mkdirSync,
   openSync,
   read as readCallback,
+  readdirSync,
+  readlinkSync,
   readSync,
   realpathSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   unlinkSync,
@@ -236,8 +239,58 @@ export async function probeWrite(directory: string, size: number, signal: AbortS
   }
 }
 
-/** Removes a private temp directory with all in it. Never follows a link out of it. */
-export const removeTree = (path: string): void => rmSync(path, { recursive: true, force: true });
+/** open(2); Node has no name for it. */
+const O_PATH = 0o10000000;
+
+/**
+ * Opens a directory, to work below `/proc/self/fd/N`: the one of that very path, no link on the way to it, and whatever becomes of the names
+ * meanwhile. Throws EEXIST where the path leads elsewhere, and what the system says.
+ */
+export function openDirectory(realPath: string): number {
+  const fd = openSync(realPath, O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  if (readlinkSync(`/proc/self/fd/${fd}`) === realPath) return fd;
+  closeSync(fd);
+  throw Object.assign(new Error(`${realPath} leads to another directory now`), { code: 'EEXIST' });
+}
+
+/**
+ * Removes a file, or a directory of ours with all in it. Each directory is held by its descriptor meanwhile: beside a file of another user its
+ * name can be exchanged at any moment, for a link to anywhere or for a directory of his. Throws EPERM for one that is not ours, and what the
+ * system says; what is not there is no error.
+ */
+export function removeTree(path: string): void {
+  if (!lstatOrNull(path)?.isDirectory()) {
+    rmSync(path, { force: true });
+    return;
+  }
+  const within = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+  try {
+    if (fstatSync(within).uid !== process.geteuid?.()) throw Object.assign(new Error(`${path} is a directory of somebody else`), { code: 'EPERM' });
+    emptyWithin(within);
+  } finally {
+    closeSync(within);
+  }
+  rmdirSync(path);
+}
+
+/** Takes all out of an open directory, whose private place nobody else can write in. */
+function emptyWithin(directory: number): void {
+  const here = `/proc/self/fd/${directory}`;
+  for (const entry of readdirSync(here, { withFileTypes: true })) {
+    const path = join(here, entry.name);
+    if (!entry.isDirectory()) {
+      rmSync(path, { force: true });
+      continue;
+    }
+    const within = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    try {
+      emptyWithin(within);
+    } finally {
+      closeSync(within);
+    }
+    rmdirSync(path);
+  }
+}
 
 /**
  * Empties what lies under these names in a private temp directory, as far as it has no other name: what of it is not on its way to
