@@ -292,6 +292,7 @@ class State implements ToldFrom {
       const remedy = `if the backups are yours: chown ${userName(this.#ctx.identity.uid)} ${shellWord(lock)} (as root); else run as ${owner}`;
       return { code: 'TARGET_OWNER', path: stateDir, reason: `the lock ${lock} belongs to ${owner}`, remedy };
     }
+    if (code.startsWith('SQLITE_READONLY')) return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: `the lock ${lock} cannot be written` };
     if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
     return targetFailure(error, stateDir);
   }
@@ -299,7 +300,7 @@ class State implements ToldFrom {
   /** Writes the record, tells people, closes everything, says the last word. */
   async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal): Promise<ExitCode> {
     const { output } = this.#ctx;
-    if (!this.#opened && verdict.failure?.code !== 'LOCKED') this.#openLate();
+    if (!this.#opened && verdict.failure?.code !== 'LOCKED') await this.#openLate(signal);
     if (verdict.failure) {
       output.error(verdict.failure, verdict.failedStage);
       const written = this.#recorder.record(verdict, resources).error;
@@ -314,6 +315,7 @@ class State implements ToldFrom {
     if (this.#teller.hasWork) this.#save(record);
     const untold = await this.#recorder.report(() => this.#teller.tell(record, signal));
     const final = this.#finalVerdict(verdict, untold, signal);
+    if (final.status === 'interrupted' && final !== verdict) this.#teller.takeBack(this.#recorder.record(final, resources));
     this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     await this.#logOpening;
     const logProblem = await this.#log.close();
@@ -364,7 +366,7 @@ class State implements ToldFrom {
    * A run that failed before its lock still leaves a record, where the directory is ours or can be made. Nothing is made for it but
    * state: without it nobody would be told later what could not be told now, nor that all is well again.
    */
-  #openLate(): void {
+  async #openLate(signal: AbortSignal): Promise<void> {
     const { to, stateDir } = this.#config;
     const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
     if (isFailure(target) || (!target.exists && !this.#mayMake(target))) return;
@@ -378,6 +380,21 @@ class State implements ToldFrom {
     if (!target.exists && isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation))) return;
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
+    await this.#lookForDead(signal);
+  }
+
+  /** That an earlier run was killed is told also by one that fails before its lock, where nobody holds that. */
+  async #lookForDead(signal: AbortSignal): Promise<void> {
+    const { to, stateDir } = this.#config;
+    if (this.#name === '') return;
+    try {
+      await this.#acquire(signal, 0);
+      if (this.#locks.length > 0) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
+    } catch {
+      // What is in its way, the next one meets that gets as far.
+    } finally {
+      for (const held of this.#locks.splice(0)) held.release();
+    }
   }
 
   /** A backup directory made by the wrong user would keep the right one out: whose the database is, or the place where it should be, may make it. */

@@ -99,8 +99,11 @@ export class History {
   static openToRead(stateDir: string): History | null {
     const path = historyPath(stateDir);
     const there = lstatOrNull(path);
-    if (!there?.isFile() || there.size === 0) return null;
+    const directory = lstatOrNull(stateDir);
+    if (directory && !directory.isDirectory()) throw Object.assign(new Error(`${stateDir} is not a directory`), { code: 'EPERM' });
+    if (!there) return null;
     refuseForeign(stateDir, path);
+    if (there.size === 0) return null;
     const open = (readonly: boolean): History | null => {
       const db = openDatabase(path, { readonly, fileMustExist: true, timeout: BUSY_MS });
       try {

@@ -12,6 +12,7 @@ export function lookFailure(path: string, error: unknown): Failure {
   if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
     return { code: 'IO_ERROR', path, reason: errnoWords(error), remedy: `move ${path} away, and the next run makes a new one` };
   }
+  if (errnoOf(error) === 'ENOTDIR') return { code: 'COPY_NOT_FOUND', path, reason: 'it is no directory', to: path, missing: true };
   // Our own word for what lies there and is somebody else's, or no file.
   if (errnoOf(error) === 'EPERM' && error instanceof Error && !('syscall' in error)) {
     return {

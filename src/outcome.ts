@@ -73,7 +73,7 @@ export type Failure =
   /** SQLite could not make the snapshot for a reason that no other case names. */
   | { code: 'SNAPSHOT_FAILED'; path: string; reason: string }
   /** The copy did not pass although the source did. */
-  | { code: 'VERIFY_FAILED'; findings: readonly string[] }
+  | { code: 'VERIFY_FAILED'; findings: readonly string[] /** The process that checked it was ended. */; died?: boolean }
   /** A copy could not be compressed or sealed. */
   | { code: 'PACK_FAILED'; reason: string }
   /** A hook failed. `output`: the last line that it printed. */
@@ -97,7 +97,7 @@ export type Failure =
   /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
   | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
   /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. */
-  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean }
+  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean /** It is the one of --state-dir. */; state?: boolean }
   /** The backup directory is somebody else's, or somebody else could swap it. `sudo`: the line that would work. */
   | { code: 'TARGET_OWNER'; path: string; reason: string; remedy: string }
   /** Copies of another database already carry this name. */
@@ -363,6 +363,8 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SNAPSHOT_FAILED':
       return { message: `no snapshot of ${f.path}: ${f.reason}`, hint: 'mend that and run again' };
     case 'VERIFY_FAILED':
+      if (f.died)
+        return { message: `the copy could not be checked: ${some(f.findings)}`, hint: 'look for the out-of-memory killer (journalctl, dmesg), then run again' };
       return {
         message: `the copy did not pass its check although the source did: ${some(f.findings)}`,
         hint: 'the copy was discarded; suspect the backup disk or memory (dmesg, smartctl), then run again',
@@ -414,8 +416,8 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'TARGET_UNWRITABLE':
       return {
-        message: `cannot use the backup directory ${f.path}: ${f.reason}`,
-        hint: `choose another --to, or mend it and run: dbbackup check, with the same flags or --profile${f.there ? orReadOnly(f.path) : ''}`,
+        message: `cannot use the ${f.state ? 'state' : 'backup'} directory ${f.path}: ${f.reason}`,
+        hint: `choose another ${f.state ? '--state-dir' : '--to'}, or mend it and run: dbbackup check, with the same flags or --profile${f.there ? orReadOnly(f.path) : ''}`,
       };
     case 'TARGET_OWNER':
       return { message: `${f.path}: ${f.reason}`, hint: f.remedy };
@@ -666,6 +668,9 @@ export function targetFailure(error: unknown, path: string): Failure {
     case 'ENAMETOOLONG':
     case 'EISDIR':
       return { code: 'TARGET_UNWRITABLE', path, reason: errnoWords(error) };
+    case 'EMFILE':
+    case 'ENFILE':
+      return { code: 'IO_ERROR', path, reason: errnoWords(error), remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' };
     case '':
       return failureOf(error);
     default:

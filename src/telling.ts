@@ -2,9 +2,11 @@
 import type { Context } from './context.js';
 import type { History } from './history.js';
 import type { RunLog } from './log.js';
-import { hasWork, onlyOn, tell, together } from './notifiers/delivery.js';
+import { hasWork, keep, onlyOn, tell, together } from './notifiers/delivery.js';
 import type { Occasion } from './notifiers/news.js';
 import { occasionOf } from './notifiers/news.js';
+import type { Letter } from './notifiers/outbox.js';
+import { forget, outboxPath, pending } from './notifiers/outbox.js';
 import { RunPings } from './notifiers/ping.js';
 import type { NotifyFailure } from './notifiers/undelivered.js';
 import type { Failure, Warning } from './outcome.js';
@@ -31,6 +33,7 @@ export class Teller {
   readonly #recorder: Recorder;
   readonly #log: RunLog;
   readonly #state: ToldFrom;
+  #letters: readonly Letter[] = [];
   /** Only `run` is awaited by somebody who would miss it. */
   readonly #pings: RunPings | null;
 
@@ -69,6 +72,7 @@ export class Teller {
     const { telling, to } = this.#config;
     const occasion = this.#occasionOf(record);
     const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
+    this.#letters = letters;
     const box = { stateDir: this.#state.directory, name: this.#name };
     const warn = (w: Warning): void => this.#recorder.warn(w);
     const first = await tell(this.#ctx, telling, box, letters, warn, signal);
@@ -114,6 +118,22 @@ export class Teller {
       // The signal, or the time limit: what was not sent waits for the next run.
       return false;
     }
+  }
+
+  /** The run was ended while it told of itself: what of that has not gone out never will, and the next run tells what became of it. */
+  takeBack(record: RunRecord): void {
+    const { directory } = this.#state;
+    if (directory === null) return;
+    try {
+      const ids = new Set(this.#letters.map((letter) => letter.message.id));
+      for (const letter of pending(outboxPath(directory), this.#name)) if (ids.has(letter.message.id)) forget(letter.path);
+    } catch (error) {
+      this.#state.unwritable(error);
+    }
+    const { telling, to } = this.#config;
+    const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: this.#log.tail() });
+    const kept = letters.filter((letter) => keep(directory, letter, (w) => this.#recorder.warn(w)));
+    if (kept.length > 0) this.noteTold(record);
   }
 
   noteTold(record: RunRecord): void {

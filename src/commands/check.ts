@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { bytes, modeOf, plural, table } from '../format.js';
+import { History, historyWarning } from '../history.js';
 import { measureIncluded } from '../including.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
@@ -50,7 +51,19 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
     warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'),
   );
 
+  try {
+    History.openToRead(config.stateDir)?.close();
+  } catch (error) {
+    problems.push(historyWarning(config.stateDir, 'read', error));
+  }
+
   const ok = problems.every((p) => p.severity !== 'critical');
+  output.document({ schemaVersion: SCHEMA_VERSION, command: 'check', ok, settings: shown, problems });
+  // Under cron silence has to mean that all is well.
+  if (output.options.quiet) {
+    if (!ok) output.data([...problems.map((p) => `${p.severity} ${p.code}: ${p.message}`), 'NOT OK']);
+    return ok ? 0 : 1;
+  }
   output.data(
     table(
       ['SETTING', 'VALUE', 'FROM'],
@@ -68,7 +81,6 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   output.data(destinations);
   for (const p of problems) output.data(`${p.severity} ${p.code}: ${p.message}`);
   output.data(ok ? 'ok: a run can begin' : 'NOT OK');
-  output.document({ schemaVersion: SCHEMA_VERSION, command: 'check', ok, settings: shown, problems });
   return ok ? 0 : 1;
 }
 

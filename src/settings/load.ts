@@ -178,7 +178,8 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
     const found = spec(option).secret ? readSecret(option, input, files, problem) : lookUp(option, input, files);
     if (!found) continue;
     given.set(option, found);
-    if (spec(option).secret) secrets.push(...found.raw);
+    // The name of a program is none.
+    if (spec(option).secret) secrets.push(...found.raw.filter((raw) => !/^sendmail:(\/.*)?$/.test(raw)));
   }
 
   const parsed: Parsed = {};

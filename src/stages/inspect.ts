@@ -193,8 +193,19 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
   for (const directory of new Set([stateDir, stateDirOf(path), tempRoot(path)])) {
     const stats = lstatOrNull(directory);
     if (!stats) continue;
-    if (!stats.isDirectory()) throw unwritable(`${directory} is not a directory`);
-    if (stats.uid === identity.uid) continue;
+    const state = directory === stateDir && stateDir !== stateDirOf(path);
+    if (!stats.isDirectory()) {
+      const reason = stats.isSymbolicLink() ? 'it is a symbolic link; name the directory itself' : 'it is not a directory';
+      throw state ? new Failed({ code: 'TARGET_UNWRITABLE', path: directory, reason, state }) : unwritable(`${directory}: ${reason}`);
+    }
+    if (stats.uid === identity.uid) {
+      try {
+        accessSync(directory, constants.R_OK | constants.W_OK | constants.X_OK);
+      } catch (error) {
+        throw unwritable(`${errnoWords(error)} at ${directory}`);
+      }
+      continue;
+    }
     throw new Failed({
       code: 'TARGET_OWNER',
       path,

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { archivesIn, baseOf, readCopies } from '../catalog.js';
 import type { Failure, Warning } from '../outcome.js';
-import { critical, failureOf, targetFailure, warning } from '../outcome.js';
+import { critical, errnoOf, errnoWords, failureOf, targetFailure, warning } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
 import { decide } from '../retention.js';
 import type { Policy } from '../settings/load.js';
@@ -35,9 +35,12 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
   const { to, warn } = input;
   const pruned: Pruned[] = [];
   let kept: readonly Kept[] = [];
+  let left: readonly Pruned[] = [];
+  let at = to;
   try {
     const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made);
     kept = decision.keep;
+    left = decision.remove;
     holdWarning(decision.hold, warn);
     const archives = archivesIn(to, input.name);
     const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
@@ -45,8 +48,10 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
       // Signals and the time limit are heard between two files; what was begun is finished below.
       await setImmediate();
       if (input.signal.aborted) break;
-      remove(join(to, copy.file));
-      for (const file of archives.get(baseOf(copy.file)) ?? []) remove(join(to, file));
+      for (const file of [copy.file, ...(archives.get(baseOf(copy.file)) ?? [])]) {
+        at = join(to, file);
+        remove(at);
+      }
       pruned.push(copy);
     }
     if (pruned.length > 0) {
@@ -57,8 +62,16 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
     return { kept, pruned, failure: input.signal.aborted ? failureOf(input.signal.reason) : null };
   } catch (error) {
     // Stopped between data and manifests: the manifests left over tell the next run how to finish.
-    return { kept, pruned, failure: targetFailure(error, to) };
+    const stayed = left.filter((copy) => !pruned.includes(copy)).map(({ file, reason }) => ({ file, reasons: [`was to be removed: ${reason}`] }));
+    return { kept: [...kept, ...stayed], pruned, failure: notRemoved(error, at, to) };
   }
+}
+
+/** One file that cannot be removed is not the directory's fault. */
+function notRemoved(error: unknown, path: string, to: string): Failure {
+  if (!['EPERM', 'EBUSY'].includes(errnoOf(error))) return targetFailure(error, to);
+  const remedy = 'find out what protects it (lsattr, mount), and run dbbackup prune, with the same flags or --profile';
+  return { code: 'IO_ERROR', path, reason: `cannot be removed: ${errnoWords(error)}`, remedy };
 }
 
 /** Says why nothing is pruned, where that is so. */

@@ -72,7 +72,7 @@ function verifyFailure(error: unknown, input: VerifyInput): Failure {
     if (isEndSignal(error.signal)) return { code: 'INTERRUPTED', signal: error.signal, published: null };
     return error.signal === 'SIGBUS'
       ? { code: 'IO_ERROR', path, reason: 'a page could not be read from the disk (SIGBUS)' }
-      : { code: 'VERIFY_FAILED', findings: [error.message] };
+      : { code: 'VERIFY_FAILED', findings: [error.message], died: true };
   }
   if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, path);
   const { code, message } = error.detail;

@@ -64,6 +64,8 @@ function hold(db: Database): Lock {
   // No journal file: the lock must be had on a full disk too, or prune could not make room.
   db.pragma('journal_mode = MEMORY');
   db.exec('BEGIN IMMEDIATE');
+  // Of a file that may only be read it locks nothing and says so only to who writes. What is written here is never brought to the file.
+  db.exec('PRAGMA user_version = 1');
   return { release: () => db.close() };
 }
 

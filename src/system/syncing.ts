@@ -6,6 +6,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import { closeSync, constants, existsSync, fstatSync, fsync, openSync } from 'node:fs';
+import { setPriority } from 'node:os';
 import { promisify } from 'node:util';
 import { findSetpriv } from './start-worker.js';
 
@@ -33,6 +34,7 @@ export async function syncLarge(fd: number, signal: AbortSignal): Promise<void> 
       detached: true,
       cwd: '/',
     });
+    beNice(child.pid);
     await endOf(child, signal);
   }
   // Its verdict counts, and not that of a program: an error is told to each descriptor that was open when it came. By now there
@@ -47,6 +49,16 @@ export async function syncLargeFile(path: string, signal: AbortSignal): Promise<
     await syncLarge(fd, signal);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** As all our children are (DESIGN, "The command"). */
+function beNice(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    setPriority(pid, 10);
+  } catch {
+    // It has ended.
   }
 }
 

@@ -43,9 +43,10 @@ export class Worker {
   constructor({ child, ended }: StartedWorker) {
     this.#child = child;
     child.stdin?.on('error', () => undefined);
-    const answers = child.stdio[3];
-    if (!(answers instanceof Readable)) throw new Error('no channel to the SQLite process');
-    onLines(answers, (line) => this.#receive(line));
+    // Where descriptors or processes have run out there is nothing of it, and "ended" says why.
+    const [, , , answers] = (child.stdio as ChildProcess['stdio'] | undefined) ?? [];
+    if (answers instanceof Readable) onLines(answers, (line) => this.#receive(line));
+    else if (child.pid !== undefined) throw new Error('no channel to the SQLite process');
     this.#ended = ended.then(({ error, signal, code, said }) => this.#fail(error ?? new ChildDied(signal, code, said)));
   }
 

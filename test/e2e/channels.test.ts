@@ -400,8 +400,10 @@ describe('servers that are not well', () => {
     at.ping.behave({ answer: 200 });
     heard(at);
     expect((await s.run([], env(at))).code).toBe(0);
-    const [, slack] = heard(at);
-    expect([slack, outbox(s)]).toEqual([[GONE, about('RECOVERED'), about('RECOVERED')], []]);
+    const [mail, slack] = heard(at);
+    // The run that was ended has not recovered anything: whoever was not told so before the signal came hears what became of it.
+    expect([slack, outbox(s)]).toEqual([[GONE, about('INTERRUPTED'), about('RECOVERED')], []]);
+    expect(mail).toEqual([about('INTERRUPTED'), about('RECOVERED')]);
   }, 60_000);
 
   const noFaketime = cannot('faketime');

@@ -339,6 +339,18 @@ describe('a run that was killed', () => {
     expect(subjects()).toEqual([]);
   });
 
+  test('is told by the next run also where that fails before it could begin', async () => {
+    const { s } = await sceneWithCopy();
+    await killOne(s);
+    hide(s);
+    expect((await s.run([], env())).code).toBe(1);
+    expect(subjects()).toEqual([about('INTERRUPTED'), about('FAILED', 'SOURCE_MISSING')]);
+    bringBack(s);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('RECOVERED')]);
+    expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+  });
+
   test('is told by status --notify, and then by nobody else', async () => {
     const { s } = await sceneWithCopy();
     await killOne(s);

@@ -450,3 +450,11 @@ test('a bug inside a command is 70 and INTERNAL, as text and as a document, and 
   expect([run.code, run.json.error?.code, run.stderr]).toEqual([70, 'INTERNAL', expect.stringContaining('dbbackup: error INTERNAL: a bug of dbbackup')]);
   expect(dataFiles(s.to)).toEqual([]);
 });
+
+test.each([20, 24])('%d open files are too few: it says so, ends, and leaves nothing half-done', async (files) => {
+  const s = scene();
+  const run = await s.run(['--json'], { through: wrap.limit('-n', files), deadlineMs: 20_000 });
+  expect([run.hung, run.code, run.json.error?.message], run.stderr).toEqual([false, 1, expect.stringContaining('too many open files')]);
+  expect(run.json.error?.hint).toContain('raise the limit of open files');
+  expect(dataFiles(s.to)).toEqual([]);
+});

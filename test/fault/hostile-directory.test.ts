@@ -112,6 +112,24 @@ describe('a backup directory with strange things in it', () => {
     expect(readFileSync(p.victim, 'utf8')).toBe('precious');
   });
 
+  const noMount = cannot('root', 'mount', 'faketime');
+  if (noMount) process.stderr.write(`not run here: a copy that cannot be removed: ${noMount}\n`);
+  test.skipIf(noMount)('a copy that cannot be removed is named, and is among those that are kept', { timeout: 60_000 }, async () => {
+    const p = await copies();
+    const file = join(p.to, p.old);
+    execFileSync('mount', ['--bind', file, file]);
+    try {
+      const prune = await dbbackup(['prune', '--to', p.to, '--keep-last', '1', '--json']);
+      expect([prune.code, prune.json.error?.code, prune.json.pruned]).toEqual([1, 'IO_ERROR', []]);
+      expect(prune.json.error?.message).toMatch(new RegExp(`${p.old}: cannot be removed: `));
+      expect(prune.json.kept?.find((k) => k.file === p.old)?.reasons).toEqual([expect.stringContaining('was to be removed')]);
+    } finally {
+      execFileSync('umount', [file]);
+    }
+    const again = await dbbackup(['prune', '--to', p.to, '--keep-last', '1', '--json']);
+    expect([again.code, again.json.pruned?.map((one) => one.file)]).toEqual([0, [p.old]]);
+  });
+
   test('a -wal planted beside a copy is never read, and the copy stays what it was', { timeout: 60_000 }, async () => {
     const p = place();
     makeDatabase(p.source);

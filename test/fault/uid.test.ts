@@ -190,3 +190,31 @@ test.skipIf(reason)('who may not look into the directory is told whose it is, an
   expect(run.code, run.stderr).toBe(0);
   expect(run.json.warnings?.find((w) => w.code === 'STATE_UNWRITABLE')?.message).toContain(`history.db belongs to uid ${OTHER}`);
 });
+
+// SQLite lets a transaction begin on a file that may only be read, and locks nothing.
+test.skipIf(reason)('a lock that cannot be written is none: nobody works beside a run, or instead of one', { timeout: 60_000 }, async () => {
+  const home = openTempDirectory('uid');
+  const source = join(directoryOf(join(home, 'data'), APP, APP, 0o755), 'app.db');
+  makeDatabase(source, { journal: 'delete' });
+  giveDatabase(source, APP, APP, 0o644);
+  const to = directoryOf(join(home, 'backups'), APP, APP, 0o700);
+  const owner = { through: wrap.as(APP), executable: executableFor(APP) };
+  expect((await dbbackup(['run', source, '--to', to], owner)).code).toBe(0);
+  const lock = join(to, '.dbbackup/app.lock.db');
+  const work = directoryOf(join(to, '.dbbackup/tmp/app-00000000-0000-4000-8000-000000000000'), APP, APP, 0o700);
+  for (const [uid, mode] of [
+    [APP, 0o444],
+    [0, 0o644],
+  ] as const) {
+    chownSync(lock, uid, uid);
+    chmodSync(lock, mode);
+    for (const command of [
+      ['run', source],
+      ['prune', '--name', 'app', '--keep-last', '1'],
+    ]) {
+      const refused = await dbbackup([...command, '--to', to, '--json'], owner);
+      expect([refused.code, refused.json.error?.code], refused.stderr).toEqual(uid === APP ? [1, 'TARGET_UNWRITABLE'] : [78, 'TARGET_OWNER']);
+    }
+    expect(existsSync(work)).toBe(true);
+  }
+});
