@@ -234,7 +234,7 @@ class State implements ToldFrom {
       makeDirectories(stateDir, unsupported);
       makeDirectories(tempRoot(to), unsupported);
       // In a directory that others may add to, somebody may have been faster: look at what is there now.
-      const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
+      const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
       if (isFailure(target)) throw new Failed(target);
       if (lock) await this.#acquire(signal, lockWaitMs);
     } catch (error) {
@@ -368,7 +368,7 @@ class State implements ToldFrom {
    */
   async #openLate(signal: AbortSignal): Promise<void> {
     const { to, stateDir } = this.#config;
-    const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation);
+    const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
     if (isFailure(target) || (!target.exists && !this.#mayMake(target))) return;
     try {
       makeDirectories(stateDir, () => undefined);
@@ -377,7 +377,7 @@ class State implements ToldFrom {
       return;
     }
     // In a directory that others may add to, somebody may have been faster.
-    if (!target.exists && isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.invocation))) return;
+    if (!target.exists && isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again))) return;
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
     await this.#lookForDead(signal);

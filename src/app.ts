@@ -12,6 +12,7 @@ import { SCHEMA_VERSION } from './records.js';
 import { redactor } from './redact.js';
 import type { Loaded } from './settings/load.js';
 import { loadSettings } from './settings/load.js';
+import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
 import { systemClock } from './system/clock.js';
 import { hostName, identity } from './system/processes.js';
 
@@ -42,6 +43,13 @@ function interruption(signals: AbortSignal): AbortSignal {
 function toolName(): string {
   const pkg: unknown = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
   return typeof pkg === 'object' && pkg !== null && 'version' in pkg ? `dbbackup ${String(pkg.version)}` : 'dbbackup';
+}
+
+/** `env NAME=VALUE ...`, or nothing: the settings of the environment that may be said, and for a profile where it is looked for. */
+function settingsIn(env: NodeJS.ProcessEnv, isProfile: boolean): string[] {
+  const secret = new Set(OPTION_NAMES.filter((option) => spec(option).secret).map(variableOf));
+  const said = Object.entries(env).filter(([name]) => (name.startsWith('DBBACKUP_') && !secret.has(name)) || (isProfile && name === 'XDG_CONFIG_HOME'));
+  return said.length === 0 ? [] : ['env', ...said.map(([name, value]) => `${name}=${value ?? ''}`)];
 }
 
 /** Does what the command line asks for and returns the exit code. */
@@ -100,6 +108,7 @@ export async function app(started: Started): Promise<ExitCode> {
     cwd: process.cwd(),
     umask: started.umask,
     invocation: [started.script, ...argv],
+    again: [...settingsIn(env, invocation.profile !== null), started.script, ...argv],
     childEnv: started.childEnv,
     earlyWorker: started.earlyWorker,
   };

@@ -18,6 +18,8 @@ export interface Context {
   readonly cwd: string;
   /** The command line as words, for hints that can be pasted: `dbbackup`, `run`, ... */
   readonly invocation: readonly string[];
+  /** The same with the settings of the environment in front, but for secrets: for whoever has another one. */
+  readonly again: readonly string[];
   /** The file mode mask that we were started with: a guarded command gets it back. */
   readonly umask: number;
   /** The environment for our own children: without our secrets. */

@@ -26,7 +26,7 @@ import { oweUploads, uploadStage } from './uploading.js';
 /** All that can be known without SQLite and without a trace; of included files nothing. */
 export function inspect(ctx: Context, config: Config, database: string, name: string, copies: 'every' | 'newest'): Facts {
   const source = inspectSource(database, ctx.identity, (ino, path) => isLeftByUs(config.stateDir, ino) || isStaged(path, ino));
-  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   const none = { copies: [], newestGood: null, newestManifest: null, included: [] };
   if (isFailure(target)) return { source, target, ...none };
   const own = includesOwn(config);

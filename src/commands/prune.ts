@@ -20,7 +20,7 @@ import { printDecision, saveDryRun } from './dry-run.js';
 
 /** Applies the policy, or with `dryRun` prints what it would do. */
 export async function prune(ctx: Context, config: Config, options: { dryRun: boolean }): Promise<ExitCode> {
-  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   const there = !isFailure(target) && lstatOrNull(config.to) !== null;
   const name = isFailure(target) ? config.name : resolveName(config);
   if (!isFailure(target) && (!there || name === null)) {
@@ -64,7 +64,7 @@ async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitC
     profile: config.profile,
     dryRun: true,
   });
-  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   if (isFailure(target)) {
     ctx.output.error(target, 'inspect');
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(target, false), failure: target, failedStage: 'inspect' });

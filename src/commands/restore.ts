@@ -27,7 +27,7 @@ import { saveDryRun } from './dry-run.js';
 export async function restore(ctx: Context, config: Config, flags: RestoreFlags, options: { dryRun: boolean }): Promise<ExitCode> {
   const way = wayOf(flags);
   const target = pathOf(ctx, way === 'output' ? '--output' : '--into', (way === 'output' ? flags.output : flags.into) ?? '');
-  const directory = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const directory = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   if (isFailure(directory)) throw new Failed(directory);
   const now = ctx.clock.now().getTime();
   const chosen =

@@ -54,7 +54,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
   const warn = recorder.warn.bind(recorder);
   let state: string | null = null;
   // Nothing is made for a run that cannot be: only state that is there already, and ours, is written to.
-  if (to !== null && stateDir !== null && lstatOrNull(stateDir) && !isFailure(inspectTarget(to, stateDir, ctx.identity, ctx.invocation))) {
+  if (to !== null && stateDir !== null && lstatOrNull(stateDir) && !isFailure(inspectTarget(to, stateDir, ctx.identity, ctx.again))) {
     state = stateDir;
     try {
       const history = History.openToWrite(stateDir);

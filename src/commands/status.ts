@@ -201,7 +201,7 @@ function countWaiting(config: Config, name: string | null): { total: number; wor
 async function notify(ctx: Context, config: Config, name: string | null, newestGood: Copy | null, problems: readonly Warning[]): Promise<Failure | null> {
   let history: History | null = null;
   try {
-    const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+    const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
     if (!isFailure(target) && target.exists && !target.network) makeDirectories(config.stateDir, () => undefined);
     // What another user's runs need must not be made by us: they could not write it any more.
     if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir);

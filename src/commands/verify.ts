@@ -29,7 +29,7 @@ import { saveDryRun } from './dry-run.js';
 /** Proves the chosen copies; exit 1 when one of them fails. */
 export async function verify(ctx: Context, config: Config, flags: VerifyFlags, options: { dryRun: boolean }): Promise<ExitCode> {
   if (flags.all && flags.copies.length > 0) throw new Failed({ code: 'USAGE', message: '--all and named copies exclude one another', hint: 'give one' });
-  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.invocation);
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   if (isFailure(target)) throw new Failed(target);
   const { name, copies: chosen } = flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
   const copies = flags.all ? [...chosen].sort(leastRecentlyVerified) : chosen;

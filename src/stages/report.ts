@@ -34,15 +34,11 @@ export function messageFacts(ctx: Context, to: string | null, name: string | nul
 }
 
 /** The command line once more, for a person: relative paths in it count from there, and --quiet would leave him without an answer. */
-function retryLine({ cwd, invocation, childEnv, identity }: Context): string {
-  const end = invocation.includes('--') ? invocation.indexOf('--') : invocation.length;
-  const words = invocation.filter((word, i) => i > end || !['-q', '--quiet'].includes(word));
-  // Where a crontab line names the place of the profiles, a shell does not know it.
-  const home = childEnv['XDG_CONFIG_HOME'];
-  const isProfile = invocation.slice(0, end).some((word) => /^(-P|--profile)/.test(word));
-  const place = isProfile && home ? [`XDG_CONFIG_HOME=${shellWord(home)}`] : [];
+function retryLine({ cwd, again, identity }: Context): string {
+  const end = again.includes('--') ? again.indexOf('--') : again.length;
+  const words = again.filter((word, i) => i > end || !['-q', '--quiet'].includes(word));
   // Whoever reads the mail is not whom the backups belong to, mostly.
-  const who = identity.uid === 0 ? place : ['sudo', '-u', userName(identity.uid), ...(place.length > 0 ? ['env', ...place] : [])];
+  const who = identity.uid === 0 ? [] : ['sudo', '-u', userName(identity.uid)];
   return `cd ${shellWord(cwd)} && ${[...who, ...words.map(shellWord)].join(' ')}`;
 }
 

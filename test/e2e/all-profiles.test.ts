@@ -146,7 +146,7 @@ describe('--all-profiles', () => {
     expect(linesOf(run.stderr)).toEqual([expect.stringMatching(/^dbbackup: error SOURCE_MISSING/), 'b: exit 1, failed']);
     // The line to try again is for a shell that knows nothing of this environment, and a person who wants an answer.
     expect(server.taken.map((p) => /^ {2}(cd .*)$/m.exec((JSON.parse(p.body) as { text: string }).text)?.[1])).toEqual([
-      `cd / && XDG_CONFIG_HOME=${w.home} ${EXECUTABLE} run --profile=b`,
+      `cd / && env XDG_CONFIG_HOME=${w.home} ${EXECUTABLE} run --profile=b`,
     ]);
   });
 

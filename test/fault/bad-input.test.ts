@@ -706,6 +706,11 @@ test("another user's target: the error holds the exact sudo line", { timeout: 60
   const run = await dbbackup(['run', p.source, '--to', p.to, '--json']);
   expect(run.json.error?.hint).toContain(`sudo -u nobody`);
   expect(run.json.error?.hint).toContain(`run ${p.source} --to ${p.to}`);
+  // Settings of the environment are not there for whom sudo makes of us; secrets are not said.
+  const env = { DBBACKUP_TO: p.to, DBBACKUP_NAME: 'a name', DBBACKUP_WEBHOOK: 'https://example.org/hook/zzzzzzzzzz' };
+  const from = await dbbackup(['run', p.source, '--json'], { env });
+  expect(from.json.error?.hint).toContain(`sudo -u nobody env DBBACKUP_TO=${p.to} 'DBBACKUP_NAME=a name' `);
+  expect(from.json.error?.hint).not.toMatch(/WEBHOOK|zzzz/);
 });
 
 describe('a target that can be used', () => {
