@@ -7,7 +7,7 @@ import type { LookupAddress, LookupOptions } from 'node:dns';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { hostOf, secretsOf } from '../settings/values.js';
 import { Undelivered } from './undelivered.js';
-import { bounded, oneLine, reasonInWords, resolve } from './wire.js';
+import { bounded, hide, oneLine, reasonInWords, resolve } from './wire.js';
 
 export interface PostOptions {
   /** Ends it at once. */
@@ -87,7 +87,7 @@ const isEncoded = (token: string): boolean => /\d/.test(token) || (/[a-z]/.test(
 function withoutEcho(text: string, url: URL): string {
   const path = `${url.pathname}${url.search}`.toLowerCase();
   const pieces = Array.from({ length: Math.max(0, path.length - ECHO + 1) }, (_, i) => path.slice(i, i + ECHO));
-  return text.replace(TOKEN, (token) => {
+  return hide(text, secretsIn(url)).replace(TOKEN, (token) => {
     const low = token.toLowerCase();
     return isEncoded(token) || pieces.some((piece) => low.includes(piece)) ? '***' : token;
   });

@@ -46,10 +46,14 @@ export function reasonInWords(error: unknown): string {
   return errnoWords(error);
 }
 
+/** The text without these. */
+export function hide(text: string, secrets: readonly string[]): string {
+  const longestFirst = secrets.filter((secret) => secret !== '').sort((a, b) => b.length - a.length);
+  return longestFirst.reduce((t, secret) => t.replaceAll(secret, '***'), text);
+}
+
 /** One printable line of at most `length` characters without any of these secrets: servers may repeat what they were sent. */
 export function oneLine(text: string, secrets: readonly string[], length: number): string {
-  const longestFirst = secrets.filter((secret) => secret !== '').sort((a, b) => b.length - a.length);
-  const clean = longestFirst.reduce((t, secret) => t.replaceAll(secret, '***'), text);
-  const line = printable(clean.replace(/\s+/gu, ' ').trim());
+  const line = printable(hide(text, secrets).replace(/\s+/gu, ' ').trim());
   return line.length > length ? `${Array.from(line).slice(0, length).join('')}...` : line;
 }

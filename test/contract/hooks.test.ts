@@ -147,8 +147,15 @@ describe('a POST', () => {
     server.behave((p) => ({ answer: 404, text: `no ${p.path} http://127.0.0.1:${server.port}${p.path} ${encodeURIComponent(p.path)} \u001b[31m\u202e\u0007` }));
     const failure = await failureOf(send(server));
     expect(failure.reason).toMatch(/HTTP 404 Not Found: no \*\*\* \*\*\* \*\*\* \\u\{1b\}/);
+    // Nor in pieces, in another case, or encoded; what is wrong is still said.
+    server.behave(({ path }) => ({
+      answer: 400,
+      text: `channel_not_found ${path.toUpperCase()} ${path.slice(3, 20)} ${Buffer.from(path).toString('base64')} ${Buffer.from(path).toString('hex')}`,
+    }));
+    expect((await failureOf(send(server))).reason).toMatch(/: HTTP 400 Bad Request: channel_not_found (\*\*\*[/ ]?)+$/);
+    server.behave((p) => ({ answer: 404, text: `no ${p.path} ` }));
     // A short path is no less secret in an echo.
-    expect((await failureOf(send(server, {}, '/in'))).reason).toMatch(/: no \*\*\* /);
+    expect((await failureOf(send(server, {}, '/in'))).reason).toMatch(/: no \*\*\*$/);
   });
 
   test('a certificate that nobody signed is not accepted, whatever the environment says', async () => {
