@@ -51,7 +51,13 @@ export type Failure =
   /** The file is there and we may not read it. */
   | { code: 'SOURCE_UNREADABLE'; path: string; reason: string; owner: string | null }
   /** A directory, FIFO, device or socket where a database file should be. */
-  | { code: 'SOURCE_NOT_A_FILE'; path: string; kind: string /** It lies beside the database. */; beside?: boolean }
+  | {
+      code: 'SOURCE_NOT_A_FILE';
+      path: string;
+      kind: string;
+      /** It lies beside the database. */
+      beside?: boolean;
+    }
   /** A regular file without the SQLite header: text, encrypted, something else. */
   | { code: 'NOT_A_DATABASE'; path: string; reason: string }
   /** 0 bytes: SQLite would call it a valid, empty database. */
@@ -73,7 +79,12 @@ export type Failure =
   /** SQLite could not make the snapshot for a reason that no other case names. */
   | { code: 'SNAPSHOT_FAILED'; path: string; reason: string }
   /** The copy did not pass although the source did. */
-  | { code: 'VERIFY_FAILED'; findings: readonly string[] /** The process that checked it was ended. */; died?: boolean }
+  | {
+      code: 'VERIFY_FAILED';
+      findings: readonly string[];
+      /** The process that checked it was ended. */
+      died?: boolean;
+    }
   /** A copy could not be compressed or sealed. */
   | { code: 'PACK_FAILED'; reason: string }
   /** A hook failed. `output`: the last line that it printed. */
@@ -91,13 +102,14 @@ export type Failure =
       code: 'NO_SPACE';
       path: string;
       neededBytes: number | null;
-      freeBytes: number | null /** The line that would make room (room.ts), or empty. */;
+      freeBytes: number | null;
+      /** The line that would make room (room.ts), or empty. */
       prune: string;
     }
   /** The source's file system ran low while the snapshot kept the WAL from being reset. Bytes. */
   | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
-  /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. */
-  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean /** It is the one of --state-dir. */; state?: boolean }
+  /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. `state`: it is that of --state-dir. */
+  | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean; state?: boolean }
   /** The backup directory is somebody else's, or somebody else could swap it. `sudo`: the line that would work. */
   | { code: 'TARGET_OWNER'; path: string; reason: string; remedy: string }
   /** Copies of another database already carry this name. */
@@ -134,8 +146,8 @@ export type Failure =
   | { code: 'TARGET_EXISTS'; path: string; reason: string; remedy?: string }
   /** The copy came from another database than the one it would replace. */
   | { code: 'OTHER_SOURCE'; file: string; source: string; target: string }
-  /** Another process has the database open. `holders`: `pid (program)`. */
-  | { code: 'IN_USE'; path: string; holders: readonly string[] /** --shared would allow it. */; shareable?: boolean }
+  /** Another process has the database open. `holders`: `pid (program)`. `shareable`: --shared would allow it. */
+  | { code: 'IN_USE'; path: string; holders: readonly string[]; shareable?: boolean }
   /** The copy could not be put in place; `state` says what the database is now. */
   | { code: 'RESTORE_FAILED'; path: string; reason: string; state: string }
   /** A check of `guard` did not pass. `untouched`: of a scratch copy. */

@@ -11,6 +11,7 @@ import { errnoOf, Failed, failureOf, isEndSignal, targetFailure } from '../outco
 import type { Clock } from '../system/clock.js';
 import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
+import { SyncInPieces } from '../system/syncing.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, MissingProgram, RequestFailed } from '../system/workers.js';
 
@@ -60,7 +61,8 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
   const takenAt = input.clock.now();
   const walBefore = sizeOf(`${source.realPath}-wal`);
   const sidecars = sidecarInodes(source);
-  const watch = watchDisk(input, walBefore);
+  const pieces = new SyncInPieces(target, input.signal);
+  const watch = watchDisk(input, walBefore, (bytes) => pieces.grown(bytes));
   try {
     const request = { source: source.realPath, dev: source.dev, ino: source.ino, busyMs: SOURCE_BUSY_MS, mmap } as const;
     const first = pool.worker(0);
@@ -69,6 +71,8 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
       first.ask({ op: 'snapshot', target, ...request }),
       second.ask({ op: 'check-source', mode: input.sourceCheck, ...request }),
     ]);
+    watch.stop();
+    await pieces.end();
     checkStillThere(source);
     return { path: target, source, takenAt, sourceFindings, walGrewBytes: Math.max(0, sizeOf(`${source.realPath}-wal`) - walBefore), ...made };
   } catch (error) {
@@ -78,6 +82,7 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
     throw new Failed(await snapshotFailure(error, input), { cause: error });
   } finally {
     watch.stop();
+    await pieces.end().catch(() => undefined);
     // A signal leaves no time for another word; the next run looks again.
     if (!input.signal.aborted) checkSidecars(source, sidecars, input.uid);
   }
@@ -105,7 +110,7 @@ function checkSidecars(source: SourceState, before: readonly (number | null)[], 
  * While our read transaction lasts, the WAL cannot be reset and grows by all that is written (traps, 6): end the snapshot
  * before that fills the application's disk. What our own copy still needs there is counted as gone already.
  */
-function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure | null; stop: () => void } {
+function watchDisk(input: SnapshotInput, walBefore: number, grown: (bytes: number) => void): { tripped: Failure | null; stop: () => void } {
   const { source, target, pool } = input;
   const wal = `${source.realPath}-wal`;
   const sameDisk = source.dev === statSync(dirname(target)).dev;
@@ -114,6 +119,7 @@ function watchDisk(input: SnapshotInput, walBefore: number): { tripped: Failure 
   const state: { tripped: Failure | null; stop: () => void } = { tripped: null, stop: () => clearInterval(timer) };
   const timer = setInterval(() => {
     const done = sizeOf(target);
+    grown(done);
     input.progress(done, total);
     const walBytes = sizeOf(wal);
     const grewBytes = walBytes - walBefore;

@@ -27,15 +27,7 @@ export async function syncLarge(fd: number, signal: AbortSignal): Promise<void> 
   signal.throwIfAborted();
   const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
   if (sync !== undefined && setpriv !== null && fstatSync(fd).size >= LARGE) {
-    // The file that is open, whatever becomes of its name.
-    const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, '/proc/self/fd/3'], {
-      env: {},
-      stdio: ['ignore', 'ignore', 'ignore', fd],
-      detached: true,
-      cwd: '/',
-    });
-    beNice(child.pid);
-    await endOf(child, signal);
+    await endOf(startSync(setpriv, sync, [], fd), signal);
   }
   // Its verdict counts, and not that of a program: an error is told to each descriptor that was open when it came. By now there
   // is little left to wait for.
@@ -49,6 +41,76 @@ export async function syncLargeFile(path: string, signal: AbortSignal): Promise<
     await syncLarge(fd, signal);
   } finally {
     closeSync(fd);
+  }
+}
+
+/** A process that syncs the file that is open, whatever becomes of its name. */
+function startSync(setpriv: string, sync: string, flags: readonly string[], fd: number): ChildProcess {
+  const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', sync, ...flags, '/proc/self/fd/3'], {
+    env: {},
+    stdio: ['ignore', 'ignore', 'ignore', fd],
+    detached: true,
+    cwd: '/',
+  });
+  beNice(child.pid);
+  return child;
+}
+
+/** As much may wait to be brought to the disk, bytes. */
+const PIECE = 32_000_000;
+
+/**
+ * Brings a file to the disk while it grows. What waits to be written there all at once, an application waits for as well whenever it
+ * syncs: ext4 writes out the new data of all files before it ends a transaction. Beside a snapshot of 1 GB that was 2 s; in pieces it is
+ * not to be noticed. It is no promise: that is the sync of the whole, `syncLarge`.
+ */
+export class SyncInPieces {
+  readonly #path: string;
+  readonly #signal: AbortSignal;
+  #fd: number | null = null;
+  #asked = 0;
+  #atWork: Promise<void> | null = null;
+  #failed = false;
+
+  constructor(path: string, signal: AbortSignal) {
+    this.#path = path;
+    this.#signal = signal;
+  }
+
+  /** The file has so many bytes by now. */
+  grown(bytes: number): void {
+    const [sync, setpriv] = [SYNC.find((p) => existsSync(p)), findSetpriv()];
+    if (this.#atWork || bytes - this.#asked < PIECE || sync === undefined || setpriv === null || this.#signal.aborted) return;
+    this.#asked = bytes;
+    // Opened before the first of them: an error that one of them is told, it will be told as well.
+    try {
+      this.#fd ??= openToSync(this.#path);
+    } catch {
+      // It is being made anew: the next look finds it.
+      return;
+    }
+    const child = startSync(setpriv, sync, ['--data'], this.#fd);
+    child.once('exit', (code) => {
+      this.#failed ||= code !== null && code !== 0;
+    });
+    this.#atWork = endOf(child, this.#signal)
+      .catch(() => undefined)
+      .finally(() => {
+        this.#atWork = null;
+      });
+  }
+
+  /** Waits for the piece under way. Throws what the system says where one could not be written; no further one may be begun. */
+  async end(): Promise<void> {
+    await this.#atWork;
+    const fd = this.#fd;
+    this.#fd = null;
+    if (fd === null) return;
+    try {
+      if (this.#failed && !this.#signal.aborted) await fsyncFd(fd);
+    } finally {
+      closeSync(fd);
+    }
   }
 }
 
