@@ -38,7 +38,7 @@ export interface SnapshotInput {
  */
 export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
   const first = await attempt(input, true).catch((error: unknown) => {
-    if (!mayBeReadError(error)) throw error;
+    if (!mayBeReadError(error) && !mayBeAMoment(error, input.source)) throw error;
     return null;
   });
   if (first && first.sourceFindings.structural.length === 0) return first;
@@ -55,6 +55,10 @@ export async function takeSnapshot(input: SnapshotInput): Promise<Snapshot> {
 const mayBeReadError = (error: unknown): boolean =>
   (error instanceof Failed && (error.failure.code === 'SOURCE_CORRUPT' || error.failure.code === 'IO_ERROR')) ||
   (error instanceof Failed && error.cause instanceof ChildDied && error.cause.signal === 'SIGBUS');
+
+/** Who may only read meets a database whose application is just opening it as one that is idle; with both files beside it that passes. */
+const mayBeAMoment = (error: unknown, { realPath }: SourceState): boolean =>
+  error instanceof Failed && error.failure.code === 'SOURCE_READONLY_DIRECTORY' && SIDECARS.every((suffix) => lstatOrNull(realPath + suffix) !== null);
 
 async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
   const { source, target, pool } = input;
