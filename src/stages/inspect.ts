@@ -11,7 +11,7 @@ import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
-import { ancestors, lstatOrNull } from '../system/files.js';
+import { ancestors, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, shellWord, userName } from '../system/processes.js';
 import { stateDirOf, tempRoot } from '../workspace.js';
@@ -179,10 +179,9 @@ function lookAtTarget(path: string, stateDir: string, identity: Identity, invoca
   const named = lstatOrNull(path);
   if (named?.isSymbolicLink()) throw unwritable('it is a symbolic link; name the directory itself');
   if (named && !named.isDirectory()) throw unwritable('it is not a directory');
-  let nearest = path;
-  while (!lstatOrNull(nearest)) nearest = dirname(nearest);
-  const real = realpathSync(nearest);
-  if (!statSync(real).isDirectory()) throw unwritable(`${nearest} is not a directory`);
+  const there = nearest(path);
+  const real = realpathSync(there);
+  if (!statSync(real).isDirectory()) throw unwritable(`${there} is not a directory`);
 
   for (const directory of [path, stateDir]) checkOwners(directory, identity, invocation);
   try {
@@ -225,10 +224,9 @@ const sudoLine = (uid: number, invocation: readonly string[]): string => `run as
  */
 function checkOwners(path: string, identity: Identity, invocation: readonly string[]): void {
   const refuse = (reason: string, remedy: string): Failed => new Failed({ code: 'TARGET_OWNER', path, reason, remedy });
-  let nearest = path;
-  while (!lstatOrNull(nearest)) nearest = dirname(nearest);
-  const real = realpathSync(nearest);
-  for (const step of new Set([...ancestors(nearest), ...ancestors(real)])) {
+  const there = nearest(path);
+  const real = realpathSync(there);
+  for (const step of new Set([...ancestors(there), ...ancestors(real)])) {
     const stats = lstatSync(step);
     const itself = step === path;
     if (stats.uid !== identity.uid && (itself || stats.uid !== 0)) {
