@@ -27,6 +27,8 @@ export interface SourceState extends SourceFacts {
   readonly network: string | null;
   /** What the file is shorter than its header says, as far as that shows from outside: 0 also where it cannot be told. */
   readonly missingBytes: number;
+  /** A crash left a rollback journal, as far as that shows from outside. */
+  readonly hotJournal: boolean;
 }
 
 export interface TargetState {

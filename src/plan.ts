@@ -81,15 +81,18 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
 
 /**
  * The same for who only looks: with what a run would meet only when it reads the source, as far as it shows now. A run itself tries all
- * the same, since it may get a suspect copy, which is more than none.
+ * the same, since it may get a suspect copy, which is more than none, and SQLite's word on a journal is what counts.
  */
 export function foresee(config: Config, name: string, facts: Facts, now: Date): Planned {
   const plan = planRun(config, name, facts, now);
   const { source } = facts;
-  if (isSkip(plan) || isFailure(source) || source.missingBytes === 0) return plan;
-  const finding = `the file is ${source.missingBytes} bytes shorter than its header says`;
-  const cut: Failure = { code: 'SOURCE_CORRUPT', path: source.path, findings: [finding], keptAs: null };
-  return { problems: hasProblems(plan) ? [...plan.problems, cut] : [cut] };
+  if (isSkip(plan) || isFailure(source)) return plan;
+  const { path, missingBytes, hotJournal } = source;
+  const seen: Failure[] = [];
+  if (hotJournal) seen.push({ code: 'SOURCE_HOT_JOURNAL', path });
+  if (missingBytes > 0) seen.push({ code: 'SOURCE_CORRUPT', path, findings: [`the file is ${missingBytes} bytes shorter than its header says`], keptAs: null });
+  const [first, ...others] = [...(hasProblems(plan) ? plan.problems : []), ...seen];
+  return first ? { problems: [first, ...others] } : plan;
 }
 
 /** What the snapshot takes, bytes. Pages are copied with the free ones among them, and what had to be copied so the last time will be again. */

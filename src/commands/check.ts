@@ -47,9 +47,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   }
   const destinations = await checkDestinations(ctx, config, problems);
   await checkTelling(ctx, config, name, options.sendTest, problems);
-  problems.push(
-    warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, a crash left a hot journal, or its pages are damaged'),
-  );
+  problems.push(warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, or its pages are damaged'));
 
   try {
     History.openToRead(config.stateDir)?.close();

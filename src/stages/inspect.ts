@@ -13,7 +13,7 @@ import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
-import { fileSystem, shellWord, userName } from '../system/processes.js';
+import { fileSystem, mayBeLocked, shellWord, userName } from '../system/processes.js';
 import { stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
@@ -115,8 +115,48 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,
     network: fileSystem(realPath)?.network ?? null,
     missingBytes: missing,
+    hotJournal: looksHot(realPath, stats.ino),
   };
 }
+
+/** SQLite's RESERVED byte (file format, "Locking"; os.h): a writer holds it for as long as its journal is there. */
+const RESERVED_BYTE = 0x40000001;
+
+/**
+ * Whether a crash left a journal that must be rolled back: SQLite calls it hot when it does not begin with a zero and nobody holds the
+ * RESERVED lock (pager.c, hasHotJournal). A writer whose locks cannot be seen here is told by a journal that changes.
+ */
+function looksHot(realPath: string, ino: number): boolean {
+  let before = '';
+  for (let look = 1; look <= LOOKS; look++) {
+    if (look > 1) pause();
+    const journal = lstatOrNull(`${realPath}-journal`);
+    if (!journal || journal.size === 0 || firstByteOf(`${realPath}-journal`) === 0 || mayBeLocked(ino, RESERVED_BYTE)) return false;
+    const now = `${journal.ino} ${journal.size} ${journal.mtimeMs}`;
+    if (look > 1 && now !== before) return false;
+    before = now;
+  }
+  return true;
+}
+
+/** 0 as well where it cannot be read. */
+function firstByteOf(path: string): number {
+  let fd: number;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  } catch {
+    return 0;
+  }
+  try {
+    const first = Buffer.alloc(1);
+    readSync(fd, first, 0, 1, 0);
+    return first.readUInt8(0);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOKS_APART_MS);
 
 const isEmpty = (realPath: string, suffix: string): boolean => (lstatOrNull(realPath + suffix)?.size ?? 0) === 0;
 
@@ -131,7 +171,7 @@ const LOOKS_APART_MS = 20;
 function missingBytes(fd: number, realPath: string): number {
   let missing = 0;
   for (let look = 1; look <= LOOKS; look++) {
-    if (look > 1) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOOKS_APART_MS);
+    if (look > 1) pause();
     const header = headerOf(fd);
     const alone = isEmpty(realPath, '-wal') && isEmpty(realPath, '-journal');
     missing = header.readUInt32BE(28) * pageSizeIn(header) - fstatSync(fd).size;

@@ -17,6 +17,22 @@ export function identity(): Identity {
   return { uid, canChown: uid === 0 && ((effective >> CAP_CHOWN) & 1n) === 1n };
 }
 
+/**
+ * Whether a process holds a write lock on this byte of the file with this inode, or may do so: true also where that cannot be seen.
+ * Only the inode is compared, since some file systems give `stat` another device than the kernel's list of locks has.
+ */
+export function mayBeLocked(ino: number, byte: number): boolean {
+  let locks: string;
+  try {
+    locks = readFileSync('/proc/locks', 'utf8');
+  } catch {
+    return true;
+  }
+  return [...locks.matchAll(/ WRITE +-?\d+ [0-9a-f]+:[0-9a-f]+:(\d+) (\d+) (\d+|EOF)$/gm)].some(
+    ([, inode, start, end]) => Number(inode) === ino && Number(start) <= byte && (end === 'EOF' || Number(end) >= byte),
+  );
+}
+
 /** The user's name from /etc/passwd, or `#uid`, which sudo takes as well. Never os.userInfo: it throws (traps, 28). */
 export function userName(uid: number): string {
   for (const line of read('/etc/passwd').split('\n')) {

@@ -1,8 +1,8 @@
 /** Looking changes nothing: dry runs, list, status, history and check leave every byte, mode and time as it was. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { dbbackup, leaveSidecars, makeDatabase, query, type Result, useDatabase } from '../support/cli.js';
+import { dbbackup, leaveSidecars, makeDatabase, makeHotJournal, query, type Result, useDatabase } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -233,6 +233,33 @@ test('a database that is not ours to open is looked at by its header alone', asy
   const dry = await s.run(['-n', '--json'], { deadlineMs: 4000 });
   expect([dry.code, dry.hung], dry.stderr).toEqual([0, false]);
   await holder.crash();
+});
+
+describe('the journal of a crash', () => {
+  test('is told beforehand', async () => {
+    const s = scene(null);
+    await makeHotJournal(s.source);
+    const before = tree(s.home);
+    const dry = await s.run(['--dry-run', '--json']);
+    expect([dry.code, dry.json.error?.code]).toEqual([1, 'SOURCE_HOT_JOURNAL']);
+    const check = await dbbackup(['check', s.source, '--to', s.to, '--json']);
+    expect([check.code, check.json.problems?.map((p) => `${p.severity} ${p.code}`)]).toEqual([1, expect.arrayContaining(['critical SOURCE_HOT_JOURNAL'])]);
+    expect(tree(s.home)).toEqual(before);
+  });
+
+  test.each([
+    ['of a transaction that is under way', ['PRAGMA cache_size = 5', 'BEGIN IMMEDIATE', 'UPDATE invoice SET note = note || 1'], true],
+    ['that an application keeps', ['PRAGMA journal_mode = PERSIST', 'UPDATE invoice SET note = note || 1'], false],
+  ])('is not a journal %s', async (_, statements, begun) => {
+    const s = scene(null);
+    makeDatabase(s.source, { journal: 'delete', bytes: 400_000 });
+    const user = await useDatabase(s.source, statements);
+    // Its first byte says whether there is something in it to be rolled back.
+    expect(readFileSync(`${s.source}-journal`)[0] !== 0).toBe(begun);
+    const dry = await s.run(['--dry-run', '--json']);
+    expect([dry.code, dry.json.error], dry.stderr).toEqual([0, null]);
+    await user.stop();
+  });
 });
 
 describe('a source that was cut short', () => {

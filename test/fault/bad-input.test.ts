@@ -362,6 +362,7 @@ rows('a source that cannot be read now', [
     },
     code: 1,
     error: 'SOURCE_HOT_JOURNAL',
+    dry: true,
   },
   {
     what: 'a hard link',
