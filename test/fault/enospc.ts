@@ -178,7 +178,7 @@ async function fillAndRun({ to, args, calibration, usual, leave }: Disk, { rando
 export const enospc: Scenario = {
   name: 'enospc',
   promise: 'a disk that fills up at any step leaves no partial file, harms no older copy, and is named NO_SPACE',
-  ci: 15,
+  ci: 10,
   soak: 1000,
   needs: ['root', 'loop', 'mount', 'strace'],
   play,

@@ -127,7 +127,7 @@ async function disturb(stage: Stage, round: Round): Promise<{ how: string; run: 
 export const signals: Scenario = {
   name: 'signals',
   promise: 'a signal or the time limit ends a run within 2 s in every phase and leaves nothing half-done',
-  ci: 10,
+  ci: 7,
   soak: 600,
   needs: ['strace'],
   play,
