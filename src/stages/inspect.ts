@@ -151,6 +151,8 @@ function firstByteOf(path: string): number {
     const first = Buffer.alloc(1);
     readSync(fd, first, 0, 1, 0);
     return first.readUInt8(0);
+  } catch {
+    return 0;
   } finally {
     closeSync(fd);
   }
@@ -160,7 +162,7 @@ const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer
 
 const isEmpty = (realPath: string, suffix: string): boolean => (lstatOrNull(realPath + suffix)?.size ?? 0) === 0;
 
-/** How often a file must look cut off, and the pause between: an application may be making it longer at this very moment. */
+/** How often a file must look cut off, or a journal hot, and the pause between: an application may be writing at this very moment. */
 const LOOKS = 5;
 const LOOKS_APART_MS = 20;
 
