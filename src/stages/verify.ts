@@ -86,10 +86,12 @@ async function attempt(input: VerifyInput, fd: number, mmap: boolean): Promise<V
   const file = snapshot.path;
   const sizeBytes = lstatSync(file).size;
   const failed = new AbortController();
+  // Asked first: the child is at work while the process that syncs is started.
+  const checking = checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool });
   const hashing = syncAndHash({ ...input, signal: AbortSignal.any([input.signal, failed.signal]) }, fd, sizeBytes);
   // Failures of the hash are awaited below; until then the checks may fail first.
   hashing.catch(() => undefined);
-  const { described, findings, foreignKey } = await checkFile({ file, mmap, cellSizeCheck: false, pool: input.pool }).catch(async (error: unknown) => {
+  const { described, findings, foreignKey } = await checking.catch(async (error: unknown) => {
     failed.abort(error);
     // The disk tells a descriptor once that it has lost something: that must not get lost behind what the checks met. A signal does not wait for it.
     if (!input.signal.aborted) await hashing;
