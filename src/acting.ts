@@ -15,7 +15,7 @@ import { ownerOf } from './look-failure.js';
 import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { critical, describe, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { critical, describe, diskFull, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
@@ -285,7 +285,7 @@ class State implements ToldFrom {
     if (error instanceof Failed) return error.failure;
     const { stateDir } = this.#config;
     const code = errnoOf(error);
-    if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: stateDir, neededBytes: null, freeBytes: null, prune: '' };
+    if (code === 'SQLITE_FULL') return diskFull(stateDir);
     const lock = join(stateDir, `${this.#name}.lock.db`);
     const owner = ownerOf(lock, this.#ctx.identity.uid);
     if (code.startsWith('SQLITE_') && owner !== null) {

@@ -7,12 +7,13 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import type { ExitCode } from './outcome.js';
-import { describe, EXIT_CODES, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, isEndSignal } from './outcome.js';
+import { describe, EXIT_CODES, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, SIGNAL_EXIT } from './outcome.js';
 import type { Output } from './output.js';
 import type { CommandName } from './records.js';
 import { SCHEMA_VERSION } from './records.js';
 import { DEFAULTS, notShared, profileDirectories } from './settings/load.js';
 import { variableOf } from './settings/options.js';
+import { isEndSignal } from './system/signals.js';
 import { findSetpriv } from './system/start-worker.js';
 
 export interface AllProfiles {
@@ -120,7 +121,7 @@ async function one({ argv, script, env, output, signal }: AllProfiles, name: str
   child.stdout?.on('data', (chunk: Buffer) => chunks.push(chunk));
   const [code, by] = await endOf(child, output);
   signal.removeEventListener('abort', pass);
-  const exitCode = code ?? (isEndSignal(by) ? { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 }[by] : 1);
+  const exitCode = code ?? (isEndSignal(by) ? SIGNAL_EXIT[by] : 1);
   return { name, exitCode, document: documentOf(Buffer.concat(chunks).toString('utf8')) };
 }
 

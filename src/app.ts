@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Invocation } from './cli.js';
 import { COMMANDS, parseArguments } from './cli.js';
 import type { Context } from './context.js';
-import type { ExitCode, Failure, SignalName } from './outcome.js';
+import type { ExitCode, Failure } from './outcome.js';
 import { describe, exitCodeOf, Failed, failureOf } from './outcome.js';
 import { Output } from './output.js';
 import { ROOT } from './own-files.js';
@@ -15,6 +15,7 @@ import { loadSettings } from './settings/load.js';
 import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
 import { systemClock } from './system/clock.js';
 import { hostName, identity } from './system/processes.js';
+import type { EndSignal } from './system/signals.js';
 
 /** The process as it was started. */
 export interface Started extends Pick<Context, 'childEnv' | 'umask' | 'earlyWorker'> {
@@ -34,7 +35,7 @@ export interface Started extends Pick<Context, 'childEnv' | 'umask' | 'earlyWork
 /** Aborts with the failure that a signal is. */
 function interruption(signals: AbortSignal): AbortSignal {
   const controller = new AbortController();
-  const told = (): void => controller.abort(new Failed({ code: 'INTERRUPTED', signal: signals.reason as SignalName, published: null }));
+  const told = (): void => controller.abort(new Failed({ code: 'INTERRUPTED', signal: signals.reason as EndSignal, published: null }));
   if (signals.aborted) told();
   signals.addEventListener('abort', told);
   return controller.signal;
@@ -60,24 +61,20 @@ export async function app(started: Started): Promise<ExitCode> {
   const tool = toolName();
   const meant = argv.find((word) => Object.hasOwn(COMMANDS, word));
   const beforeDashes = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+  // For what is said before the command line is understood.
+  const early = { json: beforeDashes.includes('--json'), quiet: false, verbose: false, color: useColor(true), journal };
   let invocation: Invocation;
   try {
     const parsed = parseArguments(argv, tool.replace('dbbackup ', ''));
     if ('words' in parsed) {
-      process.stdout.on('error', () => undefined);
-      process.stdout.write(parsed.words);
+      const output = new Output(process.stdout, process.stderr, early);
+      output.document({ schemaVersion: SCHEMA_VERSION, command: meant ?? null, exitCode: 0, text: parsed.words });
+      output.data(parsed.words.replace(/\n$/, '').split('\n'));
       return 0;
     }
     invocation = parsed;
   } catch (error) {
-    const output = new Output(process.stdout, process.stderr, {
-      json: beforeDashes.includes('--json'),
-      quiet: false,
-      verbose: false,
-      color: useColor(true),
-      journal,
-    });
-    return await end(output, meant ?? null, failureOf(error));
+    return await end(new Output(process.stdout, process.stderr, early), meant ?? null, failureOf(error));
   }
 
   const output = new Output(process.stdout, process.stderr, { ...invocation, color: useColor(invocation.color), journal });

@@ -2,12 +2,10 @@
  * The composition root: the only reader of argv and the environment, the only setter of the exit code. Everything else
  * takes what it needs as an argument. It is small, so that the SQLite child of a run is under way before the rest is loaded (app.ts).
  */
-import type { SignalName } from './outcome.js';
 import { isJournal } from './system/journal.js';
+import { END_SIGNALS } from './system/signals.js';
 import type { StartedWorker } from './system/start-worker.js';
 import { startWorker } from './system/start-worker.js';
-
-const SIGNALS: readonly SignalName[] = ['SIGHUP', 'SIGINT', 'SIGTERM'];
 
 /** The environment without what is ours: settings, secrets, and credentials meant for other parts. */
 function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
@@ -35,7 +33,7 @@ const umask = process.umask(0o077);
 const argv = process.argv.slice(2);
 /** Aborts with the name of the first signal that comes; later ones change nothing. */
 const signals = new AbortController();
-for (const signal of SIGNALS) process.on(signal, () => signals.abort(signal));
+for (const signal of END_SIGNALS) process.on(signal, () => signals.abort(signal));
 const earlyWorker = startEarly(argv);
 
 async function start(): Promise<void> {

@@ -7,9 +7,9 @@
 import { constants } from 'node:os';
 import { bytes } from './format.js';
 import { shellWord } from './system/processes.js';
+import type { EndSignal } from './system/signals.js';
 
 export type StageName = 'inspect' | 'snapshot' | 'verify' | 'pack' | 'publish' | 'upload' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
-export type SignalName = 'SIGHUP' | 'SIGINT' | 'SIGTERM';
 
 /** A restore that would bring a database back. `to` null: it is not known from here. */
 export interface WayBack {
@@ -122,7 +122,7 @@ export type Failure =
    */
   | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean; back?: WayBack; next?: string }
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
-  | { code: 'INTERRUPTED'; signal: SignalName | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; back?: WayBack; next?: string }
+  | { code: 'INTERRUPTED'; signal: EndSignal | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; back?: WayBack; next?: string }
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string; remedy?: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
@@ -243,7 +243,7 @@ export const EXIT_CODES = [
 
 export type ExitCode = (typeof EXIT_CODES)[number][0];
 
-const SIGNAL_EXIT: Record<SignalName | 'SIGKILL', ExitCode> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGKILL: 1 };
+export const SIGNAL_EXIT: Record<EndSignal | 'SIGKILL', ExitCode> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143, SIGKILL: 1 };
 
 /** The exit code of a failure. `published`: a good new copy exists, so what failed came after it. */
 export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
@@ -624,9 +624,6 @@ export function failureOf(error: unknown): Failure {
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
 
-/** A signal that asks us to end, and not one that the kernel sends for a fault. */
-export const isEndSignal = (signal: string | null): signal is SignalName => signal === 'SIGHUP' || signal === 'SIGINT' || signal === 'SIGTERM';
-
 const ERRNO_WORDS: Record<string, string> = {
   EACCES: 'permission denied',
   EPERM: 'operation not permitted',
@@ -660,6 +657,9 @@ export function errnoWords(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
+/** A disk, or a quota, was full when something was written at `path`: how much is wanted is not known. */
+export const diskFull = (path: string): Failure => ({ code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' });
+
 /**
  * The failure that a failed file operation below the backup directory means. EDQUOT and EFBIG are a full quota or
  * file-size limit (traps, 19): for the operator the same as a full disk.
@@ -670,7 +670,7 @@ export function targetFailure(error: unknown, path: string): Failure {
     case 'ENOSPC':
     case 'EDQUOT':
     case 'EFBIG':
-      return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' };
+      return diskFull(path);
     case 'EACCES':
     case 'EPERM':
     case 'EROFS':

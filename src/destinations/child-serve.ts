@@ -5,6 +5,7 @@ import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { writeAnswer } from '../system/answers.js';
 import { onLines } from '../system/lines.js';
+import { leaveSignalsToParent } from '../system/signals.js';
 import type { Numbered, Reply, Request, Trouble } from './child-protocol.js';
 import { DestinationError, tooLong } from './destination.js';
 
@@ -28,7 +29,7 @@ const DOING: { readonly [O in Request['op']]: string } = {
 export function serve<T>(answer: (target: T, request: Request) => Promise<unknown>, explain: (error: unknown, target: T, request: Request) => Trouble): void {
   // The parent may have died before the kernel was asked to kill us with it (traps, 41).
   if (process.ppid !== Number(process.argv[2])) return;
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
+  leaveSignalsToParent();
   onLines(process.stdin, (line) => {
     const { number, target, ...request } = JSON.parse(line) as Numbered<T>;
     answer(target, request as Request).then(

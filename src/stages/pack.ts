@@ -7,7 +7,7 @@ import { accessSync, constants, lstatSync, statSync } from 'node:fs';
 import type { Archived } from '../archive/pack.js';
 import type { Artifact, FilesPart, Snapshot, VerifiedSnapshot } from '../artifacts.js';
 import type { Warning } from '../outcome.js';
-import { errnoWords, Failed, targetFailure, warning } from '../outcome.js';
+import { diskFull, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import type { Compression, Unpacked } from '../packing.js';
 import { compressFile, isFormat, sealedProblem, sealFile, sealText, TooLong, unpack, WriteFailed } from '../packing.js';
 import type { Sealed } from '../records.js';
@@ -200,7 +200,7 @@ function asFailed(error: unknown, { packing, tools }: PackInput, path: string): 
   }
   if (error instanceof MissingProgram) return new Failed({ code: 'PACK_FAILED', reason: error.message }, { cause: error });
   if (error instanceof ProgramFailed && /no space left|disk quota|file too large|SIGXFSZ/i.test(error.message)) {
-    return new Failed({ code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' }, { cause: error });
+    return new Failed(diskFull(path), { cause: error });
   }
   if (error instanceof ProgramFailed) return new Failed({ code: 'PACK_FAILED', reason: error.message }, { cause: error });
   return new Failed(targetFailure(error instanceof WriteFailed ? error.cause : error, path), { cause: error });

@@ -12,7 +12,7 @@ import type { CheckedFile } from '../checks.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { DestinationError } from '../destinations/destination.js';
 import type { Failure } from '../outcome.js';
-import { errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
+import { diskFull, errnoOf, errnoWords, Failed, targetFailure } from '../outcome.js';
 import type { Identity } from '../packing.js';
 import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from '../packing.js';
 import type { RemoteCopies } from '../place.js';
@@ -322,7 +322,7 @@ async function checkContent(input: ProveInput, manifest: Manifest): Promise<stri
     await input.pool.killAll();
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB|ERROR)/.test(error.detail.code)) return [error.detail.message];
     if (error instanceof RequestFailed && error.detail.code === 'SQLITE_FULL') {
-      throw new Failed({ code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: '' }, { cause: error });
+      throw new Failed(diskFull(input.target), { cause: error });
     }
     if (error instanceof RequestFailed || error instanceof ChildDied)
       throw new Failed({ code: 'IO_ERROR', path: input.target, reason: error.message }, { cause: error });

@@ -7,10 +7,11 @@ import { dirname } from 'node:path';
 import type { Snapshot, SourceState } from '../artifacts.js';
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
 import type { Failure } from '../outcome.js';
-import { errnoOf, Failed, failureOf, isEndSignal, targetFailure } from '../outcome.js';
+import { diskFull, errnoOf, Failed, failureOf, targetFailure } from '../outcome.js';
 import type { Clock } from '../system/clock.js';
 import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
+import { isEndSignal } from '../system/signals.js';
 import { SyncInPieces } from '../system/syncing.js';
 import type { WorkerPool } from '../system/workers.js';
 import { ChildDied, MissingProgram, RequestFailed } from '../system/workers.js';
@@ -185,7 +186,7 @@ async function snapshotFailure(error: unknown, input: SnapshotInput): Promise<Fa
       : { code: 'SOURCE_UNREADABLE', path, reason: message, owner };
   }
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
-  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path: input.target, neededBytes: null, freeBytes: null, prune: '' };
+  if (code === 'SQLITE_FULL') return diskFull(input.target);
   if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
     // EDQUOT and EFBIG arrive like a broken disk (traps, 19), and SQLite has taken back what it had written: we write as much to be told.
     const refused = await probeWrite(dirname(input.target), input.source.usedBytes + input.source.walBytes, input.signal);

@@ -9,9 +9,10 @@ import { SOURCE_BUSY_MS } from '../artifacts.js';
 import { checkFile, rowsOf } from '../checks.js';
 import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
-import { errnoOf, Failed, failureOf, isEndSignal, targetFailure, warning } from '../outcome.js';
+import { diskFull, errnoOf, Failed, failureOf, targetFailure, warning } from '../outcome.js';
 import type { Check, Violations } from '../records.js';
 import { hashFile } from '../system/files.js';
+import { isEndSignal } from '../system/signals.js';
 import { openToSync, syncLarge } from '../system/syncing.js';
 import type { Properties } from '../system/worker-protocol.js';
 import { ACCOUNTING } from '../system/worker-protocol.js';
@@ -76,7 +77,7 @@ function verifyFailure(error: unknown, input: VerifyInput): Failure {
   }
   if (!(error instanceof RequestFailed)) return errnoOf(error) === '' ? failureOf(error) : targetFailure(error, path);
   const { code, message } = error.detail;
-  if (code === 'SQLITE_FULL') return { code: 'NO_SPACE', path, neededBytes: null, freeBytes: null, prune: '' };
+  if (code === 'SQLITE_FULL') return diskFull(path);
   if (/^SQLITE_(IOERR|CANTOPEN)/.test(code)) return { code: 'IO_ERROR', path, reason: `${message} (${code})` };
   return { code: 'VERIFY_FAILED', findings: [`${message} (${code})`] };
 }

@@ -2,8 +2,10 @@
  * A command and everything it started. A process whose parent has ended belongs to init and not to the tree any more, so
  * whoever was seen once is remembered, and an environment variable finds who was never seen.
  */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { anonBytesOf } from './memory.js';
+import { readProc, statOf } from './proc.js';
+import { END_SIGNALS } from './signals.js';
 
 interface Seen {
   readonly pid: number;
@@ -71,31 +73,20 @@ export function passSignals(pass: (signal: NodeJS.Signals) => void): () => void 
   };
 }
 
-const END_SIGNALS = ['SIGHUP', 'SIGINT', 'SIGTERM'] as const;
-
 /** All processes that are no zombies. */
 function list(): Seen[] {
   return readdirSync('/proc')
     .filter((entry) => /^\d+$/.test(entry))
     .flatMap((entry) => {
-      const stat = read(`/proc/${entry}/stat`).toString('latin1');
-      // The command's name may hold blanks and parentheses: fields count from the last one.
-      const [state, parent, ...fields] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      if (stat === '' || state === 'Z' || state === 'X') return [];
-      return [{ pid: Number(entry), parent: Number(parent), startTicks: fields[17] ?? '' }];
+      const pid = Number(entry);
+      const field = statOf(pid);
+      if (['', 'Z', 'X'].includes(field(3))) return [];
+      return [{ pid, parent: Number(field(4)), startTicks: field(22) }];
     });
 }
 
 function hasMarker(pid: number, marker: Buffer): boolean {
-  const environment = read(`/proc/${pid}/environ`);
+  const environment = readProc(`/proc/${pid}/environ`);
   const at = environment.indexOf(marker);
   return at === 0 || (at > 0 && environment[at - 1] === 0);
-}
-
-function read(path: string): Buffer {
-  try {
-    return readFileSync(path);
-  } catch {
-    return Buffer.alloc(0);
-  }
 }

@@ -9,6 +9,7 @@ import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
 import { linesOf } from './lines.js';
 import { anonBytesOf } from './memory.js';
+import { leaveSignalsToParent } from './signals.js';
 import type { Db } from './sqlite.js';
 import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
 import { brokenConstraints, checkAll, checkOne, checkPrivate, checkQuickly, foreignKeyViolations, LIMIT, NOTHING_FOUND } from './sqlite-checks.js';
@@ -193,8 +194,7 @@ async function serveAll(): Promise<void> {
 
 // The parent may have died before the kernel was asked to kill us with it (traps, 41).
 if (process.ppid === Number(process.argv[2])) {
-  // Sent to all of us at once (a terminal that hangs up, a service manager): the parent decides, and ends us with KILL.
-  for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => undefined);
+  leaveSignalsToParent();
   setPriority(10);
   void serveAll();
 }

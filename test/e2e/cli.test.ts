@@ -42,6 +42,18 @@ describe('help and version', () => {
     const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string };
     for (const flag of ['--version', '-V']) expect(await dbbackup([flag])).toMatchObject({ code: 0, stdout: `dbbackup ${version}\n`, stderr: '' });
   });
+
+  test('with --json both are one document', async () => {
+    for (const [words, command] of [
+      [['--version'], null],
+      [['--help'], null],
+      [['run', '--help'], 'run'],
+    ] as const) {
+      const [plain, json] = [await dbbackup(words), await dbbackup([...words, '--json'])];
+      expect([json.code, json.stderr, json.isJson]).toEqual([0, '', true]);
+      expect(json.json).toEqual({ schemaVersion: 1, command, exitCode: 0, text: plain.stdout });
+    }
+  });
 });
 
 describe('mistakes on the command line are 64, one line, and a hint', () => {
