@@ -12,7 +12,7 @@ export function openDatabase(path: string, options: Database.Options): Database.
     if (!(error instanceof Error) || !['ERR_DLOPEN_FAILED', 'MODULE_NOT_FOUND'].includes(errnoOf(error))) throw error;
     const reason = error.message.replace(/\s*\n\s*/g, ' ').replace(/\.+$/, '');
     const message = `the compiled part of better-sqlite3 cannot be loaded: ${reason}`;
-    const remedy = `install dbbackup again with this Node (${process.version}): it is missing, or was built for another one`;
+    const remedy = `install dbbackup again with this Node (${process.version}) and npm's --allow-scripts=better-sqlite3: it is missing, or was built for another one`;
     throw new Failed({ code: 'INTERNAL', message, stack: error.stack ?? '', remedy }, { cause: error });
   }
 }
