@@ -128,8 +128,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
     removeQuietly(acting.workspace.directory);
   }
-  // A full disk is met in many places; what would help is looked for once. Not for who would lose the copy it needs, nor for who prunes already.
-  if (verdict.failure && command !== 'restore' && command !== 'prune') {
+  // A full disk is met in many places; what would help is looked for once. Not for a restore, which would
+  // lose the copy that it needs, nor for verify, whose doubt is about those that would stay, nor for who prunes already.
+  if (verdict.failure && !['restore', 'verify', 'prune'].includes(command)) {
     verdict = { ...verdict, failure: withRoomLine(verdict.failure, config, name, ctx.clock.now()) };
   }
   // Also where the run failed before it began: a database that is missing is what on-failure is there for.
@@ -217,6 +218,7 @@ class State implements ToldFrom {
   }
 
   async locked<T>(signal: AbortSignal, work: () => T): Promise<T | null> {
+    if (this.#locks.length > 0) return work();
     await this.#acquire(signal, Math.max(this.#config.lockWaitMs, MARK_WAIT_MS));
     if (this.#locks.length === 0) return null;
     try {

@@ -4,12 +4,14 @@ import type { Acting } from './acting.js';
 import type { Content, SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
+import { baseOf } from './catalog.js';
 import { bytes } from './format.js';
+import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
-import { noteProven, whenProven } from './proven.js';
+import { forgetProven, noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
 import type { Config } from './settings/load.js';
 import { inspectSource } from './stages/inspect.js';
@@ -128,6 +130,9 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
       const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, progress, checkedBefore });
       if (proof.gone)
         throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
+      if (proof.refuted) forgetProven(acting, proof.refuted);
+      // Or it would be the newest good one to all others, and pruning would keep it and remove those that are.
+      if (proof.problems.length > 0 && from === null && proof.manifest) await mark(acting, proof, baseOf(manifest.file), 'bad');
       if (proof.problems.length > 0)
         throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config), others: manifest.name });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });

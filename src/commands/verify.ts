@@ -4,25 +4,26 @@ import { join } from 'node:path';
 import type { Acting } from '../acting.js';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
-import { baseOf, readManifestText, renderManifest, sizesProblem } from '../catalog.js';
+import { baseOf, readManifestText, sizesProblem } from '../catalog.js';
 import { chooseAll, chooseCopies } from '../choose.js';
 import type { VerifyFlags } from '../cli.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural, table } from '../format.js';
 import { RunLog } from '../log.js';
+import { mark } from '../marking.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { describe, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
+import { describe, Failed, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
 import { copiesIn, placeOf } from '../place.js';
 import { forgetProven, noteProven } from '../proven.js';
 import type { Verdict } from '../recorder.js';
 import { Recorder } from '../recorder.js';
-import type { Copy, CopyStatus, Manifest, RunRecord, VerifyResult } from '../records.js';
+import type { Copy, CopyStatus, RunRecord, VerifyResult } from '../records.js';
 import type { Config } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
 import type { Proof } from '../stages/prove.js';
 import { prove } from '../stages/prove.js';
-import { removeTree, replace, sizeOf } from '../system/files.js';
+import { removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import { saveDryRun } from './dry-run.js';
 
@@ -145,46 +146,6 @@ function statusFrom(proof: Proof): CopyStatus {
   return (proof.manifest.checks ?? []).some((c) => c.name.startsWith('source ') && !c.ok) ? 'suspect' : 'good';
 }
 
-/**
- * Writes the verdict back, under the lock of the name, into the manifest that was proven and no other. Where that cannot be
- * written it says so and returns why: the copies after it have a right to their verdicts.
- */
-async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<Failure | null> {
-  const { ctx, config, recorder, workspace } = acting;
-  const path = join(config.to, `${base}.json`);
-  const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
-  const write = (): boolean => {
-    const now = readManifestText(config.to, base);
-    // Pruned, or another copy of that name since: then there is nothing to mark.
-    if ('unreadable' in now || now.manifest.runId !== proof.manifest?.runId) return true;
-    const { selfSha256: _, ...rest } = now.manifest;
-    const marked = { ...rest, status, verifiedAt: ctx.clock.now().toISOString(), checks: checksWith(now.manifest, proof.problems) };
-    replace(path, renderManifest(marked, now.whole() ? 'whole' : 'broken'), unsupported, workspace.manifest);
-    return true;
-  };
-  try {
-    if ((await acting.locked(write)) === null) {
-      recorder.warn(warning('LOCKED', `the verdict of ${base} could not be written into its manifest: another run holds the lock of ${acting.name}`));
-    }
-    return null;
-  } catch (error) {
-    const failure = targetFailure(error, path);
-    if (!['TARGET_UNWRITABLE', 'NO_SPACE', 'IO_ERROR'].includes(failure.code)) throw new Failed(failure, { cause: error });
-    recorder.warn(warning(failure.code, `the verdict of ${base} could not be written into its manifest: ${errnoWords(error)}`));
-    return failure;
-  }
-}
-
-const checksWith = (manifest: Manifest, problems: readonly string[]): Manifest['checks'] => [
-  ...(Array.isArray(manifest.checks) ? manifest.checks : []).filter((c) => c.name !== 'verify'),
-  // What is wrong inside a sealed copy may name its tables.
-  {
-    name: 'verify',
-    ok: problems.length === 0,
-    message: problems.length === 0 ? 'ok' : packedAs(manifest.file).encrypted ? 'sealed' : problems.slice(0, 10).join('; '),
-  },
-];
-
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';
 
 function failureFrom(results: readonly VerifyResult[], to: string, others: string | null): Failure | null {
@@ -219,7 +180,11 @@ function print(ctx: Context, results: readonly VerifyResult[]): void {
   ctx.output.data(
     table(
       ['STATUS', 'FILE', 'PROVED', 'PROBLEMS'],
-      shown.map((r) => [r.status, r.file, r.proved, r.problems.join('; ') || '-']),
+      shown.map(
+        (
+          r, // Of what has no verdict nothing is proven.
+        ) => [r.status, r.file, r.status === 'unverified' ? '-' : r.proved, r.problems.join('; ') || '-'],
+      ),
     ),
   );
 }

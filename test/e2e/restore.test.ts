@@ -124,6 +124,34 @@ describe('restore -o', () => {
     expect(existsSync(out)).toBe(false);
     expect(left(s)).toEqual([]);
   });
+
+  test.each(['-o', '--into'])('what %s found bad is no good copy to anybody from then on', async (way) => {
+    const { s, file: older } = await made();
+    const newer = (await s.run(['--json'])).json.copy?.file ?? '';
+    damage(join(s.to, newer), 5000, Buffer.from([1, 2, 3]));
+    const args = way === '-o' ? ['-o', join(s.home, 'out.db')] : ['--into', s.source, '--yes'];
+    expect((await s.ask('restore', [...args, '--json'])).json.error?.code).toBe('COPY_BAD');
+    expect((await s.ask('list', ['--json'])).json.copies?.map((c) => [c.file, c.status])).toEqual([
+      [newer, 'bad'],
+      [older, 'good'],
+    ]);
+    expect((await s.ask('status', ['--json'])).json.newestGood?.file).toBe(older);
+    expect((await s.ask('prune', ['--keep-last', '1'])).code).toBe(0);
+    expect(existsSync(join(s.to, older))).toBe(true);
+    expect(left(s)).toEqual([]);
+    // The next one takes what is good.
+    expect((await s.ask('restore', [...args, '--json'])).json.restored?.file).toBe(older);
+  });
+
+  test('where the verdict cannot be written down, it is told all the same', async () => {
+    const { s, file } = await made();
+    damage(join(s.to, file), 5000, Buffer.from([1, 2, 3]));
+    const lock = new Database(join(s.state, 'app.lock.db'));
+    lock.exec('BEGIN IMMEDIATE');
+    const refused = await s.ask('restore', ['-o', join(s.home, 'out.db'), '--json']);
+    lock.close();
+    expect([refused.code, refused.json.error?.code, refused.json.warnings?.map((w) => w.code)]).toEqual([1, 'COPY_BAD', ['LOCKED']]);
+  });
 });
 
 /** What `restore` says of a copy that SQLite need not check again. */

@@ -90,6 +90,17 @@ test.skipIf(cannot('root', 'mount'))('a restore that has no room is told no line
   expect(restore.json.error?.hint).not.toContain('prune');
 });
 
+test.skipIf(cannot('root', 'mount'))('a proof that has no room is told no line that could leave nothing but the copy in doubt', async () => {
+  const s = scene({ bytes: 200_000 });
+  const to = join(mountTmpfs(4 << 20), 'backups');
+  fill(to, 9, s.source);
+  const verify = await dbbackup(['verify', '--to', to]);
+  expect([verify.code, verify.stderr], verify.stdout).toEqual([1, expect.stringMatching(/error NO_SPACE \(verify\): .* Hint: make room/)]);
+  expect(verify.stderr).not.toContain('prune');
+  // Nothing of it is proven.
+  expect(verify.stdout).toMatch(/\nunverified +\S+ +- +not proven: not enough space/);
+});
+
 // SQLite says the same of it as of a broken disk, and has taken back what it had written.
 test('a limit for the size of files, as a quota is one, is no broken disk', async () => {
   const s = scene({ bytes: 1_000_000 });
