@@ -106,7 +106,7 @@ export function chooseByTime(config: Config, timestamp: string, now: number): Ch
   });
 }
 
-/** RFC 3339, or a date: the end of that day, UTC; or the stamp of a copy's name. Milliseconds since the epoch. */
+/** RFC 3339, also as a terminal shows it; or a date: the end of that day, UTC; or the stamp of a copy's name. Milliseconds since the epoch. */
 function parseTime(text: string): number {
   const stamp = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z$/.exec(text);
   const [, y, mo, d, h, mi, s] = stamp ?? [];
@@ -114,8 +114,8 @@ function parseTime(text: string): number {
     ? Date.parse(`${text}T23:59:59.999Z`)
     : stamp
       ? Date.parse(`${y}-${mo}-${d}T${h}:${mi}:${s}Z`)
-      : /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)$/.test(text)
-        ? Date.parse(text.replace(' ', 'T').toUpperCase())
+      : /^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)? ?([Zz]|[+-]\d\d:\d\d)$/.test(text)
+        ? Date.parse(text.replace(' ', 'T').replace(' ', '').toUpperCase())
         : Number.NaN;
   // A day that no month has would silently become one of the next month.
   const day = /^(\d{4})-?(\d\d)-?(\d\d)/.exec(text)?.slice(1).join('-') ?? '';

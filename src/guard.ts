@@ -167,7 +167,7 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
   const { recorder, ctx } = acting;
   const { manifest, original, guarding } = way;
   const { path, realPath } = original.source;
-  const back = { copy: manifest.file, target: realPath, to: acting.config.to, name: acting.name };
+  const back = { copy: manifest.file, target: realPath, to: acting.config.to, name: acting.name, profile: acting.config.profile };
   const refused = await refusal(acting, guarding, original.source);
   if (refused !== null) {
     recorder.warn(

@@ -376,8 +376,8 @@ export function asKilled(record: RunRecord, copy: Copy | null, to: string | null
 }
 
 function killedAt(record: RunRecord, to: string | null): { killed?: Killed } {
-  const { command, restored, backupPoint, source, name } = record;
-  const back = (copy: string | null | undefined, target: string): Killed['back'] => (copy ? { copy, target, to, name } : null);
+  const { command, restored, backupPoint, source, name, profile } = record;
+  const back = (copy: string | null | undefined, target: string): Killed['back'] => (copy ? { copy, target, to, name, profile } : null);
   if (command === 'restore' && !restored) return { killed: { command, target: null, back: null } };
   if (command === 'restore' && restored) return { killed: { command, target: restored.target, back: back(restored.safetyCopy, restored.target) } };
   if (command === 'guard' && source) return { killed: { command, target: source.path, back: back(backupPoint, source.path) } };

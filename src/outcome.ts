@@ -17,15 +17,18 @@ export interface WayBack {
   readonly target: string;
   readonly to: string | null;
   readonly name: string | null;
+  /** It has settings that the safety copy and the messages of that restore need as well. */
+  readonly profile: string | null;
 }
 
 /** The line to paste. */
-export const restoreLine = ({ copy, target, to, name }: WayBack): string =>
+export const restoreLine = ({ copy, target, to, name, profile }: WayBack): string =>
   [
     `dbbackup restore ${shellWord(copy)} --into ${shellWord(target)}`,
+    ...(profile === null ? [] : [`-P ${shellWord(profile)}`]),
     ...(to === null ? [] : [`--to ${shellWord(to)}`]),
     ...(name === null ? [] : [`--name ${shellWord(name)}`]),
-    ...(copy.endsWith('.age') ? ['--identity-file KEYFILE'] : []),
+    ...(copy.endsWith('.age') ? ['--identity-file YOUR-KEY-FILE'] : []),
     '--yes',
   ].join(' ');
 
@@ -322,7 +325,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'NOT_A_DATABASE':
       return {
         message: `${f.path} is not a SQLite database: ${f.reason}`,
-        hint: 'an encrypted database (SQLCipher, SEE) looks like this too and is not supported; otherwise check the path',
+        hint: 'an encrypted database (SQLCipher, SEE) looks like this too and is not supported; otherwise check the path; if this was your database, its beginning was overwritten: restore the last good copy',
       };
     case 'SOURCE_EMPTY':
       return {
@@ -446,7 +449,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'TIMEOUT':
       return {
         message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
-        hint: f.next ?? `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history shows the stages`,
+        hint: f.next ?? `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history -v shows the stages`,
       };
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {

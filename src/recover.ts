@@ -151,5 +151,5 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
   syncDirectory(to, unsupported);
   for (const { file } of orphans) remove(join(to, file));
   syncDirectory(to, unsupported);
-  warn(warning('HEALED', `finished an interrupted prune: removed ${plural(orphans.length, 'manifest')} whose data was already gone`));
+  warn(warning('HEALED', `removed ${plural(orphans.length, 'manifest')} whose data was already gone: a prune was interrupted, or somebody removed the data`));
 }

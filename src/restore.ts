@@ -216,7 +216,8 @@ const look = async (acting: Acting, way: 'output' | 'into', input: Restoring): P
   await acting.recorder.stage(
     'inspect',
     () => inspectRestore(acting.ctx, acting.config, way, input),
-    ({ copy }) => `${copy.file}, made ${copy.createdAt} of ${copy.source ?? 'a database that only the sealed part of the manifest names'}`,
+    ({ copy }) =>
+      `${copy.file}, made ${acting.ctx.output.time(copy.createdAt)} of ${copy.source ?? 'a database that only the sealed part of the manifest names'}`,
   );
 
 /** Null where the database turns out to be damaged: then its files are set aside as they are. */

@@ -220,7 +220,13 @@ async function syncLive(acting: Acting, path: string): Promise<void> {
   syncParent(acting, path);
 }
 
-const wayBack = ({ config, name }: Acting, { manifest, target }: PutBackInput): WayBack => ({ copy: manifest.file, target, to: config.to, name });
+const wayBack = ({ config, name }: Acting, { manifest, target }: PutBackInput): WayBack => ({
+  copy: manifest.file,
+  target,
+  to: config.to,
+  name,
+  profile: config.profile,
+});
 
 function putFailure(error: unknown, target: string, waitedMs: number): Failure {
   const state = 'the database is as it was: the change was one transaction, and it was not committed';
@@ -297,16 +303,19 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
     recorder.warn(warning('STATE_UNWRITABLE', `${aside.directory} could not be completed: ${errnoWords(error)}`));
   }
   const parent = lstatSync(dirname(path));
-  if (!old && parent.uid !== ctx.identity.uid) {
+  if (!old && (parent.uid !== ctx.identity.uid || (parent.mode & GROUP_MAY_WRITE) !== 0)) {
     recorder.warn(
       warning(
         'SIDECAR_OWNER',
-        `${path} belongs to ${userName(ctx.identity.uid)} (0600), its directory to ${userName(parent.uid)}: chown it to whom the application runs as`,
+        `${path} belongs to ${userName(ctx.identity.uid)} alone (0600), since there was no file to take owner and mode from: if the application is another user: chown --reference=${shellWord(dirname(path))} ${shellWord(path)}, and chmod 660 if it is of that group`,
       ),
     );
   }
   return { how: 'offline', setAside: aside.files };
 }
+
+/** Then the application may be anybody of that group. */
+const GROUP_MAY_WRITE = 0o020;
 
 const UNCHANGED = 'the database is as it was; mend that and run again';
 

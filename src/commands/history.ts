@@ -1,10 +1,11 @@
 /** `dbbackup history`: runs, newest first, also failed, interrupted and dry ones. */
 import type { Context } from '../context.js';
-import { duration, table } from '../format.js';
+import { bytes, duration, table } from '../format.js';
 import { History, historyPath } from '../history.js';
 import { lookFailure } from '../look-failure.js';
 import type { ExitCode } from '../outcome.js';
 import { Failed } from '../outcome.js';
+import type { Output } from '../output.js';
 import type { RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
@@ -27,6 +28,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
     throw new Failed(lookFailure(historyPath(config.stateDir), error), { cause: error });
   }
   if (runs.length === 0) output.info(`no runs ${config.nameGiven && config.name !== null ? `of ${config.name} ` : ''}are recorded in ${config.stateDir}`);
+  else if (output.options.verbose) output.data(runs.flatMap((r) => atLength(output, r)));
   else {
     const rows = runs.map((r) => [
       output.time(r.startedAt),
@@ -41,4 +43,17 @@ export function history(ctx: Context, config: Config, options: { limit: number |
   }
   output.document({ schemaVersion: SCHEMA_VERSION, command: 'history', runs });
   return 0;
+}
+
+/** A run with all that it said, and how long each stage took: what `--verbose` is for. */
+function atLength(output: Output, r: RunRecord): string[] {
+  const took = r.durationMs === null ? '' : `, ${duration(r.durationMs)}`;
+  const { error } = r;
+  return [
+    `${output.time(r.startedAt)}  ${r.name ?? '-'}  ${r.command}${r.dryRun ? ' (dry)' : ''}: ${r.status}${r.exitCode === null ? '' : `, exit ${r.exitCode}`}${took}`,
+    ...(r.copy ? [`  ${r.copy.file} (${bytes(r.copy.sizeBytes)}, ${r.copy.status})`] : []),
+    ...(r.stages.length > 0 ? [`  ${r.stages.map((s) => `${s.name} ${duration(s.durationMs)}${s.status === 'ok' ? '' : ` (${s.status})`}`).join(', ')}`] : []),
+    ...r.warnings.map((w) => `  ${w.severity} ${w.code}: ${w.message}`),
+    ...(error ? [`  error ${error.code}${error.stage === null ? '' : ` (${error.stage})`}: ${error.message}`, `  hint: ${error.hint}`] : []),
+  ];
 }

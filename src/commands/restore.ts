@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { SourceState } from '../artifacts.js';
 import { isFailure } from '../artifacts.js';
 import { asideRoot } from '../aside.js';
+import { rfc3339 } from '../catalog.js';
 import { chooseByTime, chooseCopies } from '../choose.js';
 import type { RestoreFlags } from '../cli.js';
 import type { Context } from '../context.js';
@@ -62,7 +63,7 @@ function pathOf(ctx: Context, flag: string, raw: string): string {
 
 async function ask(ctx: Context, config: Config, input: Restoring): Promise<void> {
   const { copy } = inspectRestore(ctx, config, 'into', input);
-  const yes = await askYes(`Replace ${describeTarget(input.target)} by ${describeCopy(ctx, copy)}?`, ctx.signal);
+  const yes = await askYes(`Replace ${describeTarget(ctx, input.target)} by ${describeCopy(ctx, copy)}?`, ctx.signal);
   if (yes === true) return;
   throw new Failed({
     code: 'USAGE',
@@ -74,9 +75,9 @@ async function ask(ctx: Context, config: Config, input: Restoring): Promise<void
 const describeCopy = (ctx: Context, copy: Copy): string =>
   `${copy.file} (made ${ctx.output.time(copy.createdAt)}, ${bytes(copy.sizeBytes)}, of ${copy.source ?? '?'})`;
 
-function describeTarget(target: string): string {
+function describeTarget(ctx: Context, target: string): string {
   const stats = lstatOrNull(target);
-  return stats ? `${target} (${bytes(stats.size)}, written ${stats.mtime.toISOString()})` : `${target} (not there)`;
+  return stats ? `${target} (${bytes(stats.size)}, written ${ctx.output.time(rfc3339(stats.mtimeMs))})` : `${target} (not there)`;
 }
 
 function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): ExitCode {
@@ -94,14 +95,14 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);
     let live: SourceState | null = null;
-    if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(input.target)}`);
+    if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(ctx, input.target)}`);
     else {
       const target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
       live = target.state;
       const holders = holdersOf(input.target);
       if (target.how === 'offline' && holders.length > 0) throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders) });
-      if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(input.target)}, tagged before-restore`);
-      else if (lstatOrNull(input.target)) ctx.output.result(`would set ${describeTarget(input.target)} aside in ${asideRoot(config.stateDir)}`);
+      if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(ctx, input.target)}, tagged before-restore`);
+      else if (lstatOrNull(input.target)) ctx.output.result(`would set ${describeTarget(ctx, input.target)} aside in ${asideRoot(config.stateDir)}`);
       ctx.output.result(
         target.how === 'live'
           ? `would write it into ${input.target} in one transaction, while ${holders.length === 0 ? 'nobody has it open' : `${nameHolders(holders).join(', ')} may go on`}; should it prove damaged: offline, without a safety copy, and only if nobody has it open`

@@ -90,6 +90,7 @@ function sizeOf(directory: string, { file, sizeBytes }: Copy): number {
 function lookAtCopies(config: Config, name: string | null, now: number): Look {
   const problems: Warning[] = [];
   let newestGood: Look['newestGood'] = null;
+  let tagged: string | null = null;
   let files: ReturnType<typeof scan> = [];
   try {
     if (!lstatOrNull(config.to)) {
@@ -111,13 +112,16 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
     else if (isPlainGood(copy)) {
       newestGood = { ...copy, ageSeconds: Math.max(0, Math.round((now - Date.parse(copy.createdAt)) / 1000)) };
       break;
-    } else if (copy.status === 'suspect')
+    } else if (copy.status === 'good') tagged ??= copy.file;
+    else if (copy.status === 'suspect')
       problems.push(critical('SOURCE_CORRUPT', `${copy.file} is suspect: the database was structurally damaged when it was made`));
     else if (copy.status === 'bad') problems.push(critical('COPY_BAD', `${copy.file} is bad: its bytes are not those that were proven`));
     else if (copy.status === 'unverified') problems.push(warning('COPY_UNVERIFIED', `${copy.file} has no readable manifest`));
   }
-  if (!newestGood) problems.unshift(critical('COPY_NOT_FOUND', `there is no good copy${name === null ? '' : ` of ${name}`} in ${config.to}`));
-  else if (newestGood.ageSeconds * 1000 > config.maxAgeMs) {
+  if (!newestGood) {
+    const but = tagged === null ? '' : ` but for what restore and guard made before they acted, the newest of it ${tagged}`;
+    problems.unshift(critical('COPY_NOT_FOUND', `there is no good copy${name === null ? '' : ` of ${name}`} in ${config.to}${but}`));
+  } else if (newestGood.ageSeconds * 1000 > config.maxAgeMs) {
     problems.unshift(critical('COPY_STALE', `the newest good copy is ${duration(newestGood.ageSeconds * 1000)} old; max-age is ${duration(config.maxAgeMs)}`));
   }
   const freeBytes = newestGood && (fileSystem(config.to)?.freeBytes ?? null);

@@ -341,6 +341,15 @@ describe('history', () => {
     expect(rows.at(-1)).toMatch(new RegExp(`${first.json.copy?.file}$`));
     expect(rows[0]).toMatch(/SETTINGS$/);
 
+    // At length: what each of them said, and the time of each stage.
+    const long = linesOf((await s.ask('history', ['-v'])).stdout);
+    expect(long.filter((l) => !l.startsWith(' '))).toHaveLength(7);
+    const [copy, stages] = long.slice(long.findLastIndex((l) => !l.startsWith(' ')) + 1);
+    expect(copy).toMatch(new RegExp(`^  ${first.json.copy?.file} \\(.* good\\)$`));
+    expect(stages).toMatch(/^ {2}inspect \d+ ms, snapshot \d+ ms, verify \d+ ms, publish \d+ ms, prune \d+ ms, report \d+ ms$/);
+    expect(long.filter((l) => l.startsWith('  error SOURCE_MISSING (inspect): there is no file at '))).toHaveLength(2);
+    expect(long.filter((l) => l.startsWith('  hint: check the path'))).toHaveLength(2);
+
     expect((await s.ask('history', ['--json', '--name', 'zoo'])).json.runs?.map((r) => r.command)).toEqual(['prune', 'run']);
     expect((await s.ask('history', ['--json', '--limit', '2'])).json.runs).toEqual(json.json.runs?.slice(0, 2));
     expect(linesOf((await s.ask('history', ['--limit', '1'])).stdout)).toHaveLength(2);

@@ -404,6 +404,9 @@ describe('which copy', () => {
           .slice(0, 10),
       ]),
     ).toBe(old);
+    // As list shows it on a terminal.
+    const local = new Date(ago(2 * DAY).getTime() + 5.5 * 3_600_000).toISOString();
+    expect(await at(['--timestamp', `${local.slice(0, 10)} ${local.slice(11, 19)} +05:30`])).toBe(old);
     const none = await s.ask('restore', ['-o', join(s.home, 'x.db'), '--timestamp', '2001-01-01', '--json']);
     expect([none.code, none.json.error?.code]).toEqual([1, 'COPY_NOT_FOUND']);
   });

@@ -405,7 +405,11 @@ test.each([
   mkdirSync(place, { recursive: true });
   if (content !== null) writeFileSync(join(place, 'better_sqlite3.node'), content);
   const run = await s.run(['--json'], { executable });
-  expect([run.code, run.json.error?.code, run.json.error?.hint]).toEqual([70, 'INTERNAL', expect.stringMatching(/^install dbbackup again with this Node .* --allow-scripts=better-sqlite3/)]);
+  expect([run.code, run.json.error?.code, run.json.error?.hint]).toEqual([
+    70,
+    'INTERNAL',
+    expect.stringMatching(/^install dbbackup again with this Node .* --allow-scripts=better-sqlite3/),
+  ]);
   expect(run.json.error?.message).toContain('the compiled part of better-sqlite3 cannot be loaded');
   expect(dataFiles(s.to)).toEqual([]);
 });

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { errnoOf, failureOf, targetFailure } from '../../src/outcome.js';
+import { errnoOf, failureOf, restoreLine, targetFailure } from '../../src/outcome.js';
 
 /** As Node makes it for an errno that libuv has no name for. */
 const unnamed = (number: number): Error =>
@@ -26,4 +26,14 @@ test('an errno with a name keeps it', () => {
     expect(errnoOf(error)).toBe('ENOENT');
   }
   expect.assertions(1);
+});
+
+test('the line that goes back names the profile, whose settings the safety copy and the messages need as well', () => {
+  const back = { copy: 'app-20261121T031700Z.db.age', target: '/srv/my app.db', to: '/b', name: 'app' };
+  expect(restoreLine({ ...back, profile: null })).toBe(
+    "dbbackup restore app-20261121T031700Z.db.age --into '/srv/my app.db' --to /b --name app --identity-file YOUR-KEY-FILE --yes",
+  );
+  expect(restoreLine({ ...back, copy: 'app-20261121T031700Z.db', profile: 'shop' })).toBe(
+    "dbbackup restore app-20261121T031700Z.db --into '/srv/my app.db' -P shop --to /b --name app --yes",
+  );
 });
