@@ -592,8 +592,8 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
 function refuseUnknown(values: Readonly<Record<string, string | undefined>>, origin: string, problem: Problem): void {
   const known = OPTION_NAMES.flatMap((o) => (spec(o).secret ? [variableOf(o), `${variableOf(o)}_FILE`] : [variableOf(o)]));
   for (const key of Object.keys(values)) {
-    if (!key.startsWith('DBBACKUP_') || known.includes(key)) continue;
-    const near = nearest(key, known);
+    if (!/^dbbackup_/i.test(key) || known.includes(key)) continue;
+    const near = nearest(key.toUpperCase(), known);
     problem(key, `${key} is not a setting${near ? `; did you mean ${near}?` : ''}`, origin);
   }
 }

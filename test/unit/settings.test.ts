@@ -437,6 +437,7 @@ describe('problems', () => {
     ['DBBACKUP_MAILTO', 'DBBACKUP_MAIL_TO'],
     ['DBBACKUP_STATEDIR', 'DBBACKUP_STATE_DIR'],
     ['DBBACKUP_to', 'DBBACKUP_TO'],
+    ['dbbackup_keep_last', 'DBBACKUP_KEEP_LAST'],
   ])('%s: did you mean %s?', async (wrong, right) => {
     expect(await problems({ env: { [wrong]: 'x' } })).toEqual([`${wrong}: ${wrong} is not a setting; did you mean ${right}? (environment)`]);
     const path = envFile([`${wrong}=x`]);
