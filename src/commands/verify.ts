@@ -177,14 +177,12 @@ function count(results: readonly VerifyResult[]): string {
 function print(ctx: Context, results: readonly VerifyResult[]): void {
   const shown = ctx.output.options.quiet ? results.filter(fails) : results;
   if (shown.length === 0) return;
+  // Of what has no verdict nothing is proven.
+  const proved = (r: VerifyResult): string => (r.status === 'unverified' ? '-' : r.proved);
   ctx.output.data(
     table(
       ['STATUS', 'FILE', 'PROVED', 'PROBLEMS'],
-      shown.map(
-        (
-          r, // Of what has no verdict nothing is proven.
-        ) => [r.status, r.file, r.status === 'unverified' ? '-' : r.proved, r.problems.join('; ') || '-'],
-      ),
+      shown.map((r) => [r.status, r.file, proved(r), r.problems.join('; ') || '-']),
     ),
   );
 }
