@@ -3,7 +3,7 @@
  * snapshot, now the manifest, now the history is what no longer fits; by ENOSPC put into single calls; and by a limit on
  * the size of files.
  */
-import { cpSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { dbbackup, makeDatabase, type Result, start, tempDirectory, wrap } from '../support/cli.js';
 import { counted, type Failure, mustEndCleanly, type Request, type Round, rounds, type Scenario, told } from './harness.js';
@@ -29,7 +29,7 @@ interface Disk {
 
 const argsFor = (source: string, to: string): string[] => ['run', source, '--to', to, '--keep-last', '3', '--json'];
 
-/** Opening takes space only where it makes a file. */
+/** Opening takes space only where it makes a file; whether that is there already, a line does not say. */
 const takesSpace = ({ call, line }: { readonly call: string; readonly line: string }): boolean => call !== 'openat' || line.includes('O_CREAT');
 
 async function prepare(source: string, point: string): Promise<Disk> {
@@ -161,10 +161,15 @@ async function fillAndRun({ to, args, calibration, usual, leave }: Disk, { rando
       say(`ENOSPC in ${call} ${when}`);
       mkdirSync(join(directory, 'trace'));
       const log = join(directory, 'trace/log');
+      const there = readdirSync(to, { recursive: true }).map((name) => `"${join(to, String(name))}"`);
       const run = await dbbackup(args, { through: wrap.fault(log, [{ calls: call, error: 'ENOSPC', when }]) });
       const hit = readTrace(log).filter((c) => c.injected);
       say(hit.map((c) => c.line.slice(0, 160)).join(' & '));
-      return { how, run, elsewhere: hit.some((c) => !c.line.includes(to) || !takesSpace(c)) };
+      return {
+        how,
+        run,
+        elsewhere: hit.some((c) => !c.line.includes(to) || !takesSpace(c) || (c.call === 'openat' && there.some((path) => c.line.includes(path)))),
+      };
     }
     case 'limit': {
       // In blocks of 512 bytes: from too small for a lock to too small for the copy.
