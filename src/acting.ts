@@ -28,7 +28,7 @@ import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
 import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
-import { acquireLock } from './system/lock.js';
+import { acquireLock, NOT_A_LOCK } from './system/lock.js';
 import { shellWord, userName } from './system/processes.js';
 import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
@@ -290,12 +290,12 @@ class State implements ToldFrom {
     if (code === 'SQLITE_FULL') return diskFull(stateDir);
     const lock = join(stateDir, `${this.#name}.lock.db`);
     const owner = ownerOf(lock, this.#ctx.identity.uid);
-    if (code.startsWith('SQLITE_') && owner !== null) {
+    if ((code.startsWith('SQLITE_') || code === NOT_A_LOCK) && owner !== null) {
       const remedy = `if the backups are yours: chown ${userName(this.#ctx.identity.uid)} ${shellWord(lock)} (as root); else run as ${owner}`;
       return { code: 'TARGET_OWNER', path: stateDir, reason: `the lock ${lock} belongs to ${owner}`, remedy };
     }
     if (code.startsWith('SQLITE_READONLY')) return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: `the lock ${lock} cannot be written` };
-    if (code.startsWith('SQLITE_') || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
+    if (code.startsWith('SQLITE_') || code === NOT_A_LOCK || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
     return targetFailure(error, stateDir);
   }
 

@@ -2,6 +2,7 @@
  * The record of every run, all names in one SQLite file of its own, so that it can be read while a run holds its lock.
  * Rollback-journal mode: a reader of another user then leaves nothing behind.
  */
+import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Content } from './artifacts.js';
 import type { Failure, Killed, Warning } from './outcome.js';
@@ -347,6 +348,26 @@ function refuseForeign(stateDir: string, path: string): void {
     if (!stats.isFile()) throw Object.assign(new Error(`${file} is not a regular file`), { code: 'EPERM' });
     if (stats.uid !== owner && stats.uid !== 0 && stats.uid !== process.geteuid?.())
       throw Object.assign(new Error(`${file} belongs to uid ${stats.uid}`), { code: 'EPERM' });
+  }
+  if (namesAnother(`${path}-journal`)) throw Object.assign(new Error(`${path}-journal is none of ours: it names another file`), { code: 'EPERM' });
+}
+
+/** What stands at the end of a journal that names a super-journal (https://sqlite.org/fileformat2.html, "The Rollback Journal"). */
+const SUPER = Buffer.from('d9d505f920a163d7', 'hex');
+
+/**
+ * Rolling back such a journal removes the file that it names. A transaction over several databases makes one, and ours has a single one.
+ * Also where it cannot be read: then SQLite must not either.
+ */
+function namesAnother(journal: string): boolean {
+  const size = lstatOrNull(journal)?.size ?? 0;
+  if (size < SUPER.length) return false;
+  const fd = openSync(journal, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  try {
+    const end = Buffer.alloc(SUPER.length);
+    return readSync(fd, end, 0, end.length, size - end.length) !== end.length || end.equals(SUPER);
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -2,6 +2,7 @@
  * The lock of a name: BEGIN IMMEDIATE on a database of its own, held by the kernel, so free after kill -9 (traps, 27).
  * Nothing else in this process may open that file: closing another descriptor would drop the lock (traps, 8).
  */
+import type { Stats } from 'node:fs';
 import { errnoOf } from '../outcome.js';
 import { pause } from './clock.js';
 import type { Database } from './database.js';
@@ -15,6 +16,15 @@ export interface Lock {
 
 const EVERY_MS = 100;
 
+/** The code of the error for a file that has the name of a lock and was not made by us. */
+export const NOT_A_LOCK = 'NOT_A_LOCK';
+
+/**
+ * Nothing is ever written into a lock. Beside a database that holds something SQLite reads a journal that lies there, and rolls it
+ * back: one that somebody has laid there can name any file, which is then removed, or be a FIFO, at which it waits for ever.
+ */
+const isLock = ({ size, uid }: Stats): boolean => size === 0 && (uid === 0 || uid === process.geteuid?.());
+
 /**
  * Takes the lock, waiting up to `waitMs` for another holder; null when it stays held. The wait is ours, not SQLite's:
  * its own would block the event loop, and signals with it. Throws the system's error when the file cannot be made.
@@ -22,6 +32,7 @@ const EVERY_MS = 100;
 export async function acquireLock(path: string, waitMs: number, signal: AbortSignal): Promise<Lock | null> {
   const there = lstatOrNull(path);
   if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
+  if (there && !isLock(there)) throw Object.assign(new Error(`${path} is no lock of ours: find out how it came there, and move it away`), { code: NOT_A_LOCK });
   for (let waited = 0; ; waited += EVERY_MS) {
     signal.throwIfAborted();
     const db = open(path);
@@ -38,10 +49,11 @@ export async function acquireLock(path: string, waitMs: number, signal: AbortSig
 
 /**
  * Takes the lock of a file that is there, at once; null where somebody holds it, in this process or another one, where the file is
- * gone, or where it cannot be known. Of a name that is never made twice.
+ * gone or none of ours, or where it cannot be known. Of a name that is never made twice.
  */
 export function takeLock(path: string): Lock | null {
-  if (!lstatOrNull(path)?.isFile()) return null;
+  const there = lstatOrNull(path);
+  if (!there?.isFile() || !isLock(there)) return null;
   let db: Database;
   try {
     db = openDatabase(path, { timeout: 0, fileMustExist: true });

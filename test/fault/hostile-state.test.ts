@@ -80,6 +80,84 @@ describe('a history that is not ours any more: the run stands, and says so', () 
   });
 });
 
+/**
+ * Lays a journal beside a database whose rolling back removes `victim`: it names that as the super-journal of its transaction
+ * (https://sqlite.org/fileformat2.html, "The Rollback Journal").
+ */
+function plantJournal(database: string, victim: string): void {
+  if (!existsSync(database)) makeDatabase(database, { journal: 'delete', bytes: 1 });
+  const pageSize = 4096;
+  const magic = Buffer.from('d9d505f920a163d7', 'hex');
+  const name = Buffer.from(victim);
+  const numbers = (...all: number[]): Buffer => {
+    const bytes = Buffer.alloc(4 * all.length);
+    for (const [i, n] of all.entries()) bytes.writeUInt32BE(n, 4 * i);
+    return bytes;
+  };
+  const header = Buffer.concat([magic, numbers(0, 0, statSync(database).size / pageSize, 512, pageSize)]);
+  const sum = name.reduce((total, byte) => total + byte, 0);
+  writeFileSync(
+    `${database}-journal`,
+    Buffer.concat([header, Buffer.alloc(512 - header.length), numbers(0x40000000 / pageSize + 1), name, numbers(name.length, sum), magic]),
+  );
+}
+
+describe('a journal that names a file elsewhere removes nothing', () => {
+  test('SQLite itself would follow it', () => {
+    const directory = tempDirectory('journal');
+    const victim = join(directory, 'victim');
+    writeFileSync(victim, 'precious');
+    plantJournal(join(directory, 'any.db'), victim);
+    const db = new Database(join(directory, 'any.db'));
+    db.prepare('SELECT count(*) FROM sqlite_schema').get();
+    db.close();
+    expect(existsSync(victim)).toBe(false);
+  });
+
+  test.each(['run', 'status', 'history', 'check', 'dry'])('beside the history: %s', async (command) => {
+    const { source, to, history } = await withOneRun();
+    const victim = join(tempDirectory('victim'), 'victim');
+    writeFileSync(victim, 'precious');
+    plantJournal(history, victim);
+    const words = command === 'dry' ? ['run', source, '-n'] : command === 'run' || command === 'check' ? [command, source] : [command];
+    const asked = await dbbackup([...words, '--to', to]);
+    expect([asked.hung, asked.code === 70, existsSync(victim)], asked.stderr).toEqual([false, false, true]);
+    if (command === 'run') expect([asked.code, asked.stderr], asked.stderr).toEqual([0, expect.stringContaining('STATE_UNWRITABLE')]);
+  });
+
+  test.each(['a journal', 'a FIFO'])('beside what has the name of the lock: %s', async (what) => {
+    const { source, to } = await withOneRun();
+    const lock = join(to, '.dbbackup/app.lock.db');
+    const victim = join(tempDirectory('victim'), 'victim');
+    writeFileSync(victim, 'precious');
+    rmSync(lock);
+    plantJournal(lock, victim);
+    if (what === 'a FIFO') {
+      rmSync(`${lock}-journal`);
+      execFileSync('mkfifo', [`${lock}-journal`]);
+    }
+    const run = await dbbackup(['run', source, '--to', to, '--json'], { deadlineMs: 20_000 });
+    expect([run.hung, run.code, run.json.error?.code, existsSync(victim)], run.stderr).toEqual([false, 1, 'TARGET_UNWRITABLE', true]);
+    expect(run.json.error?.message).toContain('app.lock.db is no lock of ours');
+    // One that is as it should be is opened, and what lies beside it does no harm.
+    writeFileSync(lock, '');
+    expect((await dbbackup(['run', source, '--to', to], { deadlineMs: 20_000 })).code).toBe(0);
+    expect(existsSync(victim)).toBe(true);
+  });
+
+  test.skipIf(cannot('root') !== null)('nor does a stranger in a sticky directory, who makes the lock before us', async () => {
+    const { source, to } = place();
+    makeDatabase(source);
+    const stateDir = tempDirectory('sticky');
+    chmodSync(stateDir, 0o1777);
+    const lock = join(stateDir, 'app.lock.db');
+    writeFileSync(lock, '');
+    chownSync(lock, 65_534, 65_534);
+    const run = await dbbackup(['run', source, '--to', to, '--state-dir', stateDir, '--json'], { deadlineMs: 20_000 });
+    expect([run.code, run.json.error?.code, run.json.error?.message], run.stderr).toEqual([78, 'TARGET_OWNER', expect.stringContaining('belongs to')]);
+  });
+});
+
 test('a run with its state elsewhere waits for one that works in the same backup directory', { timeout: 60_000 }, async () => {
   const p = await withOneRun();
   const holder = await useDatabase(join(p.to, '.dbbackup/app.lock.db'), ['BEGIN IMMEDIATE']);
