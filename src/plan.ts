@@ -35,9 +35,6 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
   const { source, target } = facts;
   const problems: Failure[] = [];
   if (isFailure(target)) problems.push(target);
-  const skip = skipReason(config, facts.newestGood, now);
-  if (skip !== null && problems.length === 0) return { skip };
-  if (isFailure(source)) problems.push(source);
   if (!isFailure(source)) {
     const other = facts.newestManifest;
     // Both paths must differ: a symbolic link may be re-pointed, a mount may move (DESIGN, "Files").
@@ -45,6 +42,10 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
       problems.push({ code: 'NAME_TAKEN', name, source: source.path, other: other.configuredPath ?? 'another database (its path is sealed)' });
     }
   }
+  // Not before that: young copies of another database would keep this one from ever being backed up, without a word.
+  const skip = skipReason(config, facts.newestGood, now);
+  if (skip !== null && problems.length === 0) return { skip };
+  if (isFailure(source)) problems.push(source);
   if (!isFailure(target) && target.network) {
     const message = `the state directory ${config.stateDir} lies on ${target.network}, where locks are unreliable: give a local one`;
     problems.push({ code: 'SETTINGS', problems: [{ setting: 'state-dir', message, origin: '--state-dir' }] });

@@ -224,12 +224,17 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
       : [];
     const box = { stateDir: history ? config.stateDir : null, name };
     const { failure, heard, kept } = await tell(ctx, config.telling, box, letters, (w) => ctx.output.warning(w), ctx.signal);
-    // What waits in the outbox is as good as told.
-    if (message && letters.length > 0 && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
-    if (history) await tellOfStuck(ctx, config, name, history);
+    try {
+      // What waits in the outbox is as good as told.
+      if (message && letters.length > 0 && (kept || heard.has(message.id))) for (const key of news.keys) history?.noteTold(key, ctx.clock.now());
+      if (history) await tellOfStuck(ctx, config, name, history);
+    } catch (error) {
+      // It has arrived all the same.
+      ctx.output.warning(historyWarning(config.stateDir, 'written', error));
+    }
     return failure;
   } catch (error) {
-    return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: true };
+    return { code: 'NOTIFY_FAILED', reason: errnoWords(error), kept: false };
   } finally {
     history?.close();
   }

@@ -390,6 +390,19 @@ describe('status --notify', () => {
     expect([(await notify(s)).code, subjects()]).toEqual([0, []]);
   });
 
+  test('what has arrived is not called undelivered because the outbox cannot be looked at', async () => {
+    const s = scene(null);
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    chmodSync(s.to, 0o700);
+    plant(s.to, baseAt(ago(40 * HOUR)));
+    writeFileSync(join(s.state, 'outbox'), 'no directory');
+    const told = await notify(s);
+    expect([told.code, subjects()], told.stderr).toEqual([1, [about('UNHEALTHY', 'COPY_STALE')]]);
+    expect([told.json.problems?.map((p) => p.code).includes('NOTIFY_FAILED'), told.stderr.includes('STATE_UNWRITABLE')]).toEqual([false, true]);
+    // And it is known that it was told.
+    expect([(await notify(s)).code, subjects()]).toEqual([1, []]);
+  });
+
   test('tells that there is no good copy at all', async () => {
     const s = scene(null);
     mkdirSync(s.state, { recursive: true, mode: 0o700 });

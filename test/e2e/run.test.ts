@@ -324,6 +324,15 @@ describe('the path of the source', () => {
 });
 
 describe('--if-older-than', () => {
+  test('young copies of another database are no reason to leave this one without', async () => {
+    const s = scene();
+    plant(s.to, baseAt(ago(HOUR)), { configuredPath: '/srv/other/app.db', realPath: '/srv/other/app.db' });
+    for (const more of [[], ['--dry-run']]) {
+      const run = await s.run(['--if-older-than', '20h', '--json', ...more]);
+      expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'NAME_TAKEN']);
+    }
+  });
+
   const planted = (s: Scene, age: number, more = {}): string => plant(s.to, baseAt(ago(age)), { configuredPath: s.source, realPath: s.source, ...more });
 
   test('does nothing while the newest good copy is younger, and says so', async () => {
