@@ -11,7 +11,7 @@ import type { Failure, WayBack } from './outcome.js';
 import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
-import { forgetProven, noteProven, whenProven } from './proven.js';
+import { noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
 import type { Config } from './settings/load.js';
 import { inspectSource } from './stages/inspect.js';
@@ -130,9 +130,10 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
       const proof = await prove({ ...where, target: file, pool, tools: acting.tools, identity: config.identity, signal, progress, checkedBefore });
       if (proof.gone)
         throw new Failed({ code: 'COPY_NOT_FOUND', path: `${placeOf(config)}/${manifest.file}`, reason: 'there is no such copy', to: placeOf(config) });
-      if (proof.refuted) forgetProven(acting, proof.refuted);
-      // Or it would be the newest good one to all others, and pruning would keep it and remove those that are.
-      if (proof.problems.length > 0 && from === null && proof.manifest) await mark(acting, proof, baseOf(manifest.file), 'bad');
+      // Or it would be the newest good one to all others, and pruning would keep it and remove those that are. Only for bytes that were read to
+      // their end and are others: not what a read error or the disk of the target did, nor what this run made itself and may have to go back to.
+      const stored = from === null && proof.manifest !== null && manifest.runId !== recorder.runId && !acting.known(manifest.file);
+      if (stored && proof.problems.some((problem) => problem.startsWith('its SHA-256 is '))) await mark(acting, proof, baseOf(manifest.file), 'bad');
       if (proof.problems.length > 0)
         throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config), others: manifest.name });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
