@@ -403,8 +403,18 @@ class State implements ToldFrom {
   #mayMake(target: TargetState): boolean {
     const { database } = this.#config;
     if (this.#recorder.command !== 'run' || database === null || target.network) return false;
-    const there = ancestors(database).findLast((path) => lstatOrNull(path));
-    return there !== undefined && lstatOrNull(there)?.uid === this.#ctx.identity.uid;
+    // What cannot be looked at is the reason why the run fails: that is to be told, and not replaced.
+    const uidOf = (path: string): number | null => {
+      try {
+        return lstatOrNull(path)?.uid ?? null;
+      } catch {
+        return null;
+      }
+    };
+    const owner = ancestors(database)
+      .map(uidOf)
+      .findLast((uid) => uid !== null);
+    return owner === this.#ctx.identity.uid;
   }
 
   /** After the record is saved, since it counts there; a file that cannot be written is in the record all the same. */

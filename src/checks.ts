@@ -87,7 +87,12 @@ async function checkTables(input: FileToCheck, tables: Answers['describe']['tabl
     }
   };
   // A single child has its next task before it has told of the last.
-  await Promise.all(many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0), takeTurns(0)]);
+  const turns = many ? [takeTurns(0), takeTurns(1)] : [takeTurns(0), takeTurns(0)];
+  await Promise.all(turns).catch((error: unknown) => {
+    // The other one must not go on, with a fresh child, when this one has failed.
+    queue.length = 0;
+    throw error;
+  });
   // The accounting of pages is enough beside a full check of every table; one that could not be had leaves a gap.
   if (found.some((f) => f.unchecked.length > 0)) {
     structure = { ...(await input.pool.worker(0).ask({ op: 'check-structure', how: 'quick_check', ...request })), notNull: 0, check: 0 };

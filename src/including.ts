@@ -3,7 +3,6 @@ import { realpathSync } from 'node:fs';
 import { directoriesOf } from './copying.js';
 import type { Failure } from './outcome.js';
 import type { Config } from './settings/load.js';
-import { lstatOrNull } from './system/files.js';
 
 /** What the included files take in an archive: for the facts of a run. */
 export async function measureIncluded(config: Config, database: string, signal: AbortSignal): Promise<number[]> {
@@ -14,7 +13,17 @@ export async function measureIncluded(config: Config, database: string, signal: 
   return await measure({ roots: config.include, leftOut: left, signal });
 }
 
-const realOrNull = (path: string): string | null => (lstatOrNull(path) ? realpathSync(path) : null);
+/** Whether an included path is there; links are followed. */
+export const isIncluded = (path: string): boolean => realOrNull(path) !== null;
+
+/** Null also for a link that leads nowhere, or what may not be looked at: it is told when it is read, beside a copy of the database. */
+function realOrNull(path: string): string | null {
+  try {
+    return realpathSync(path);
+  } catch {
+    return null;
+  }
+}
 
 /** The backup directory and destinations are left out of an archive; where one is all that is to be archived, that cannot be meant. */
 export function includesOwn(config: Config): Failure | null {

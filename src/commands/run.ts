@@ -4,7 +4,7 @@ import { isFailure } from '../artifacts.js';
 import { rfc3339 } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes } from '../format.js';
-import { measureIncluded } from '../including.js';
+import { isIncluded, measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
 import type { ExitCode } from '../outcome.js';
 import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
@@ -16,7 +16,6 @@ import { withRoomLine } from '../room.js';
 import { inspect, runBackup } from '../run.js';
 import type { Config } from '../settings/load.js';
 import { holdWarning } from '../stages/prune.js';
-import { lstatOrNull } from '../system/files.js';
 import { printDecision, saveDryRun } from './dry-run.js';
 
 /** Makes a copy, or with `dryRun` prints what it would do. */
@@ -63,11 +62,16 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   output.result(`would make ${config.to}/${plan.file} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
   for (const [n, path] of config.include.entries()) {
-    if (lstatOrNull(path)) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
-    else recorder.warn(critical('INCLUDE_FAILED', `${path} is not there: it would be missing in the copy`));
+    if (isIncluded(path)) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
   }
   for (const url of config.upload.to) output.result(`would upload it to ${url.shown}`);
   printDecision(output, decision);
+  const missing = config.include.filter((path) => !isIncluded(path)).map((path) => `${path}: it is not there`);
+  if (missing.length > 0) {
+    const failure = { code: 'INCLUDE_FAILED', what: missing, total: missing.length } as const;
+    output.error(failure, 'pack');
+    return saveDryRun(ctx, config, recorder, { status: 'incomplete', exitCode: exitCodeOf(failure, true), failure, failedStage: 'pack' });
+  }
   const verdict: Verdict = { status: 'ok', exitCode: 0, failure: null, failedStage: null };
   return saveDryRun(ctx, config, recorder, verdict);
 }

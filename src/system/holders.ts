@@ -1,7 +1,7 @@
 /** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
 import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
 import { lstatOrNull } from './files.js';
-import { readProc } from './proc.js';
+import { readOrEmpty } from './proc.js';
 
 export interface Holder {
   readonly pid: number;
@@ -25,7 +25,7 @@ export function holdersOf(path: string): readonly Holder[] {
   const gone = new Set(SUFFIXES.map((suffix) => `${realOrSame(path)}${suffix} (deleted)`));
   return pids()
     .filter((pid) => !isOurs(pid) && hasOpen(pid, files, gone))
-    .map((pid) => ({ pid, program: readProc(`/proc/${pid}/comm`).toString('utf8').trim() }));
+    .map((pid) => ({ pid, program: readOrEmpty(`/proc/${pid}/comm`).toString('utf8').trim() }));
 }
 
 /** `123 (app), 124 (app)`. */
@@ -39,7 +39,7 @@ const pids = (): number[] =>
 function isOurs(pid: number): boolean {
   for (let at = pid, depth = 0; at > 1 && depth < 64; depth++) {
     if (at === process.pid) return true;
-    at = Number(/^PPid:\s*(\d+)/m.exec(readProc(`/proc/${at}/status`).toString('utf8'))?.[1] ?? 0);
+    at = Number(/^PPid:\s*(\d+)/m.exec(readOrEmpty(`/proc/${at}/status`).toString('utf8'))?.[1] ?? 0);
   }
   return false;
 }

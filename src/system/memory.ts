@@ -1,9 +1,9 @@
 /** What a process uses. Anonymous memory: mapped pages of a file do not count against the machine (traps, 39). */
-import { readProc, statOf } from './proc.js';
+import { readOrEmpty, statOf } from './proc.js';
 
 /** RssAnon in bytes, 0 when the process is gone. */
 export function anonBytesOf(pid: number | 'self'): number {
-  const kb = /^RssAnon:\s+(\d+) kB/m.exec(readProc(`/proc/${pid}/status`).toString('latin1'))?.[1];
+  const kb = /^RssAnon:\s+(\d+) kB/m.exec(readOrEmpty(`/proc/${pid}/status`).toString('latin1'))?.[1];
   return Number(kb ?? 0) * 1024;
 }
 

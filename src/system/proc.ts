@@ -1,8 +1,8 @@
 /** What /proc says of processes. One that has ended, or is not to be looked at, says nothing. */
 import { readFileSync } from 'node:fs';
 
-/** A file of /proc, whole; empty when its process has ended, or it may not be read. */
-export function readProc(path: string): Buffer {
+/** A file of the system, whole; empty where it is not there (its process has ended, in /proc) or may not be read. */
+export function readOrEmpty(path: string): Buffer {
   try {
     return readFileSync(path);
   } catch {
@@ -15,7 +15,7 @@ export function readProc(path: string): Buffer {
  * hold blanks and parentheses: the others are counted from its end.
  */
 export function statOf(pid: number): (n: number) => string {
-  const stat = readProc(`/proc/${pid}/stat`).toString('latin1');
+  const stat = readOrEmpty(`/proc/${pid}/stat`).toString('latin1');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (n) => fields[n - 3] ?? '';
 }

@@ -4,7 +4,7 @@
  */
 import { readdirSync } from 'node:fs';
 import { anonBytesOf } from './memory.js';
-import { readProc, statOf } from './proc.js';
+import { readOrEmpty, statOf } from './proc.js';
 import { END_SIGNALS } from './signals.js';
 
 interface Seen {
@@ -86,7 +86,7 @@ function list(): Seen[] {
 }
 
 function hasMarker(pid: number, marker: Buffer): boolean {
-  const environment = readProc(`/proc/${pid}/environ`);
+  const environment = readOrEmpty(`/proc/${pid}/environ`);
   const at = environment.indexOf(marker);
   return at === 0 || (at > 0 && environment[at - 1] === 0);
 }

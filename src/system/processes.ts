@@ -1,7 +1,7 @@
 /** Facts about this process and its machine, read from the system once and handed on as values. */
 import { readFileSync, readlinkSync, statfsSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { readProc, statOf } from './proc.js';
+import { readOrEmpty, statOf } from './proc.js';
 
 /** Who runs: effective user, and whether it may give files away (CAP_CHOWN), which SQLite needs as root (traps, 1). */
 export interface Identity {
@@ -14,7 +14,7 @@ const CAP_CHOWN = 0n;
 /** Reads who runs from the system. */
 export function identity(): Identity {
   const uid = process.geteuid?.() ?? 0;
-  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(readProc('/proc/self/status').toString('utf8'))?.[1] ?? '0'}`);
+  const effective = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(readOrEmpty('/proc/self/status').toString('utf8'))?.[1] ?? '0'}`);
   return { uid, canChown: uid === 0 && ((effective >> CAP_CHOWN) & 1n) === 1n };
 }
 
@@ -36,7 +36,7 @@ export function mayBeLocked(ino: number, byte: number): boolean {
 
 /** The user's name from /etc/passwd, or `#uid`, which sudo takes as well. Never os.userInfo: it throws (traps, 28). */
 export function userName(uid: number): string {
-  for (const line of readProc('/etc/passwd').toString('utf8').split('\n')) {
+  for (const line of readOrEmpty('/etc/passwd').toString('utf8').split('\n')) {
     const [name, , id] = line.split(':');
     if (name && Number(id) === uid && id !== '') return name;
   }
@@ -50,13 +50,13 @@ export function userName(uid: number): string {
 export function groupsOf(uid: number): { readonly own: ReadonlySet<number>; readonly known: ReadonlySet<number> } {
   const [own, known] = [new Set<number>(), new Set<number>()];
   const names = new Set<string>();
-  for (const line of readProc('/etc/passwd').toString('utf8').split('\n')) {
+  for (const line of readOrEmpty('/etc/passwd').toString('utf8').split('\n')) {
     const [name, , id, group] = line.split(':');
     if (!name || id === '' || Number(id) !== uid) continue;
     names.add(name);
     own.add(Number(group));
   }
-  for (const line of readProc('/etc/group').toString('utf8').split('\n')) {
+  for (const line of readOrEmpty('/etc/group').toString('utf8').split('\n')) {
     const [name, , id, members = ''] = line.split(':');
     if (!name || !id) continue;
     known.add(Number(id));
@@ -71,7 +71,7 @@ export const shutToOthers = (path: string, owner: number, uid: number): string =
 
 /** The home directory of a user from /etc/passwd, or null. */
 export function homeOf(uid: number): string | null {
-  for (const line of readProc('/etc/passwd').toString('utf8').split('\n')) {
+  for (const line of readOrEmpty('/etc/passwd').toString('utf8').split('\n')) {
     const [name, , id, , , home] = line.split(':');
     if (name && id !== '' && Number(id) === uid) return home || null;
   }
@@ -88,7 +88,7 @@ export interface ProcessId {
   readonly pidNamespace: string;
 }
 
-const bootId = (): string => readProc('/proc/sys/kernel/random/boot_id').toString('utf8').trim();
+const bootId = (): string => readOrEmpty('/proc/sys/kernel/random/boot_id').toString('utf8').trim();
 const startTicks = (pid: number): string => statOf(pid)(22);
 const pidNamespace = (): string => {
   try {

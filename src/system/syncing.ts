@@ -89,7 +89,13 @@ export class SyncInPieces {
       // It is being made anew: the next look finds it.
       return;
     }
-    const child = startSync(setpriv, sync, ['--data'], this.#fd);
+    let child: ChildProcess;
+    try {
+      child = startSync(setpriv, sync, ['--data'], this.#fd);
+    } catch {
+      // No memory for it: it is no promise.
+      return;
+    }
     child.once('exit', (code) => {
       this.#failed ||= code !== null && code !== 0;
     });

@@ -1,5 +1,5 @@
 /** Somebody hears of it: who is told what, when, and how often, with a real mail server on loopback. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
@@ -364,6 +364,15 @@ describe('a run that was killed', () => {
     expect((await s.run([], env())).code).toBe(0);
     expect(subjects()).toEqual([about('RECOVERED')]);
   });
+});
+
+test('a source whose path cannot be walked is told, also while there is no backup directory yet', async () => {
+  const s = scene(null);
+  const loop = join(s.home, 'loop');
+  symlinkSync(loop, loop);
+  const run = await dbbackup(['run', join(loop, 'app.db'), '--to', join(s.home, 'new'), '--json'], env());
+  expect([run.code, run.json.status, run.json.error?.code], run.stderr).toEqual([1, 'failed', 'SOURCE_UNREADABLE']);
+  expect(subjects()).toHaveLength(1);
 });
 
 describe('status --notify', () => {

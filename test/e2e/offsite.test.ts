@@ -377,6 +377,23 @@ describe('files beside the database', () => {
   });
 
   test.each([
+    ['is not there', (): void => undefined],
+    ['is a link that leads nowhere', (path: string): void => symlinkSync('gone', path)],
+    ['is a link to itself', (path: string): void => symlinkSync(path, path)],
+  ])('what %s costs no copy of the database, and is foreseen', async (_, lay) => {
+    const s = scene();
+    const path = join(s.home, 'included');
+    lay(path);
+    const include = ['--include', path, '--json'];
+    const dry = await s.run([...include, '--dry-run']);
+    expect([dry.code, dry.json.error?.code], dry.stderr).toEqual([3, 'INCLUDE_FAILED']);
+    const check = await dbbackup(['check', s.source, '--to', s.to, ...include]);
+    expect([check.code, check.json.problems?.map((p) => p.code)]).toEqual([1, expect.arrayContaining(['INCLUDE_FAILED'])]);
+    const run = await s.run(include);
+    expect([run.code, run.json.error?.code, run.json.copy?.status], run.stderr).toEqual([3, 'INCLUDE_FAILED', 'good']);
+  });
+
+  test.each([
     ['cut', (path: string) => truncateSync(path, statSync(path).size - 1), 'bad'],
     ['changed', (path: string) => writeFileSync(path, Buffer.alloc(statSync(path).size, 1)), 'bad'],
     ['gone', (path: string) => rmSync(path), 'bad'],
