@@ -64,6 +64,8 @@ export interface Acting {
   known(file: string): { readonly known: Known } | undefined;
   /** What arrived where; null: the history cannot be written. Needs `begin`. */
   ledger(): Ledger | null;
+  /** The workspace is not removed at the end: what is in it belongs to the next command, which heals. */
+  readonly leaveWorkspace: () => void;
   /** From here on `timeout` does not end the run: what follows has a limit of its own. */
   stopClock(): void;
   /** A line of the log. */
@@ -90,6 +92,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   const signal = AbortSignal.any([ctx.signal, limit.signal]);
   const ended = new AbortController();
   const made = new Map<string, Known>();
+  let isLeft = false;
   const pool = new WorkerPool(ctx.childEnv, signal, ctx.earlyWorker);
   const state = new State(ctx, config, name, recorder, log);
   const acting: Acting = {
@@ -111,6 +114,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     },
     ledger: () => state.ledger(),
     log: (level, message, more) => log.write(level, message, { ...more }),
+    leaveWorkspace: () => {
+      isLeft = true;
+    },
     stopClock: () => clearTimeout(timer),
     setDocument: (make) => state.setDocument(make),
   };
@@ -126,7 +132,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     await acting.pool.close();
     // Once something was published, it may be the very file.
     if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
-    removeQuietly(acting.workspace.directory);
+    if (!isLeft) removeQuietly(acting.workspace.directory);
   }
   // A full disk is met in many places; what would help is looked for once. Not for a restore, which would
   // lose the copy that it needs, nor for verify, whose doubt is about those that would stay, nor for who prunes already.
@@ -342,7 +348,8 @@ class State implements ToldFrom {
       if (verdict.failure) this.#recorder.warn(critical(verdict.failure.code, describe(verdict.failure).message));
       const ended = judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
       if (ended.failure) output.error(ended.failure, 'report');
-      return ended;
+      // The work itself was done, in time: what is incomplete is that nobody may have heard of it.
+      return ended.exitCode === 1 ? { ...ended, status: 'incomplete', exitCode: 3 } : ended;
     }
     if (!untold) return verdict;
     if (verdict.exitCode === 0) {

@@ -33,13 +33,18 @@ export interface Started extends Pick<Context, 'childEnv' | 'umask' | 'earlyWork
 }
 
 /** Aborts with the failure that a signal is. */
-function interruption(signals: AbortSignal): AbortSignal {
+function interruption(signals: AbortSignal): AbortController {
   const controller = new AbortController();
   const told = (): void => controller.abort(new Failed({ code: 'INTERRUPTED', signal: signals.reason as EndSignal, published: null }));
   if (signals.aborted) told();
   signals.addEventListener('abort', told);
-  return controller.signal;
+  return controller;
 }
+
+/** Commands without a record of their own. */
+const LOOKING: readonly string[] = ['list', 'history', 'status', 'check', 'schedule'];
+/** A run that has met a bug of ours gets so long for its record, milliseconds. */
+const LAST_WORDS_MS = 10_000;
 
 function toolName(): string {
   const pkg: unknown = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'));
@@ -56,7 +61,8 @@ function settingsIn(env: NodeJS.ProcessEnv, isProfile: boolean): string[] {
 /** Does what the command line asks for and returns the exit code. */
 export async function app(started: Started): Promise<ExitCode> {
   const { argv, env, journal } = started;
-  const signal = interruption(started.signals);
+  const interrupted = interruption(started.signals);
+  const { signal } = interrupted;
   const useColor = (wanted: boolean): boolean => wanted && !env['NO_COLOR'] && env['TERM'] !== 'dumb';
   const tool = toolName();
   const meant = argv.find((word) => Object.hasOwn(COMMANDS, word));
@@ -109,14 +115,21 @@ export async function app(started: Started): Promise<ExitCode> {
     childEnv: started.childEnv,
     earlyWorker: started.earlyWorker,
   };
+  const isActing = !LOOKING.includes(invocation.command);
   process.on('uncaughtException', (error) => {
-    void end(output, invocation.command, failureOf(error)).finally(() => started.leave(70));
+    const failure = failureOf(error);
+    const now = (): void => void end(output, invocation.command, failure).finally(() => started.leave(70));
+    // A run that can still end as after a signal leaves its record and its message; a second such error says that it cannot.
+    if (!isActing || invocation.dryRun || signal.aborted) return now();
+    interrupted.abort(
+      new Failed({ code: 'INTERNAL', message: failure.code === 'INTERNAL' ? failure.message : describe(failure).message, stack: error.stack ?? '' }),
+    );
+    setTimeout(now, LAST_WORDS_MS).unref();
   });
   try {
     const exitCode = await dispatch(ctx, invocation, loaded);
     // What only looks has no record to say it in.
-    const acting = !['list', 'history', 'status', 'check', 'schedule'].includes(invocation.command);
-    return signal.aborted && !acting ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
+    return signal.aborted && !isActing ? exitCodeOf(failureOf(signal.reason), false) : exitCode;
   } catch (error) {
     return await end(output, invocation.command, failureOf(error));
   }

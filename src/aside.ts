@@ -37,6 +37,8 @@ interface Note {
   readonly target: string;
   readonly name: string;
   readonly runId: string;
+  /** Inode of the directory of this note. One that came here with files from elsewhere says nothing about the files here. */
+  readonly hereIno: number | null;
   readonly state: 'begun' | 'moving' | 'done' | 'undone';
   /** Inode of the file that takes the name; null while it is not known. */
   readonly newIno: number | null;
@@ -72,6 +74,7 @@ export class Aside {
       target: input.target,
       name: input.name,
       runId: input.runId,
+      hereIno: null,
       state: 'begun',
       newIno: null,
       oldIno: lstatOrNull(input.target)?.ino ?? null,
@@ -89,7 +92,7 @@ export class Aside {
     const { target, unsupported } = this.#input;
     makeDirectories(asideRoot(this.#input.stateDir), unsupported);
     makePrivateDirectory(this.directory);
-    this.#write({});
+    this.#write({ hereIno: lstatSync(this.directory).ino });
     syncDirectory(asideRoot(this.#input.stateDir), unsupported);
     if (!lstatOrNull(target)) return;
     const kept = join(this.directory, basename(target));
@@ -200,20 +203,31 @@ export const isLeftByUs = (stateDir: string, ino: number): boolean =>
 
 const isPending = (note: Note): boolean => note.state !== 'done' && note.state !== 'undone';
 
-/** Puts right what a killed replacement of this name left, and says so. The caller holds the lock of the name. */
-export function settleAside(stateDir: string, name: string, unsupported: Unsupported, warn: (w: Warning) => void): void {
+/** Puts right what a killed replacement of this name left, and says so; `failed`: what stays as it is. The caller holds the lock of the name. */
+export function settleAside(
+  stateDir: string,
+  name: string,
+  unsupported: Unsupported,
+  warn: (w: Warning) => void,
+  failed: (directory: string, error: unknown) => void,
+): void {
   for (const entry of list(asideRoot(stateDir))) {
     const directory = join(asideRoot(stateDir), entry);
     const note = readNote(directory);
     if (note?.name !== name || !isPending(note)) continue;
-    const state = putSidecarsBack(note, directory, unsupported);
-    replace(join(directory, NOTE), `${JSON.stringify({ ...note, state: state === 'new' ? 'done' : 'undone' }, null, 1)}\n`, unsupported);
-    const words = {
-      old: `the restore of ${note.target} was killed before the new database took its place: the old one is there, whole; run the restore again`,
-      new: `the restore of ${note.target} was killed right after the new database took its place: it is there, whole; the old files are in ${directory}`,
-      changed: `the restore of ${note.target} was killed, and the database was used since: it was left as it is; the old files are in ${directory}`,
-    };
-    warn(warning('HEALED', words[state]));
+    try {
+      const state = putSidecarsBack(note, directory, unsupported);
+      replace(join(directory, NOTE), `${JSON.stringify({ ...note, state: state === 'new' ? 'done' : 'undone' }, null, 1)}\n`, unsupported);
+      const words = {
+        old: `the restore of ${note.target} was killed before the new database took its place: the old one is there, whole; run the restore again`,
+        new: `the restore of ${note.target} was killed right after the new database took its place: it is there, whole; the old files are in ${directory}`,
+        changed: `the restore of ${note.target} was killed, and the database was used since: it was left as it is; the old files are in ${directory}`,
+      };
+      warn(warning('HEALED', words[state]));
+    } catch (error) {
+      // Its disk may only not be mounted: so it is not given up.
+      failed(directory, error);
+    }
   }
 }
 
@@ -231,14 +245,16 @@ function readNote(directory: string): Note | null {
   try {
     const own = process.geteuid?.();
     const { bytes, stats } = readSmall(join(directory, NOTE), NOTE_MAX);
-    if (stats.uid !== own || lstatSync(directory).uid !== own || lstatSync(dirname(directory)).uid !== own) return null;
+    const here = lstatSync(directory);
+    if (stats.uid !== own || here.uid !== own || lstatSync(dirname(directory)).uid !== own) return null;
     const note: Partial<Record<keyof Note, unknown>> = JSON.parse(bytes.toString('utf8')) as Partial<Record<keyof Note, unknown>>;
-    const { name, target, runId, state, newIno, oldIno, staged } = note;
+    const { name, target, runId, hereIno, state, newIno, oldIno, staged } = note;
     const isIno = (v: unknown): v is number | null => v === null || typeof v === 'number';
     if (typeof name !== 'string' || typeof target !== 'string' || typeof runId !== 'string' || !isIno(newIno) || !isIno(oldIno)) return null;
+    if (hereIno !== here.ino) return null;
     if (state !== 'begun' && state !== 'moving' && state !== 'done' && state !== 'undone') return null;
     const place = typeof staged === 'string' && dirname(dirname(staged)) === dirname(target) ? staged : null;
-    return { target, name, runId, state, newIno, oldIno, staged: place };
+    return { target, name, runId, hereIno, state, newIno, oldIno, staged: place };
   } catch {
     return null;
   }

@@ -28,7 +28,9 @@ export async function checkFile(input: FileToCheck): Promise<CheckedFile> {
   const { file, mmap, cellSizeCheck } = input;
   const many = lstatSync(file).size >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
   const described = await input.pool.worker(0).ask({ op: 'describe', file, mmap, cellSizeCheck });
-  return { described, ...(described.byTable ? await checkTables(input, described.tables, many) : await checkWhole(input)) };
+  const checked = described.byTable ? await checkTables(input, described.tables, many) : await checkWhole(input);
+  await Promise.all((many ? ([0, 1] as const) : ([0] as const)).map((n) => input.pool.worker(n).ask({ op: 'let-go' })));
+  return { described, ...checked };
 }
 
 /** What cannot be split, since a table cannot be asked for by its name. */

@@ -76,7 +76,17 @@ export function packStage(acting: Acting, verified: VerifiedSnapshot, prepared: 
 export function publishStage(acting: Acting, artifact: Artifact, tags: readonly string[], note: Note<Publication>): Promise<Publication> {
   const { ctx, config, name, recorder, workspace, signal } = acting;
   signal.throwIfAborted();
-  const input = { artifact, to: config.to, name, workspace, runId: recorder.runId, tool: ctx.tool, tags, warn: recorder.warn.bind(recorder) };
+  const input = {
+    artifact,
+    to: config.to,
+    name,
+    workspace,
+    runId: recorder.runId,
+    tool: ctx.tool,
+    tags,
+    warn: recorder.warn.bind(recorder),
+    leave: acting.leaveWorkspace,
+  };
   const work = (): Publication => {
     const publication = publish({ ...input, now: ctx.clock.now(), durationMs: recorder.elapsedMs() });
     const content = contentOf(publication.manifest);

@@ -182,6 +182,7 @@ export type WarningCode =
   | 'PAGE_COPY'
   | 'SYNC_UNSUPPORTED'
   | 'HEALED'
+  | 'HEAL_FAILED'
   | 'TARGET_NETWORK_FS'
   | 'NOTIFY_FAILED'
   | 'NOBODY_HEARS'
@@ -590,6 +591,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   PAGE_COPY: 'The schema cannot be vacuumed by this SQLite build, so pages were copied instead.',
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run, prune or restore had begun was completed or taken back.',
+  HEAL_FAILED: 'What a killed run, prune or restore had begun could not be completed or taken back. The next command tries it again.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
   COPY_SHRANK: 'The copy is half as large as the good one before it, or less.',
   TABLE_GONE: 'A table that the good copy before had is not there any more.',
@@ -640,6 +642,7 @@ const ERRNO_WORDS: Record<string, string> = {
   EMFILE: 'too many open files',
   ESTALE: 'stale network file handle',
   EDQUOT: 'the disk quota is used up',
+  EBUSY: 'it is in use, or something is mounted there',
 };
 
 /** The errno or SQLite code of an error, or an empty text. */

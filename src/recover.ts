@@ -7,11 +7,11 @@
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { settleAside } from './aside.js';
+import { asideRoot, settleAside } from './aside.js';
 import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import { plural } from './format.js';
 import type { Warning } from './outcome.js';
-import { errnoOf, warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
@@ -23,10 +23,21 @@ export interface Recovered {
   readonly runs: ReadonlyMap<string, Copy | null>;
 }
 
-/** Puts right what killed runs of this name left. The caller holds its lock. Throws what the system says, and the signal's reason. */
+/**
+ * Puts right what killed runs of this name left. The caller holds its lock. What cannot be put right is told, and tried again by the next
+ * command: it is no reason to make no copy tonight. Throws where the temp directory cannot be read, and the signal's reason.
+ */
 export async function recover(to: string, stateDir: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
   const runs = new Map<string, Copy | null>();
+  const tried = async (what: string, work: () => void | Promise<void>): Promise<void> => {
+    try {
+      await work();
+    } catch (error) {
+      signal.throwIfAborted();
+      warn(unhealed(what, error));
+    }
+  };
   for (const entry of list(tempRoot(to))) {
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
@@ -35,19 +46,24 @@ export async function recover(to: string, stateDir: string, name: string, signal
       sweepDirectory(place.directory);
       continue;
     }
-    const found = await finishPublication(to, name, place, signal, unsupported);
-    runs.set(left.runId, found && 'copy' in found ? found.copy : null);
-    if (found && 'withdrawn' in found) {
-      warn(warning('HEALED', `a killed run had not finished publishing ${found.withdrawn}: it does not prove out, and was withdrawn`));
-    } else if (found?.healed) {
-      warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
-    }
-    removeTree(place.directory);
+    await tried(place.directory, async () => {
+      const found = await finishPublication(to, name, place, signal, unsupported);
+      runs.set(left.runId, found && 'copy' in found ? found.copy : null);
+      if (found && 'withdrawn' in found) {
+        warn(warning('HEALED', `a killed run had not finished publishing ${found.withdrawn}: it does not prove out, and was withdrawn`));
+      } else if (found?.healed) {
+        warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
+      }
+      removeTree(place.directory);
+    });
   }
-  settleAside(stateDir, name, unsupported, warn);
-  finishPrune(to, name, warn, unsupported);
+  await tried(asideRoot(stateDir), () => settleAside(stateDir, name, unsupported, warn, (what, error) => warn(unhealed(what, error))));
+  await tried(to, () => finishPrune(to, name, warn, unsupported));
   return { runs };
 }
+
+const unhealed = (what: string, error: unknown): Warning =>
+  critical('HEAL_FAILED', `what a killed run left in ${what} could not be put right: ${errnoWords(error)}; the next command tries it again`);
 
 function list(directory: string): string[] {
   try {
@@ -94,7 +110,10 @@ async function finishPublication(
   if (staged && (staged.ino !== published.ino || staged.dev !== published.dev)) return null;
   if (lstatOrNull(json)) {
     const there = readManifest(to, base);
-    return 'unreadable' in there || there.runId !== manifest.runId ? null : { copy: copyOf(there, there.status), healed: false };
+    if ('unreadable' in there || there.runId !== manifest.runId) return null;
+    // Killed right after the last link, it may be known to nobody but the memory.
+    syncDirectory(to, unsupported);
+    return { copy: copyOf(there, there.status), healed: false };
   }
   const filesWhole = !manifest.files || (archive !== null && (await hashOrNull(archive, signal)) === manifest.files.sha256);
   if (filesWhole && published.size === manifest.sizeBytes && (await hashOrNull(data, signal)) === manifest.sha256) {
@@ -144,12 +163,26 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
   const files = scan(to).filter((f) => f.name === name);
   const data = new Set(files.filter((f) => f.kind === 'data').map((f) => f.base));
   const orphans = files.filter((f) => f.kind === 'manifest' && !data.has(f.base) && !('unreadable' in readManifest(to, f.base)));
-  const archives = archivesIn(to, name);
   if (orphans.length === 0) return;
-  for (const { base } of orphans) for (const file of archives.get(base) ?? []) remove(join(to, file));
+  const archives = archivesIn(to, name);
+  // One that cannot be removed stands in nobody's way but its own.
+  let first: unknown;
+  const gone = (file: string): boolean => {
+    try {
+      remove(join(to, file));
+      return true;
+    } catch (error) {
+      first ??= Object.assign(new Error(`${file}: ${errnoWords(error)}`), { cause: error });
+      return false;
+    }
+  };
+  const bare = orphans.filter(({ base }) => (archives.get(base) ?? []).map(gone).every(Boolean));
   // The manifests last: without them nobody would know what is left.
   syncDirectory(to, unsupported);
-  for (const { file } of orphans) remove(join(to, file));
+  const removed = bare.filter(({ file }) => gone(file)).length;
   syncDirectory(to, unsupported);
-  warn(warning('HEALED', `removed ${plural(orphans.length, 'manifest')} whose data was already gone: a prune was interrupted, or somebody removed the data`));
+  if (removed > 0) {
+    warn(warning('HEALED', `removed ${plural(removed, 'manifest')} whose data was already gone: a prune was interrupted, or somebody removed the data`));
+  }
+  if (first !== undefined) throw first;
 }

@@ -5,12 +5,13 @@
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { archivesIn, baseOf, readCopies } from '../catalog.js';
+import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { critical, errnoOf, errnoWords, failureOf, targetFailure, warning } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
 import { decide } from '../retention.js';
 import type { Policy } from '../settings/load.js';
-import { remove, syncDirectory } from '../system/files.js';
+import { remove as removeFile, syncDirectory } from '../system/files.js';
 
 export interface PruneInput {
   readonly to: string;
@@ -30,48 +31,78 @@ export interface PruneResult {
   readonly failure: Failure | null;
 }
 
-/** Applies the policy. Never throws: what was removed before a failure is told with it. */
+/** Applies the policy. Never throws: what was removed beside a failure is told with it. */
 export async function prune(input: PruneInput): Promise<PruneResult> {
-  const { to, warn } = input;
+  const { to, signal, warn } = input;
   const pruned: Pruned[] = [];
   let kept: readonly Kept[] = [];
-  let left: readonly Pruned[] = [];
-  let at = to;
+  let remove: readonly Pruned[] = [];
+  const refused = new Refused(to);
   try {
     const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made);
     kept = decision.keep;
-    left = decision.remove;
+    remove = decision.remove;
     holdWarning(decision.hold, warn);
     const archives = archivesIn(to, input.name);
     const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
-    for (const copy of decision.remove) {
-      // Signals and the time limit are heard between two files; what was begun is finished below.
+    const bare: string[] = [];
+    for (const copy of remove) {
+      // Signals and the time limit are heard between two copies; what was begun is finished below.
       await setImmediate();
-      if (input.signal.aborted) break;
-      for (const file of [copy.file, ...(archives.get(baseOf(copy.file)) ?? [])]) {
-        at = join(to, file);
-        remove(at);
-      }
+      if (signal.aborted) break;
+      const base = baseOf(copy.file);
+      if (!refused.remove(copy.file)) continue;
       pruned.push(copy);
+      // The manifest of an archive that stays is what the next run knows it by.
+      if ((archives.get(base) ?? []).map((file) => refused.remove(file)).every(Boolean)) bare.push(base);
     }
     if (pruned.length > 0) {
       syncDirectory(to, unsupported);
-      for (const copy of pruned) remove(join(to, `${baseOf(copy.file)}.json`));
+      for (const base of bare) refused.remove(`${base}.json`);
       syncDirectory(to, unsupported);
     }
-    return { kept, pruned, failure: input.signal.aborted ? failureOf(input.signal.reason) : null };
+    return { kept: [...kept, ...stayed(remove, pruned)], pruned, failure: signal.aborted ? failureOf(signal.reason) : refused.failure() };
   } catch (error) {
     // Stopped between data and manifests: the manifests left over tell the next run how to finish.
-    const stayed = left.filter((copy) => !pruned.includes(copy)).map(({ file, reason }) => ({ file, reasons: [`was to be removed: ${reason}`] }));
-    return { kept: [...kept, ...stayed], pruned, failure: notRemoved(error, at, to) };
+    return { kept: [...kept, ...stayed(remove, pruned)], pruned, failure: targetFailure(error, to) };
   }
 }
 
-/** One file that cannot be removed is not the directory's fault. */
-function notRemoved(error: unknown, path: string, to: string): Failure {
-  if (!['EPERM', 'EBUSY'].includes(errnoOf(error))) return targetFailure(error, to);
-  const remedy = 'find out what protects it (lsattr, mount), and run dbbackup prune, with the same flags or --profile';
-  return { code: 'IO_ERROR', path, reason: `cannot be removed: ${errnoWords(error)}`, remedy };
+const stayed = (remove: readonly Pruned[], pruned: readonly Pruned[]): Kept[] =>
+  remove.filter((copy) => !pruned.includes(copy)).map(({ file, reason }) => ({ file, reasons: [`was to be removed: ${reason}`] }));
+
+/** Removes files of a directory; one that stays, as by `chattr +i`, keeps no other from going. */
+class Refused {
+  readonly #to: string;
+  #first: { readonly path: string; readonly error: unknown } | null = null;
+  #more = 0;
+
+  constructor(to: string) {
+    this.#to = to;
+  }
+
+  /** Whether it is gone. */
+  remove(file: string): boolean {
+    const path = join(this.#to, file);
+    try {
+      removeFile(path);
+      return true;
+    } catch (error) {
+      if (this.#first) this.#more++;
+      else this.#first = { path, error };
+      return false;
+    }
+  }
+
+  failure(): Failure | null {
+    if (!this.#first) return null;
+    const { path, error } = this.#first;
+    // One file that cannot be removed is not the directory's fault.
+    if (!['EPERM', 'EBUSY'].includes(errnoOf(error))) return targetFailure(error, this.#to);
+    const remedy = 'find out what protects it (lsattr, mount), and run dbbackup prune, with the same flags or --profile';
+    const more = this.#more === 0 ? '' : `; nor can ${plural(this.#more, 'other file')}`;
+    return { code: 'IO_ERROR', path, reason: `cannot be removed: ${errnoWords(error)}${more}`, remedy };
+  }
 }
 
 /** Says why nothing is pruned, where that is so. */

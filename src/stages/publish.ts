@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import type { Artifact, Publication } from '../artifacts.js';
 import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339, withoutSecrets } from '../catalog.js';
 import type { Warning } from '../outcome.js';
-import { errnoOf, Failed, targetFailure, warning } from '../outcome.js';
+import { critical, errnoOf, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
 import { suffixOf } from '../packing.js';
 import type { Manifest } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -29,9 +29,11 @@ export interface PublishInput {
   readonly durationMs: number;
   readonly tags: readonly string[];
   readonly warn: (w: Warning) => void;
+  /** Something stayed at a final name although the publication failed: the workspace must stay as well, with what is needed to heal it. */
+  readonly leave: () => void;
 }
 
-/** Publishes a verified snapshot. Throws `Failed`, and then nothing of it is at a final name. */
+/** Publishes a verified snapshot. Throws `Failed`, and then nothing of it is at a final name, unless it called `leave` and said so. */
 export function publish(input: PublishInput): Publication {
   try {
     for (let turn = 0; turn < 100; turn++) {
@@ -74,7 +76,7 @@ function tryPublish(input: PublishInput): Publication | null {
     if (stats.ino !== inode || stats.size !== manifest.sizeBytes) throw Object.assign(new Error('the published file is not the verified one'), { code: 'EIO' });
   } catch (error) {
     // Not known to be on the disk: then it must not look like a copy. The manifest goes first, so that the data is never a copy without it.
-    for (const name of given.reverse()) withdraw(name);
+    for (const name of given.reverse()) withdraw(name, input);
     if (errnoOf(error) === 'EEXIST') return null;
     throw error;
   }
@@ -87,13 +89,15 @@ interface Given {
 }
 
 /** Withdraws a name; what keeps that from being done must not hide why it is done. */
-function withdraw({ staged, final }: Given): void {
+function withdraw({ staged, final }: Given, { warn, leave }: PublishInput): void {
   try {
     // Where there are no hard links, it is the only name that the file has.
     if (lstatOrNull(staged)) remove(final);
     else renameSync(final, staged);
-  } catch {
-    // The next run finds the staged manifest, hashes the data, and completes or withdraws it.
+  } catch (error) {
+    // The next command finds the staged manifest, hashes the data, and completes or withdraws it.
+    leave();
+    warn(critical('HEAL_FAILED', `${final} could not be withdrawn: ${errnoWords(error)}; the next command of this name completes it or withdraws it`));
   }
 }
 

@@ -100,19 +100,49 @@ function describe(db: Db): Answers['describe'] {
   };
 }
 
-function readWrite<T>(r: { file: string; mmap: boolean; cellSizeCheck: boolean }, work: (db: Db) => T): T {
-  // Cells are checked whenever a page comes into the cache: a mapped page does so at every use, a cached one once.
-  return using(open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap && !r.cellSizeCheck }), (db) => {
-    if (r.cellSizeCheck) {
-      db.pragma('cell_size_check = ON');
-      db.pragma(`cache_size = -${PROVING_CACHE_KB}`);
-    }
+type OfFile = Extract<Request, { cellSizeCheck: boolean }>;
+
+/** The private file that was asked about last, still open: a schema of thousands of tables is read once, and not for each of them. */
+let held: { readonly of: string; readonly db: Db } | null = null;
+
+function letGo(): void {
+  const was = held;
+  held = null;
+  was?.db.close();
+}
+
+function readWrite<T>(r: OfFile, work: (db: Db) => T): T {
+  const of = JSON.stringify([r.file, r.mmap, r.cellSizeCheck]);
+  if (held?.of !== of) {
+    letGo();
+    held = { of, db: openPrivate(r) };
+  }
+  const { db } = held;
+  try {
+    db.pragma('ignore_check_constraints = OFF');
     return work(db);
-  });
+  } catch (error) {
+    // What it has seen of the file counts for nothing any more.
+    letGo();
+    throw error;
+  }
+}
+
+function openPrivate(r: OfFile): Db {
+  // Cells are checked whenever a page comes into the cache: a mapped page does so at every use, a cached one once.
+  const db = open(r.file, { readonly: false, busyMs: 0, mmap: r.mmap && !r.cellSizeCheck });
+  if (r.cellSizeCheck) {
+    db.pragma('cell_size_check = ON');
+    db.pragma(`cache_size = -${PROVING_CACHE_KB}`);
+  }
+  return db;
 }
 
 async function answer(r: Request): Promise<Answers[Request['op']]> {
+  if (!('cellSizeCheck' in r)) letGo();
   switch (r.op) {
+    case 'let-go':
+      return {};
     case 'snapshot':
       return await snapshot(r);
     case 'check-source':

@@ -41,6 +41,8 @@ export type Request =
   | { op: 'check-all'; file: string; mmap: boolean; cellSizeCheck: boolean }
   /** Rows of one table, or of all, whose foreign keys point nowhere. */
   | { op: 'check-foreign-keys'; file: string; table: string | null; mmap: boolean; cellSizeCheck: boolean }
+  /** Closes the private file that the requests above leave open for the next of them. Any other request does so as well. */
+  | { op: 'let-go' }
 
   /** Opens a database that nobody else may have open for writing, so that SQLite rolls back or checkpoints what is left, and removes -wal and -shm. */
   | { op: 'settle'; file: string; dev: number; ino: number; busyMs: number }
@@ -86,6 +88,7 @@ export interface Answers {
   'check-table': Findings & { readonly limited: boolean };
   'check-all': Findings;
   'check-foreign-keys': { readonly rows: number; readonly unchecked: string | null };
+  'let-go': Record<string, never>;
   settle: Record<string, never>;
   'set-wal': Record<string, never>;
   'set-rollback': Record<string, never>;

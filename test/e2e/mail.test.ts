@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { breakRows, dbbackup, EXECUTABLE, holdExclusively, killGroup, type Result, start, until, useDatabase } from '../support/cli.js';
-import { type ParsedMail, parseMail, type SmtpServer, startSmtp } from '../support/smtp.js';
+import { type ParsedMail, parseMail, type SmtpServer, startScripted, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -234,6 +234,20 @@ describe('a server that cannot be reached', () => {
     expect(mails.map((m) => m.headers.get('subject'))).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
     expect(new Set(mails.map((m) => m.headers.get('message-id'))).size).toBe(2);
     expect([outbox(s), (await s.run([], env())).code, subjects()]).toEqual([[], 0, []]);
+  });
+
+  test.each(['prune', 'run'])('where the time limit ends the telling of %s, what was to be done is done: 3', async (command) => {
+    const silent = await startScripted('', () => null);
+    const { s } = await sceneWithCopy();
+    hide(s);
+    await s.run([], down());
+    bringBack(s);
+    const at = env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${silent.port}` });
+    const limited = ['--json', '--keep-last', '5', '--timeout', '2s'];
+    const late = command === 'run' ? await s.run(limited, at) : await s.ask(command, limited, at);
+    await silent.close();
+    expect([late.code, late.json.status, late.json.error?.code, late.json.error?.stage], late.stderr).toEqual([3, 'incomplete', 'TIMEOUT', 'report']);
+    expect(outbox(s)).toHaveLength(command === 'run' ? 2 : 1);
   });
 
   test('a server that takes the mail and refuses one recipient is told, and nobody gets it twice', async () => {

@@ -1,8 +1,9 @@
 /** Retention through the executable: on copies made beforehand, nothing goes but what was made by this tool, under this name. */
+import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { dbbackup } from '../support/cli.js';
+import { cannot, dbbackup } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, scene, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -12,6 +13,16 @@ const listing = (to: string): string[] =>
   readdirSync(to)
     .filter((f) => f !== '.dbbackup')
     .sort();
+
+/** Does it while files cannot be removed, not even by root. */
+async function mounted(files: readonly string[], work: () => Promise<void>): Promise<void> {
+  for (const file of files) execFileSync('mount', ['--bind', file, file]);
+  try {
+    await work();
+  } finally {
+    for (const file of files) execFileSync('umount', [file]);
+  }
+}
 
 describe('prune', () => {
   test('a name of which there is nothing is a slip, where there are copies of others', async () => {
@@ -169,6 +180,37 @@ describe('prune', () => {
     expect(existsSync(join(s.to, (files[1] ?? '').replace(/db$/, 'json')))).toBe(false);
     // What cannot be read is not known to be ours.
     expect(existsSync(unreadable)).toBe(true);
+  });
+
+  const noMount = cannot('root', 'mount');
+  if (noMount) process.stderr.write(`not run here: files that cannot be removed: ${noMount}\n`);
+  test.skipIf(noMount)('one file that cannot be removed keeps no other from going, and no later run from being made', async () => {
+    const s = scene();
+    const files = plantDaily(s.to, 5);
+    const at = (n: number, suffix = ''): string => join(s.to, (files[n] ?? '').replace(/\.db$/, suffix || '.db'));
+    const kept = at(1);
+    const manifest = at(2, '.json');
+    await mounted([kept, manifest], async () => {
+      const prune = await s.ask('prune', ['--keep-last', '1', '--json']);
+      expect([prune.code, prune.json.error?.code, prune.json.error?.message], prune.stderr).toEqual([
+        1,
+        'IO_ERROR',
+        expect.stringContaining(`${kept}: cannot be`),
+      ]);
+      expect(prune.json.error?.message).toContain('nor can 1 other file');
+      expect(prune.json.pruned?.map(({ file }) => file)).toEqual(files.slice(2));
+      expect(prune.json.kept?.map(({ file }) => file)).toEqual(files.slice(0, 2));
+      expect(readdirSync(s.to).filter((file) => file.startsWith('app-'))).toHaveLength(5);
+      // The manifest without data is a prune that is to be finished, and cannot be.
+      const run = await s.run(['--keep-last', 'all', '--accept-moved', '--json']);
+      expect([run.code, run.json.copy?.status], run.stderr).toEqual([0, 'good']);
+      expect(run.json.warnings?.filter(({ severity }) => severity === 'critical')).toEqual([
+        { code: 'HEAL_FAILED', severity: 'critical', message: expect.stringContaining(manifest.replace(`${s.to}/`, '')) as string },
+      ]);
+    });
+    const again = await s.ask('prune', ['--keep-last', '2', '--json']);
+    expect([again.code, again.json.pruned?.map(({ file }) => file), again.json.warnings?.map(({ code }) => code)]).toEqual([0, [files[1]], ['HEALED']]);
+    expect(existsSync(manifest)).toBe(false);
   });
 
   test.each([

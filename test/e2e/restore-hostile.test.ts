@@ -235,12 +235,17 @@ function noteFor(s: Scene): Record<string, unknown> {
 }
 
 /** A set-aside with a -wal that would go beside the database. Returns its directory. */
-function plantAside(s: Scene, note: unknown, number = 0): string {
+function plantAside(s: Scene, note: Record<string, unknown>, number = 0): string {
   const directory = join(s.state, `aside/app-20260101T000000Z-00000000-0000-4000-8000-00000000000${number}`);
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   writeFileSync(join(directory, 'app.db-wal'), 'planted');
-  writeFileSync(join(directory, 'restore.json'), JSON.stringify(note), { mode: 0o600 });
+  writeNote(directory, note);
   return directory;
+}
+
+/** As the restore would have written it in that very directory. */
+function writeNote(directory: string, note: Record<string, unknown>): void {
+  writeFileSync(join(directory, 'restore.json'), JSON.stringify({ hereIno: lstatSync(directory).ino, ...note }), { mode: 0o600 });
 }
 
 /** Notes that are not believed. */
@@ -261,13 +266,11 @@ const FOREIGN: readonly (readonly [what: string, spoil: (directory: string, s: S
     },
   ],
   ['without end', (directory) => writeFileSync(join(directory, 'restore.json'), readFileSync(join(directory, 'restore.json'), 'utf8').padEnd(65_537))],
-  ['of another name', (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), name: 'other' }))],
-  ['in a state that there is not', (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), state: 'please' }))],
+  ['of another name', (directory, s) => writeNote(directory, { ...noteFor(s), name: 'other' })],
+  ['in a state that there is not', (directory, s) => writeNote(directory, { ...noteFor(s), state: 'please' })],
+  ['that came with files from elsewhere', (directory, s) => writeNote(directory, { ...noteFor(s), hereIno: 1 })],
   ['that is null', (directory) => writeFileSync(join(directory, 'restore.json'), 'null')],
-  [
-    'with an inode in words',
-    (directory, s) => writeFileSync(join(directory, 'restore.json'), JSON.stringify({ ...noteFor(s), oldIno: `${lstatSync(s.source).ino}` })),
-  ],
+  ['with an inode in words', (directory, s) => writeNote(directory, { ...noteFor(s), oldIno: `${lstatSync(s.source).ino}` })],
 ];
 
 test.skipIf(cannot('root'))('a note in aside/ is followed when it is ours, and then at the place of the restore alone', async () => {
@@ -306,6 +309,18 @@ test.skipIf(cannot('root'))('a note in aside/ is followed when it is ours, and t
   const next = await s.ask('prune', ['--json']);
   expect([next.code, codesOf(next)], next.stderr).toEqual([0, ['HEALED']]);
   expect([readFileSync(`${s.source}-wal`, 'utf8'), readdirSync(ours)]).toEqual(['planted', ['restore.json']]);
+});
+
+test('what a killed restore left for a place that is gone keeps no copy from being made', async () => {
+  const { s } = await made();
+  // Of a database that was not there; the directory is not there either any more.
+  const directory = plantAside(s, { ...noteFor(s), oldIno: null, target: join(s.home, 'unmounted/app.db') });
+  for (const turn of ['first', 'second']) {
+    const run = await s.run(['--json', '--source-check', 'quick']);
+    expect([run.code, run.json.copy?.status, codesOf(run)], `${turn}: ${run.stderr}`).toEqual([0, 'good', expect.arrayContaining(['HEAL_FAILED'])]);
+    expect(run.json.warnings?.find(({ code }) => code === 'HEAL_FAILED')?.message).toContain(directory);
+    expect(readdirSync(directory).sort()).toEqual(['app.db-wal', 'restore.json']);
+  }
 });
 
 // ---------------------------------------------------------------------------------------------------------------- the question

@@ -189,3 +189,24 @@ describe('the time limit', () => {
     expect(existsSync(join(to, '.dbbackup/tmp')) && mustBeWhole(to, 'at the end').pairs.size).toBe(1);
   });
 });
+
+describe('a bug of ours in the middle of a run', () => {
+  test('is told, recorded and queued as any other end; the work is cleared away', { timeout: 60_000 }, async () => {
+    const { home, source, to, run } = place();
+    const bug = join(home, 'bug.cjs');
+    writeFileSync(bug, "process.on('SIGUSR2', () => { throw new Error('nobody has thought of this'); });");
+    const holder = await holdExclusively(source);
+    const env = { NODE_OPTIONS: `--require=${bug}`, DBBACKUP_MAIL_TO: 'ops@example.org', DBBACKUP_SMTP_URL: 'smtp://127.0.0.1:9' };
+    const running = start(run(), { env });
+    await underWay(to, running);
+    expect(signalTo(running.pid, 'SIGUSR2')).toBe(true);
+    const result = await running.result;
+    await holder.stop();
+    expect([result.code, result.json.error?.code, result.json.status]).toEqual([70, 'INTERNAL', 'failed']);
+    expect(result.stderr).toContain('nobody has thought of this');
+    const history = await dbbackup(['history', '--to', to, '--json']);
+    expect(history.json.runs?.map((r) => [r.status, r.exitCode, r.error?.code])).toEqual([['failed', 70, 'INTERNAL']]);
+    expect(readdirSync(join(to, '.dbbackup/outbox'))).toHaveLength(1);
+    expect([readdirSync(join(to, '.dbbackup/tmp')), processesAt(home)]).toEqual([[], []]);
+  });
+});
