@@ -10,12 +10,12 @@ import type { Ledger, TargetState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History, historyWarning } from './history.js';
+import { lockFailure } from './lock-failure.js';
 import { RunLog } from './log.js';
-import { ownerOf } from './look-failure.js';
 import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { critical, describe, diskFull, errnoOf, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { critical, describe, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
@@ -28,8 +28,7 @@ import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
 import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
-import { acquireLock, NOT_A_LOCK } from './system/lock.js';
-import { shellWord, userName } from './system/processes.js';
+import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
 import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
@@ -175,6 +174,15 @@ function isSame(a: string, b: string): boolean {
   return first.dev === second.dev && first.ino === second.ino;
 }
 
+/** The error of a directory below the backup directory is that of the backup directory. */
+function makeUsable(directory: string, unsupported: (what: string) => void): void {
+  try {
+    makeDirectories(directory, unsupported);
+  } catch (error) {
+    throw new Failed(targetFailure(error, directory), { cause: error });
+  }
+}
+
 /** How long marking a verdict waits for a run of the same name: it may be at work for long, and the verdict is worth a little patience. */
 const MARK_WAIT_MS = 10_000;
 
@@ -238,15 +246,15 @@ class State implements ToldFrom {
     const { to, stateDir, lockWaitMs } = this.#config;
     const unsupported = (what: string): void => this.#recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
     try {
-      makeDirectories(to, unsupported);
+      makeUsable(to, unsupported);
       makeDirectories(stateDir, unsupported);
-      makeDirectories(tempRoot(to), unsupported);
+      makeUsable(tempRoot(to), unsupported);
       // In a directory that others may add to, somebody may have been faster: look at what is there now.
       const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
       if (isFailure(target)) throw new Failed(target);
       if (lock) await this.#acquire(signal, lockWaitMs);
     } catch (error) {
-      throw new Failed(this.#beginFailure(error), { cause: error });
+      throw new Failed(lockFailure(this.#config, this.#name, this.#ctx.identity, error), { cause: error });
     }
     this.#openState();
     // Not awaited, and not before the first stage has put its child to work: winston is loaded while that is busy.
@@ -286,23 +294,6 @@ class State implements ToldFrom {
       if (error instanceof Failed) throw error;
       this.#recorder.warn(warning('TARGET_NETWORK_FS', `${beside} cannot be locked: ${errnoWords(error)}`));
     }
-  }
-
-  /** SQLite's own errors have codes that are no errno: a lock that cannot be made is a directory that cannot be used. */
-  #beginFailure(error: unknown): Failure {
-    if (error instanceof Failed) return error.failure;
-    const { stateDir } = this.#config;
-    const code = errnoOf(error);
-    if (code === 'SQLITE_FULL') return diskFull(stateDir);
-    const lock = join(stateDir, `${this.#name}.lock.db`);
-    const owner = ownerOf(lock, this.#ctx.identity.uid);
-    if ((code.startsWith('SQLITE_') || code === NOT_A_LOCK) && owner !== null) {
-      const remedy = `if the backups are yours: chown ${userName(this.#ctx.identity.uid)} ${shellWord(lock)} (as root); else run as ${owner}`;
-      return { code: 'TARGET_OWNER', path: stateDir, reason: `the lock ${lock} belongs to ${owner}`, remedy };
-    }
-    if (code.startsWith('SQLITE_READONLY')) return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: `the lock ${lock} cannot be written` };
-    if (code.startsWith('SQLITE_') || code === NOT_A_LOCK || code === 'EIO') return { code: 'TARGET_UNWRITABLE', path: stateDir, reason: errnoWords(error) };
-    return targetFailure(error, stateDir);
   }
 
   /** Writes the record, tells people, closes everything, says the last word. */

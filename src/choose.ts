@@ -1,12 +1,13 @@
 /** Which stored copy the operator means: `latest`, a file of the directory, or a time. */
 import { basename, dirname, resolve } from 'node:path';
 import type { CopyFile } from './catalog.js';
-import { isAhead, isPlainGood, newestGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
+import { isAhead, isPlainGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
 import { lookFailure } from './look-failure.js';
 import { resolveName } from './names.js';
-import { Failed } from './outcome.js';
+import type { Warning } from './outcome.js';
+import { Failed, warning } from './outcome.js';
 import { copiesIn, placeOf } from './place.js';
-import type { Copy } from './records.js';
+import type { Copy, CopyStatus } from './records.js';
 import type { Config } from './settings/load.js';
 import { lstatOrNull } from './system/files.js';
 
@@ -14,6 +15,24 @@ import { lstatOrNull } from './system/files.js';
 export interface Chosen {
   readonly name: string;
   readonly copies: readonly Copy[];
+  /** What is newer than the one that was looked for, or as new as was asked for, and is not good; newest first. */
+  readonly passedOver: readonly PassedOver[];
+}
+
+interface PassedOver {
+  readonly file: string;
+  readonly why: Exclude<CopyStatus, 'good'> | 'dated ahead';
+}
+
+const CODES: Record<PassedOver['why'], Warning['code']> = { bad: 'COPY_BAD', suspect: 'SOURCE_CORRUPT', unverified: 'COPY_UNVERIFIED', 'dated ahead': 'CLOCK' };
+
+/** Who gets an older state than there seems to be is told so; null: there is nothing to tell. */
+export function passedOverWarning({ copies, passedOver }: Chosen): Warning | null {
+  const [first] = passedOver;
+  if (!first) return null;
+  const listed = passedOver.slice(0, 3).map(({ file, why }) => `${file} (${why})`);
+  const more = passedOver.length > 3 ? `, and ${passedOver.length - 3} more` : '';
+  return warning(CODES[first.why], `not taken, though newer than ${copies[0]?.file ?? 'it'}: ${listed.join(', ')}${more}`);
 }
 
 /**
@@ -37,10 +56,15 @@ export function chooseCopies(config: Config, words: readonly string[], cwd: stri
   if (names.length > 1)
     throw new Failed({ code: 'USAGE', message: `these copies have several names: ${names.join(', ')}`, hint: 'name the copies of one at a time' });
   const name = names[0] ?? requireName(config);
-  const latest = words.length === files.length && words.length > 0 ? [] : [latestOf(config, name, now)];
-  const copies = [...latest, ...files.map((f) => copyAt(config, f))];
+  const latest = words.length === files.length && words.length > 0 ? null : newestBefore(config, name, Number.POSITIVE_INFINITY, now);
+  if (latest && !latest.copy) {
+    const reason = `there is no good copy of ${name}${others(copiesIn(config), name)}`;
+    throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason, to: placeOf(config) });
+  }
+  const copies = [...(latest?.copy ? [latest.copy] : []), ...files.map((f) => copyAt(config, f))];
   // Named twice, by its data and its manifest perhaps, it is one copy.
-  return { name, copies: copies.filter((c, i) => copies.findIndex((other) => other.file === c.file) === i) };
+  const once = copies.filter((c, i) => copies.findIndex((other) => other.file === c.file) === i);
+  return { name, copies: once, passedOver: latest?.passedOver ?? [] };
 }
 
 /** All copies of the name. Throws `Failed` with COPY_NOT_FOUND where there is none: a name that is wrong must not look like proof. */
@@ -49,7 +73,7 @@ export function chooseAll(config: Config): Chosen {
   const name = requireName(config);
   const copies = everyCopy(config, name);
   if (copies.length === 0) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: `there is no copy of ${name}`, to: placeOf(config) });
-  return { name, copies };
+  return { name, copies, passedOver: [] };
 }
 
 function everyCopy(config: Config, name: string): Copy[] {
@@ -93,17 +117,29 @@ export function chooseByTime(config: Config, timestamp: string, now: number): Ch
   requireDirectory(copiesIn(config));
   const name = requireName(config);
   const at = parseTime(timestamp);
-  for (const file of scan(copiesIn(config))) {
-    if (file.kind !== 'data' || file.name !== name || file.createdAt > at) continue;
-    const copy = readCopy(copiesIn(config), file);
-    if (copy && isPlainGood(copy) && !isAhead(copy, now)) return { name, copies: [copy] };
-  }
+  const { copy, passedOver } = newestBefore(config, name, at, now);
+  if (copy) return { name, copies: [copy], passedOver };
   throw new Failed({
     code: 'COPY_NOT_FOUND',
     path: placeOf(config),
     reason: `there is no good copy of ${name} made at or before ${new Date(at).toISOString()}`,
     to: placeOf(config),
   });
+}
+
+/** The newest copy that `latest` means, made at or before a time, and what it was looked for behind. */
+function newestBefore(config: Config, name: string, at: number, now: number): { copy: Copy | null; passedOver: PassedOver[] } {
+  const passedOver: PassedOver[] = [];
+  for (const file of scan(copiesIn(config))) {
+    if (file.kind !== 'data' || file.name !== name || file.createdAt > at) continue;
+    const copy = readCopy(copiesIn(config), file);
+    if (!copy) continue;
+    const ahead = isAhead(copy, now);
+    if (isPlainGood(copy) && !ahead) return { copy, passedOver };
+    // A tagged one is not passed over: it is of another kind.
+    if (copy.tags.length === 0) passedOver.push({ file: copy.file, why: copy.status === 'good' ? 'dated ahead' : copy.status });
+  }
+  return { copy: null, passedOver };
 }
 
 /** RFC 3339, also as a terminal shows it; or a date: the end of that day, UTC; or the stamp of a copy's name. Milliseconds since the epoch. */
@@ -142,15 +178,6 @@ function requireName(config: Config): string {
 function others(to: string, name: string): string {
   const [first] = readCopies(to, name).filter((c) => c.status === 'suspect' || (c.status === 'good' && c.tags.length > 0));
   return first ? ` that is not tagged; by name there would be ${first.file} (${[first.status, ...first.tags].join(', ')})` : '';
-}
-
-function latestOf(config: Config, name: string, now: number): Copy {
-  const copy = newestGood(copiesIn(config), name, now);
-  if (!copy) {
-    const reason = `there is no good copy of ${name}${others(copiesIn(config), name)}`;
-    throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason, to: placeOf(config) });
-  }
-  return copy;
 }
 
 function fileOf(config: Config, word: string, cwd: string): CopyFile {

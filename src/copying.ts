@@ -68,6 +68,7 @@ export function packStage(acting: Acting, verified: VerifiedSnapshot, prepared: 
         [
           ...(how === '' ? [] : [`${how}: ${bytes(verified.sizeBytes)} to ${bytes(a.sizeBytes)}`]),
           ...(a.files ? [`${plural(a.files.facts.count, 'file')}, ${bytes(a.files.facts.fileBytes)}`] : []),
+          ...(include.length > 0 && !a.files ? ['no files'] : []),
         ].join('; '),
       );
 }

@@ -5,10 +5,11 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import type { Content } from './artifacts.js';
+import { isSpoilt, SPOILT } from './look-failure.js';
 import type { Failure, Killed, Warning } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
-import { isFinishedRun } from './records.js';
+import { isFinishedRun, isRunRecord } from './records.js';
 import type { Database } from './system/database.js';
 import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
@@ -36,6 +37,18 @@ export interface RunCount {
   readonly runs: number;
 }
 
+/** All that a history holds. A statement that is changed here makes another table of those that are there. */
+const SCHEMA = [
+  'CREATE TABLE runs(seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL, dry_run INTEGER NOT NULL, process TEXT NOT NULL, record TEXT NOT NULL)',
+  'CREATE INDEX runs_by_name ON runs(name, seq)',
+  'CREATE TABLE told(key TEXT PRIMARY KEY, at TEXT NOT NULL)',
+  'CREATE TABLE destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name))',
+  'CREATE TABLE uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file))',
+  'CREATE TABLE removals(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file))',
+  'CREATE TABLE proofs(seq INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, claims TEXT NOT NULL, tool TEXT NOT NULL, sqlite TEXT NOT NULL, at TEXT NOT NULL, UNIQUE(sha256, claims, tool, sqlite))',
+  'CREATE TABLE trimmed(name TEXT NOT NULL, command TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY(name, command, status))',
+] as const;
+
 interface Row {
   readonly record: string;
   readonly process: string;
@@ -46,7 +59,7 @@ export const historyPath = (stateDir: string): string => join(stateDir, 'history
 /** That the history cannot be read or written. One that is damaged stays so until somebody moves it away: no night may be silent about that. */
 export function historyWarning(stateDir: string, what: 'read' | 'written', error: unknown): Warning {
   const message = `the history in ${stateDir} cannot be ${what}: ${errnoWords(error)}`;
-  if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
+  if (isSpoilt(error)) {
     return critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`);
   }
   // Without SQLite no run can make a copy.
@@ -74,19 +87,9 @@ export class History {
       db.pragma('trusted_schema = OFF');
       const isNew = db.pragma('user_version', { simple: true }) !== 1;
       if (isNew || db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'proofs'").get() === undefined) {
-        db.exec(`BEGIN IMMEDIATE;
-          CREATE TABLE IF NOT EXISTS runs(
-            seq INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, name TEXT, status TEXT NOT NULL,
-            dry_run INTEGER NOT NULL, process TEXT NOT NULL, record TEXT NOT NULL);
-          CREATE INDEX IF NOT EXISTS runs_by_name ON runs(name, seq);
-          CREATE TABLE IF NOT EXISTS told(key TEXT PRIMARY KEY, at TEXT NOT NULL);
-          CREATE TABLE IF NOT EXISTS destinations(destination TEXT NOT NULL, name TEXT NOT NULL, since TEXT NOT NULL, PRIMARY KEY(destination, name));
-          CREATE TABLE IF NOT EXISTS uploads(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
-          CREATE TABLE IF NOT EXISTS removals(destination TEXT NOT NULL, file TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY(destination, file));
-          CREATE TABLE IF NOT EXISTS proofs(seq INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, claims TEXT NOT NULL, tool TEXT NOT NULL, sqlite TEXT NOT NULL, at TEXT NOT NULL, UNIQUE(sha256, claims, tool, sqlite));
-          CREATE TABLE IF NOT EXISTS trimmed(name TEXT NOT NULL, command TEXT NOT NULL, status TEXT NOT NULL, runs INTEGER NOT NULL, PRIMARY KEY(name, command, status));
-          PRAGMA user_version = 1;
-          COMMIT`);
+        db.exec(
+          `BEGIN IMMEDIATE; ${SCHEMA.map((sql) => sql.replace(/^CREATE (TABLE|INDEX) /, 'CREATE $1 IF NOT EXISTS ')).join('; ')}; PRAGMA user_version = 1; COMMIT`,
+        );
       }
       refuseHostile(db);
       return new History(db, stateDir);
@@ -230,7 +233,7 @@ export class History {
       .pluck()
       .iterate(name);
     for (const row of rows) {
-      const { results, startedAt } = parse<RunRecord>(row);
+      const { results, startedAt } = recordIn(row);
       if (results?.some((r) => r.proved === 'full' && r.problems.length === 0)) return Date.parse(startedAt);
     }
     return null;
@@ -265,7 +268,7 @@ export class History {
     return this.#db
       .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
       .all({ name })
-      .map((row) => ({ record: parse<RunRecord>(row.record), process: row.process }))
+      .map((row) => ({ record: recordIn(row.record), process: row.process }))
       .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || isGone(parse<ProcessId>(process)))
       .map(({ record }) => record);
   }
@@ -371,17 +374,31 @@ function namesAnother(journal: string): boolean {
   }
 }
 
-/** We make tables and an index and nothing else: a view or a trigger there is somebody's program. */
+const notOurs = (why: string): Error => Object.assign(new Error(why), { code: SPOILT });
+
+/** Blanks and line breaks apart. */
+const wordsOf = (sql: string): string => sql.replace(/\s+/g, '').replace(/^CREATE(TABLE|INDEX)IFNOTEXISTS/, 'CREATE$1');
+const OURS: ReadonlySet<string> = new Set(SCHEMA.map(wordsOf));
+
+/** A view, a trigger, a constraint that is not ours is somebody's program: it would be run here, for as long as it likes. */
 function refuseHostile(db: Database): void {
-  const found = db.prepare<[], string>("SELECT name FROM sqlite_schema WHERE type IN ('view', 'trigger') LIMIT 1").pluck().get();
-  if (found !== undefined) throw new Error(`the history holds ${found}, which dbbackup did not make`);
+  const all = db.prepare<[], { name: string; sql: string | null }>("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'").all();
+  const foreign = all.find(({ sql }) => sql === null || !OURS.has(wordsOf(sql)));
+  if (foreign) throw notOurs(`it holds ${foreign.name}, which dbbackup did not make`);
 }
 
 /** JSON that only this file writes, into a database that belongs to us. */
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
+/** A record that somebody else has written, or an older version that we do not know: nobody must fall over it later. */
+function recordIn(json: string): RunRecord {
+  const found: unknown = JSON.parse(json);
+  if (isRunRecord(found)) return found;
+  throw notOurs('it holds a record that dbbackup did not write');
+}
+
 function asSeen(row: Row, to: string | null): RunRecord {
-  const record = parse<RunRecord>(row.record);
+  const record = recordIn(row.record);
   return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null, to) : record;
 }
 

@@ -59,9 +59,8 @@ export class RunLog {
   async open(directory: string, keepMs: number, uid: number): Promise<void> {
     try {
       makeDirectories(directory, () => undefined);
-      refuseUnsafe(directory, uid);
       const today = this.#now();
-      refuseLink(join(directory, `dbbackup-${today.toISOString().slice(0, 10)}.log`));
+      refuseUnsafe(directory, uid, today);
       const { createLogger, DailyRotateFile, format } = await import('./libraries/winston.js');
       const transport = new DailyRotateFile({
         dirname: directory,
@@ -111,16 +110,24 @@ interface FileStream {
 /** The transport's types leave out the stream that its own documentation tells to listen to. */
 const streamOf = (transport: object): FileStream => Reflect.get(transport, 'logStream') as FileStream;
 
-function refuseUnsafe(directory: string, uid: number): void {
+/** Why the lines of a run could not go into a directory that is there, as far as that can be seen without writing; null: they could. */
+export function logProblem(directory: string, uid: number, today: Date): string | null {
+  try {
+    if (lstatOrNull(directory)) refuseUnsafe(directory, uid, today);
+    return null;
+  } catch (error) {
+    return errnoWords(error);
+  }
+}
+
+function refuseUnsafe(directory: string, uid: number, today: Date): void {
   const stats = lstatOrNull(directory);
   if (!stats?.isDirectory()) throw new Error(`${directory} is not a directory`);
   if (stats.uid !== uid && stats.uid !== 0) throw new Error(`${directory} belongs to uid ${stats.uid}`);
   if (stats.mode & 0o002) throw new Error(`${directory} can be written by others`);
-}
-
-function refuseLink(file: string): void {
-  const stats = lstatOrNull(file);
-  if (stats && !stats.isFile()) throw new Error(`${file} is not a regular file`);
+  const file = join(directory, `dbbackup-${today.toISOString().slice(0, 10)}.log`);
+  const log = lstatOrNull(file);
+  if (log && !log.isFile()) throw new Error(`${file} is not a regular file`);
 }
 
 /** A file of day D holds lines until D + 1 day: it is too old when its last line is. */

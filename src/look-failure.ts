@@ -6,10 +6,16 @@ import { errnoOf, errnoWords, Failed } from './outcome.js';
 import { lstatOrNull } from './system/files.js';
 import { identity, userName } from './system/processes.js';
 
+/** The code of the error for a file of ours that somebody else has written into. */
+export const SPOILT = 'SPOILT';
+
+/** Whether a database of ours stays unusable until somebody moves it away. */
+export const isSpoilt = (error: unknown): boolean => errnoOf(error) === SPOILT || /^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error));
+
 /** Why a directory of ours cannot be looked into: that it is for others is no sign of a dying disk. */
 export function lookFailure(path: string, error: unknown): Failure {
   if (error instanceof Failed) return error.failure;
-  if (/^SQLITE_(NOTADB|CORRUPT)/.test(errnoOf(error))) {
+  if (isSpoilt(error)) {
     return { code: 'IO_ERROR', path, reason: errnoWords(error), remedy: `move ${path} away, and the next run makes a new one` };
   }
   if (errnoOf(error) === 'ENOTDIR') return { code: 'COPY_NOT_FOUND', path, reason: 'it is no directory', to: path, missing: true };

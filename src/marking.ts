@@ -25,7 +25,8 @@ export async function mark(acting: Acting, proof: Proof, base: string, status: C
     // A restore into a file has none so far; the end of the run removes it.
     if (!lstatOrNull(workspace.directory)) makePrivateDirectory(workspace.directory);
     const marked = { ...rest, status, verifiedAt: ctx.clock.now().toISOString(), checks: checksWith(now.manifest, proof.problems) };
-    replace(path, renderManifest(marked, now.whole() ? 'whole' : 'broken'), unsupported, workspace.manifest);
+    // Not where the manifest of a copy that this run makes would be staged: killed here, it has made none.
+    replace(path, renderManifest(marked, now.whole() ? 'whole' : 'broken'), unsupported, join(workspace.directory, 'marked.json'));
     return true;
   };
   try {
@@ -34,6 +35,11 @@ export async function mark(acting: Acting, proof: Proof, base: string, status: C
     }
     return null;
   } catch (error) {
+    if (acting.signal.aborted) {
+      // What was found is told all the same, which waiting for the lock must not prevent.
+      recorder.warn(warning('INTERRUPTED', `the verdict of ${base} could not be written into its manifest: the run was ended while it waited for the lock`));
+      return null;
+    }
     const failure = targetFailure(error, path);
     if (!['TARGET_UNWRITABLE', 'NO_SPACE', 'IO_ERROR'].includes(failure.code)) throw new Failed(failure, { cause: error });
     recorder.warn(warning(failure.code, `the verdict of ${base} could not be written into its manifest: ${errnoWords(error)}`));

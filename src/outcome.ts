@@ -450,7 +450,9 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'TIMEOUT':
       return {
         message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
-        hint: f.next ?? `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history -v shows the stages`,
+        hint:
+          f.next ??
+          `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history -v, with the same --to or --profile, shows the stages`,
       };
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {

@@ -105,12 +105,12 @@ export class Output {
   }
 
   detail(text: string): void {
-    if (this.options.verbose) this.#message('info', [DIM, text]);
+    if (this.options.verbose && !this.options.quiet) this.#message('info', [DIM, text]);
   }
 
-  /** With --quiet only what is critical is said: cron's mail then means trouble. */
+  /** With --quiet only what is critical is said: cron's mail then means trouble. And what can be said here alone, since it cannot be recorded. */
   warning(w: Warning): void {
-    if (this.options.quiet && w.severity !== 'critical') return;
+    if (this.options.quiet && w.severity !== 'critical' && w.code !== 'STATE_UNWRITABLE') return;
     const isCritical = w.severity === 'critical';
     this.#message(isCritical ? 'error' : 'warning', 'dbbackup: ', isCritical ? [RED, 'critical'] : [YELLOW, 'warning'], ` ${w.code}: ${w.message}`);
   }

@@ -83,15 +83,19 @@ export function planRun(config: Config, name: string, facts: Facts, now: Date): 
 /**
  * The same for who only looks: with what a run would meet only when it reads the source, as far as it shows now. A run itself tries all
  * the same, since it may get a suspect copy, which is more than none, and SQLite's word on a journal is what counts.
+ * @param also what ends a run before its first stage
  */
-export function foresee(config: Config, name: string, facts: Facts, now: Date): Planned {
+export function foresee(config: Config, name: string, facts: Facts, now: Date, also: readonly Failure[]): Planned {
   const plan = planRun(config, name, facts, now);
   const { source } = facts;
-  if (isSkip(plan) || isFailure(source)) return plan;
-  const { path, missingBytes, hotJournal } = source;
-  const seen: Failure[] = [];
-  if (hotJournal) seen.push({ code: 'SOURCE_HOT_JOURNAL', path });
-  if (missingBytes > 0) seen.push({ code: 'SOURCE_CORRUPT', path, findings: [`the file is ${missingBytes} bytes shorter than its header says`], keptAs: null });
+  if (isSkip(plan)) return plan;
+  const seen: Failure[] = [...also];
+  if (!isFailure(source)) {
+    const { path, missingBytes, hotJournal } = source;
+    if (hotJournal) seen.push({ code: 'SOURCE_HOT_JOURNAL', path });
+    if (missingBytes > 0)
+      seen.push({ code: 'SOURCE_CORRUPT', path, findings: [`the file is ${missingBytes} bytes shorter than its header says`], keptAs: null });
+  }
   const [first, ...others] = [...(hasProblems(plan) ? plan.problems : []), ...seen];
   return first ? { problems: [first, ...others] } : plan;
 }

@@ -195,6 +195,56 @@ export interface RunRecord {
   readonly setAside?: string | null;
 }
 
+const isText = (v: unknown): boolean => typeof v === 'string';
+const isNumber = (v: unknown): boolean => typeof v === 'number' && Number.isFinite(v);
+const orNull =
+  (is: (v: unknown) => boolean) =>
+  (v: unknown): boolean =>
+    v === null || is(v);
+const isMissingOr =
+  (is: (v: unknown) => boolean) =>
+  (v: unknown): boolean =>
+    v === undefined || is(v);
+const listOf =
+  (is: (v: unknown) => boolean) =>
+  (v: unknown): boolean =>
+    Array.isArray(v) && v.every(is);
+const shaped =
+  (fields: Readonly<Record<string, (v: unknown) => boolean>>) =>
+  (v: unknown): boolean =>
+    typeof v === 'object' && v !== null && Object.entries(fields).every(([field, is]) => is((v as Record<string, unknown>)[field]));
+const isTime = (v: unknown): boolean => typeof v === 'string' && !Number.isNaN(Date.parse(v));
+const isKept = shaped({ file: isText, reasons: listOf(isText) });
+const isPruned = shaped({ file: isText, reason: isText });
+
+const RECORD = shaped({
+  command: isText,
+  runId: isText,
+  name: orNull(isText),
+  profile: orNull(isText),
+  status: isText,
+  dryRun: (v) => typeof v === 'boolean',
+  startedAt: isTime,
+  finishedAt: orNull(isTime),
+  durationMs: orNull(isNumber),
+  exitCode: orNull(isNumber),
+  source: orNull(shaped({ path: isText, sizeBytes: isNumber, walBytes: isNumber, journalMode: isText })),
+  copy: orNull(shaped({ file: isText, sizeBytes: isNumber, status: isText, createdAt: isTime, tags: listOf(isText) })),
+  stages: listOf(shaped({ name: isText, status: isText, durationMs: isNumber })),
+  kept: listOf(isKept),
+  pruned: listOf(isPruned),
+  warnings: listOf(shaped({ code: isText, severity: isText, message: isText })),
+  error: orNull(shaped({ code: isText, stage: orNull(isText), message: isText, hint: isText })),
+  resources: shaped({ cpuMs: isNumber, peakAnonBytes: isNumber }),
+  uploads: isMissingOr(listOf(shaped({ destination: isText, status: isText, missing: listOf(isText), pruned: listOf(isPruned) }))),
+  results: isMissingOr(listOf(shaped({ file: isText, status: isText, proved: isText, problems: listOf(isText) }))),
+  restored: isMissingOr(orNull(shaped({ file: isText, target: isText, safetyCopy: orNull(isText), setAside: listOf(isText) }))),
+  backupPoint: isMissingOr(orNull(isText)),
+});
+
+/** Whether a value from a file has the shape of a record, as far as anybody relies on it. */
+export const isRunRecord = (value: unknown): value is RunRecord => RECORD(value);
+
 /** A `run` that came to its end, destinations or not: it has made a copy, and has seen all that there was to warn of. */
 export const isFinishedRun = (record: RunRecord): boolean =>
   // Without a copy it was a run that had nothing to do, and could not deliver an older message.

@@ -5,6 +5,7 @@ import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
 import { baseOf, isCopyOf, readManifest, sizesProblem } from './catalog.js';
 import type { Chosen } from './choose.js';
+import { passedOverWarning } from './choose.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
 import { withFiles } from './included.js';
@@ -215,7 +216,11 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
 const look = async (acting: Acting, way: 'output' | 'into', input: Restoring): Promise<{ copy: Copy; manifest: Manifest }> =>
   await acting.recorder.stage(
     'inspect',
-    () => inspectRestore(acting.ctx, acting.config, way, input),
+    () => {
+      const remark = passedOverWarning(input.chosen);
+      if (remark) acting.recorder.warn(remark);
+      return inspectRestore(acting.ctx, acting.config, way, input);
+    },
     ({ copy }) =>
       `${copy.file}, made ${acting.ctx.output.time(copy.createdAt)} of ${copy.source ?? 'a database that only the sealed part of the manifest names'}`,
   );

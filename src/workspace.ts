@@ -25,6 +25,9 @@ export interface Workspace {
 /** Where state lies unless `state-dir` says otherwise. */
 export const stateDirOf = (to: string): string => join(to, '.dbbackup');
 
+/** `state-dir` was given, and is another. */
+export const isStateElsewhere = (to: string, stateDir: string): boolean => stateDir !== stateDirOf(to);
+
 /** Where unfinished work lies. */
 export const tempRoot = (to: string): string => join(stateDirOf(to), 'tmp');
 

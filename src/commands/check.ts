@@ -2,6 +2,7 @@
 import { dirname } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
+import { foreseeFailures, foreseeWarnings } from '../foresight.js';
 import { bytes, modeOf, plural, table } from '../format.js';
 import { History, historyWarning } from '../history.js';
 import { isIncluded, measureIncluded } from '../including.js';
@@ -26,7 +27,8 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   if (database === null || name === null) throw new Failed({ code: 'USAGE', message: 'no database was given', hint: 'dbbackup check FILE --to DIR' });
   const problems: Warning[] = [];
   const facts = { ...inspect(ctx, config, database, name, 'every'), included: await measureIncluded(config, database, ctx.signal) };
-  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
+  const also = isFailure(facts.target) ? [] : foreseeFailures(ctx, config, name);
+  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now(), also);
   if (hasProblems(plan)) {
     for (const p of plan.problems) {
       const { message, hint } = describe(withRoomLine(p, config, name, ctx.clock.now()));
@@ -41,9 +43,9 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
     problems.push(warning('STATE_UNWRITABLE', `${dirname(config.metricsFile)} is not there, so the metrics file cannot be written (metrics-file)`));
   for (const [hook, words] of Object.entries(config.hooks)) {
     const [program] = words ?? [];
-    if (program === undefined || canStart(program, ctx.cwd, ctx.childEnv)) continue;
-    // Without it a run fails before it begins; the others would only be missed.
-    problems.push((hook === 'before' ? critical : warning)('HOOK_FAILED', `${program} is not there, or is no program (${hook})`));
+    // Without `before` a run fails before it begins: that is among its failures. The others would only be missed.
+    if (hook === 'before' || program === undefined || canStart(program, ctx.cwd, ctx.childEnv)) continue;
+    problems.push(warning('HOOK_FAILED', `${program} is not there, or is no program (${hook})`));
   }
   const destinations = await checkDestinations(ctx, config, problems);
   await checkTelling(ctx, config, name, options.sendTest, problems);
@@ -51,6 +53,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
 
   try {
     History.openToRead(config.stateDir)?.close();
+    if (!isFailure(facts.target)) problems.push(...foreseeWarnings(ctx, config));
   } catch (error) {
     problems.push(historyWarning(config.stateDir, 'read', error));
   }

@@ -5,6 +5,7 @@ import { isFailure } from '../artifacts.js';
 import type { GuardFlags } from '../cli.js';
 import { hasPlace, requireProgram } from '../commanding.js';
 import type { Context } from '../context.js';
+import { foreseeLock, foreseeWarnings } from '../foresight.js';
 import { bytes } from '../format.js';
 import { guardCommand, wayBackProblem, windowProblem } from '../guard.js';
 import type { Guarding } from '../guarding.js';
@@ -103,7 +104,7 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
   const facts = inspect(ctx, config, guarding.database, name, 'newest');
   const { source, target } = facts;
   if (!isFailure(source)) recorder.setSource(source);
-  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now());
+  const plan = foresee({ ...config, ifOlderThanMs: null }, name, facts, ctx.clock.now(), isFailure(target) ? [] : foreseeLock(ctx, config, name));
   if (isSkip(plan)) throw new Error('a guard has nothing to skip');
   const program = attempt(() => requireProgram(ctx, flags.words));
   const problems: (Failure | null)[] = [windowProblem(ctx, guarding), program, ...(hasProblems(plan) ? plan.problems : [])];
@@ -117,7 +118,7 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(first, false), failure: first, failedStage: 'inspect' });
   }
   if (hasProblems(plan)) throw new Error('a problem that is no failure');
-  for (const w of plan.warnings) recorder.warn(w);
+  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config)]) recorder.warn(w);
   const freeBytes = isFailure(target) ? null : target.freeBytes;
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   const command = flags.words.map(shellWord).join(' ');

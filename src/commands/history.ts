@@ -27,7 +27,9 @@ export function history(ctx: Context, config: Config, options: { limit: number |
   } catch (error) {
     throw new Failed(lookFailure(historyPath(config.stateDir), error), { cause: error });
   }
-  if (runs.length === 0) output.info(`no runs ${config.nameGiven && config.name !== null ? `of ${config.name} ` : ''}are recorded in ${config.stateDir}`);
+  // A disk may not be mounted, or the name be wrong: "no runs" would sound as if all were known.
+  if (!to && !lstatOrNull(config.stateDir)) output.info(`there is no directory ${config.to}: is it mounted, and is this its name?`);
+  else if (runs.length === 0) output.info(`no runs ${config.nameGiven && config.name !== null ? `of ${config.name} ` : ''}are recorded in ${config.stateDir}`);
   else if (output.options.verbose) output.data(runs.flatMap((r) => atLength(output, r)));
   else {
     const rows = runs.map((r) => [

@@ -5,6 +5,7 @@ import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
 import { hasFilesOf, readCopies, scan } from '../catalog.js';
 import type { Context } from '../context.js';
+import { foreseeLock, foreseeWarnings } from '../foresight.js';
 import { RunLog } from '../log.js';
 import { resolveName } from '../names.js';
 import type { ExitCode } from '../outcome.js';
@@ -65,10 +66,12 @@ async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitC
     dryRun: true,
   });
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
-  if (isFailure(target)) {
-    ctx.output.error(target, 'inspect');
-    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(target, false), failure: target, failedStage: 'inspect' });
+  const failure = isFailure(target) ? target : (foreseeLock(ctx, config, name)[0] ?? null);
+  if (failure) {
+    ctx.output.error(failure, 'inspect');
+    return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(failure, false), failure, failedStage: 'inspect' });
   }
+  for (const w of foreseeWarnings(ctx, config)) recorder.warn(w);
   const decision = planPrune(config, readCopies(config.to, name), null, ctx.clock.now());
   holdWarning(decision.hold, (w) => recorder.warn(w));
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });

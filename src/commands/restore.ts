@@ -4,7 +4,7 @@ import type { SourceState } from '../artifacts.js';
 import { isFailure } from '../artifacts.js';
 import { asideRoot } from '../aside.js';
 import { rfc3339 } from '../catalog.js';
-import { chooseByTime, chooseCopies } from '../choose.js';
+import { chooseByTime, chooseCopies, passedOverWarning } from '../choose.js';
 import type { RestoreFlags } from '../cli.js';
 import type { Context } from '../context.js';
 import { bytes, plural } from '../format.js';
@@ -63,6 +63,8 @@ function pathOf(ctx: Context, flag: string, raw: string): string {
 
 async function ask(ctx: Context, config: Config, input: Restoring): Promise<void> {
   const { copy } = inspectRestore(ctx, config, 'into', input);
+  const remark = passedOverWarning(input.chosen);
+  if (remark) ctx.output.warning(remark);
   const yes = await askYes(`Replace ${describeTarget(ctx, input.target)} by ${describeCopy(ctx, copy)}?`, ctx.signal);
   if (yes === true) return;
   throw new Failed({
@@ -91,6 +93,8 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
   try {
     const { copy, manifest } = inspectRestore(ctx, config, way, input);
     if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));
+    const remark = passedOverWarning(input.chosen);
+    if (remark) recorder.warn(remark);
     recorder.setCopy(copy);
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);

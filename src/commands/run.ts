@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { isFailure } from '../artifacts.js';
 import { rfc3339 } from '../catalog.js';
 import type { Context } from '../context.js';
+import { foreseeFailures, foreseeWarnings } from '../foresight.js';
 import { bytes } from '../format.js';
 import { isIncluded, measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
@@ -41,7 +42,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   );
   const { source, target } = facts;
   if (!isFailure(source)) recorder.setSource(source);
-  const plan = foresee(config, name, facts, now);
+  const plan = foresee(config, name, facts, now, isFailure(target) ? [] : foreseeFailures(ctx, config, name));
   if (isSkip(plan)) {
     output.result(`would do nothing: ${plan.skip}`);
     return saveDryRun(ctx, config, recorder, { status: 'skipped', exitCode: 0, failure: null, failedStage: null });
@@ -54,7 +55,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     const exitCode = exitCodeOf(first, false);
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
   }
-  for (const w of plan.warnings) recorder.warn(w);
+  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config)]) recorder.warn(w);
   const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);
   holdWarning(decision.hold, (w) => recorder.warn(w));
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });

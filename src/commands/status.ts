@@ -153,8 +153,7 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
       problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`));
     }
     for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, config.to)));
-    if (lastTried?.status === 'interrupted' && lastTried.exitCode === null)
-      problems.push(critical('LAST_RUN_DIED', `the run of ${lastTried.startedAt} was killed before it could finish`));
+    if (lastTried?.status === 'interrupted' && lastTried.exitCode === null) problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, config.to)));
     else if (lastTried?.error)
       problems.push(warning('LAST_RUN_FAILED', `the run of ${lastTried.startedAt} ended ${lastTried.status}: ${lastTried.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.
@@ -288,12 +287,12 @@ function untoldProblems(
   return { problems: told, keys };
 }
 
-/** A killed backup has left nothing that matters; what a killed restore or guard left is for a person to look at, and says how. */
+/** A killed backup has left nothing that matters; what a killed restore or guard left is for a person to look at. Both say how to go on. */
 function killedInWords(run: RunRecord, to: string): string {
   const { error } = asKilled(run, null, to);
   return run.command === 'restore' || run.command === 'guard'
     ? `the ${run.command} of ${run.startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`
-    : `the ${run.command} of ${run.startedAt} was killed before it could finish`;
+    : `the ${run.command} of ${run.startedAt} was killed before it could finish: ${error?.hint ?? ''}`;
 }
 
 function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null): boolean {

@@ -5,7 +5,7 @@ import type { Acting } from '../acting.js';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
 import { baseOf, readManifestText, sizesProblem } from '../catalog.js';
-import { chooseAll, chooseCopies } from '../choose.js';
+import { chooseAll, chooseCopies, passedOverWarning } from '../choose.js';
 import type { VerifyFlags } from '../cli.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural, table } from '../format.js';
@@ -32,11 +32,13 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
   if (flags.all && flags.copies.length > 0) throw new Failed({ code: 'USAGE', message: '--all and named copies exclude one another', hint: 'give one' });
   const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
   if (isFailure(target)) throw new Failed(target);
-  const { name, copies: chosen } = flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
+  const { name, copies: chosen, passedOver } = flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
   const copies = flags.all ? [...chosen].sort(leastRecentlyVerified) : chosen;
   if (options.dryRun) return dryRun(ctx, config, name, copies);
   return await act(ctx, config, 'verify', name, async (acting) => {
     const results: VerifyResult[] = [];
+    const remark = passedOverWarning({ name, copies: chosen, passedOver });
+    if (remark) acting.recorder.warn(remark);
     acting.setDocument((record) => documentOf(record, results));
     await acting.begin({ lock: false });
     const began = ctx.clock.monotonic();
@@ -45,26 +47,29 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     const proven: VerifyResult[] = [];
     const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
     let left: readonly Copy[] = copies;
-    await acting.recorder.stage(
-      'verify',
-      async () => {
-        let done = 0;
-        for (const copy of copies) {
-          // The first one always: a machine under load must not be one on which nothing is ever proven.
-          if (left.length < copies.length && flags.maxTimeMs !== null && ctx.clock.monotonic() - began >= flags.maxTimeMs) break;
-          const verified = await verifyOne(acting, copy, (now) => ctx.output.progress('verify', done + now, total));
-          left = left.slice(1);
-          done += copy.sizeBytes;
-          if (verified) results.push(verified.result);
-          if (verified && !verified.noRoom) proven.push(verified.result);
-          noRoom ??= verified?.noRoom ?? null;
-          unmarked ??= verified?.unmarked ?? null;
-          acting.recorder.add({ results: [...results] });
-        }
-      },
-      () => `${plural(proven.length, 'copy', 'copies')} ${proven.every((r) => r.status === 'good') ? 'proven' : 'looked at'}: ${count(proven)}`,
-    );
-    print(ctx, results);
+    const work = async (): Promise<void> => {
+      let done = 0;
+      for (const copy of copies) {
+        // The first one always: a machine under load must not be one on which nothing is ever proven.
+        if (left.length < copies.length && flags.maxTimeMs !== null && ctx.clock.monotonic() - began >= flags.maxTimeMs) break;
+        const verified = await verifyOne(acting, copy, (now) => ctx.output.progress('verify', done + now, total));
+        left = left.slice(1);
+        done += copy.sizeBytes;
+        if (verified) results.push(verified.result);
+        if (verified && !verified.noRoom) proven.push(verified.result);
+        noRoom ??= verified?.noRoom ?? null;
+        unmarked ??= verified?.unmarked ?? null;
+        acting.recorder.add({ results: [...results] });
+      }
+    };
+    const note = (): string =>
+      `${plural(proven.length, 'copy', 'copies')} ${proven.every((r) => r.status === 'good') ? 'proven' : 'looked at'}: ${count(proven)}`;
+    try {
+      await acting.recorder.stage('verify', work, note);
+    } finally {
+      // Ended in the middle, it has found what it has found.
+      print(ctx, results);
+    }
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
     return { failure: failureFrom(proven, placeOf(config), flags.all ? null : name) ?? noRoom ?? unmarked, stage: 'verify' };

@@ -14,7 +14,7 @@ import type { MailRoute } from '../settings/values.js';
 import { isLoopback } from '../settings/values.js';
 import type { Message } from './message.js';
 import { Undelivered } from './undelivered.js';
-import { bounded, oneLine, reasonInWords, resolve } from './wire.js';
+import { bounded, hide, holdsEcho, oneLine, reasonInWords, resolve } from './wire.js';
 
 /** Who sends to whom, and how. */
 export type Envelope = Pick<MailSettings, 'route' | 'to' | 'from'>;
@@ -291,5 +291,7 @@ function scrub(reason: string, route: MailRoute): string {
   if (route.kind !== 'smtp' || route.password === '') return oneLine(reason, [], REASON_LENGTH);
   const { user, password } = route;
   const base64 = (s: string): string => Buffer.from(s).toString('base64');
-  return oneLine(reason, [base64(`\0${user}\0${password}`), base64(password), encodeURIComponent(password), password], REASON_LENGTH);
+  const hidden = hide(reason, [base64(`\0${user}\0${password}`), base64(password), encodeURIComponent(password), password]);
+  if (holdsEcho(hidden, password)) return `${whereOf(route)}: what the server says holds the password in disguise, and is not repeated`;
+  return oneLine(hidden, [], REASON_LENGTH);
 }

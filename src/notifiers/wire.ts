@@ -57,3 +57,26 @@ export function oneLine(text: string, secrets: readonly string[], length: number
   const line = printable(hide(text, secrets).replace(/\s+/gu, ' ').trim());
   return line.length > length ? `${Array.from(line).slice(0, length).join('')}...` : line;
 }
+
+const bare = (text: string): string => text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, '');
+/** Shorter ones stand in ordinary words. */
+const SHORTEST_ECHO = 4;
+
+/**
+ * Whether a text holds this secret in disguise: in other letters, in pieces, as hexadecimal digits or base64, whatever stands before it there.
+ * A server that is sent a password may repeat it so.
+ */
+export function holdsEcho(text: string, secret: string): boolean {
+  const bytes = Buffer.from(secret);
+  // What base64 makes of it depends on how many bytes stand before it; its first and last digits hold bits of what is around.
+  const encoded = [0, 1, 2].map((before) => {
+    const digits = Buffer.concat([Buffer.alloc(before), bytes])
+      .toString('base64')
+      .replace(/=+$/, '');
+    return digits.slice(before === 0 ? 0 : before + 1, (before + bytes.length) % 3 === 0 ? undefined : -1);
+  });
+  const reversed = [...secret].reverse().join('');
+  // The code that begins each line of an answer is none of its words.
+  const said = bare(text.replace(/^\d{3}[ -]/gm, ''));
+  return [secret, reversed, bytes.toString('hex'), ...encoded].map(bare).some((form) => form.length >= SHORTEST_ECHO && said.includes(form));
+}

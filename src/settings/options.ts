@@ -159,8 +159,8 @@ export const OPTIONS = {
     group: 'run',
     value: 'DURATION',
     fallback: '26h',
-    commands: ['status', 'check'],
-    summary: 'How old the newest good copy may be before `status` calls it stale.',
+    commands: ['run', 'status', 'check'],
+    summary: 'How old the newest good copy may be before `status` calls it stale, and the newest one at a destination before a run calls that critical.',
     parse: positiveDuration,
   },
   'if-older-than': {

@@ -13,8 +13,8 @@ import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import { ancestors, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
-import { fileSystem, mayBeLocked, shellWord, userName } from '../system/processes.js';
-import { stateDirOf, tempRoot } from '../workspace.js';
+import { fileSystem, kernelsOwn, mayBeLocked, shellWord, userName } from '../system/processes.js';
+import { isStateElsewhere, stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
 const HEADER_BYTES = 100;
@@ -208,54 +208,82 @@ function writeRefusal(path: string): string | null {
  * @param invocation the command line, for the exact `sudo -u` line
  */
 export function inspectTarget(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): TargetState | Failure {
+  const unusable = (error: unknown, blamed: string, state: boolean): Failure =>
+    error instanceof Failed ? error.failure : { code: 'TARGET_UNWRITABLE', path: blamed, reason: errnoWords(error), state };
+  let target: Omit<TargetState, 'network'>;
   try {
-    return lookAtTarget(path, stateDir, identity, invocation);
+    target = lookAtTarget(path, identity, invocation);
   } catch (error) {
-    if (error instanceof Failed) return error.failure;
-    return { code: 'TARGET_UNWRITABLE', path, reason: errnoWords(error) };
+    return unusable(error, path, false);
+  }
+  const elsewhere = isStateElsewhere(path, stateDir);
+  try {
+    return { ...target, network: lookAtState(path, stateDir, identity, invocation) };
+  } catch (error) {
+    return unusable(error, elsewhere ? stateDir : path, elsewhere);
   }
 }
 
-function lookAtTarget(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): TargetState {
+const ALL_OF_IT = constants.R_OK | constants.W_OK | constants.X_OK;
+
+function lookAtTarget(path: string, identity: Identity, invocation: readonly string[]): Omit<TargetState, 'network'> {
   const unwritable = (reason: string): Failed => new Failed({ code: 'TARGET_UNWRITABLE', path, reason });
   const named = lstatOrNull(path);
   if (named?.isSymbolicLink()) throw unwritable('it is a symbolic link; name the directory itself');
   if (named && !named.isDirectory()) throw unwritable('it is not a directory');
   const there = nearest(path);
   const real = realpathSync(there);
-  if (!statSync(real).isDirectory()) throw unwritable(`${there} is not a directory`);
-
-  for (const directory of [path, stateDir]) checkOwners(directory, identity, invocation);
+  const reason = unusableReason(there);
+  if (reason !== null) throw unwritable(reason);
+  checkOwners(path, identity, invocation);
   try {
-    accessSync(real, constants.R_OK | constants.W_OK | constants.X_OK);
+    accessSync(real, ALL_OF_IT);
   } catch (error) {
     throw new Failed({ code: 'TARGET_UNWRITABLE', path, reason: `${errnoWords(error)} at ${real}`, there: named !== null });
   }
+  return { path, exists: named !== null, freeBytes: fileSystem(real)?.freeBytes ?? null };
+}
+
+/** Why nothing can be made below it, whatever its permissions, or null. Throws what the system says. */
+export function unusableReason(there: string): string | null {
+  if (!statSync(there).isDirectory()) return `${there} is not a directory`;
+  const kernels = kernelsOwn(there);
+  return kernels === null ? null : `${there} is on ${kernels}, which belongs to the kernel`;
+}
+
+/** Where state and unfinished work lie. Returns the network file system that the state is on, or null. */
+function lookAtState(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): string | null {
+  const elsewhere = isStateElsewhere(path, stateDir);
+  checkOwners(stateDir, identity, invocation);
   for (const directory of new Set([stateDir, stateDirOf(path), tempRoot(path)])) {
+    const state = elsewhere && directory === stateDir;
+    const unwritable = (reason: string): Failed =>
+      new Failed({ code: 'TARGET_UNWRITABLE', path: state ? directory : path, reason: state ? reason : `${directory}: ${reason}`, state });
     const stats = lstatOrNull(directory);
     if (!stats) continue;
-    const state = directory === stateDir && stateDir !== stateDirOf(path);
-    if (!stats.isDirectory()) {
-      const reason = stats.isSymbolicLink() ? 'it is a symbolic link; name the directory itself' : 'it is not a directory';
-      throw state ? new Failed({ code: 'TARGET_UNWRITABLE', path: directory, reason, state }) : unwritable(`${directory}: ${reason}`);
+    if (!stats.isDirectory()) throw unwritable(stats.isSymbolicLink() ? 'it is a symbolic link; name the directory itself' : 'it is not a directory');
+    if (stats.uid !== identity.uid) {
+      throw new Failed({
+        code: 'TARGET_OWNER',
+        path,
+        reason: `${directory} belongs to ${userName(stats.uid)}`,
+        remedy: `find out who made it; if it was you: chown -R ${userName(identity.uid)} ${shellWord(directory)}`,
+      });
     }
-    if (stats.uid === identity.uid) {
-      try {
-        accessSync(directory, constants.R_OK | constants.W_OK | constants.X_OK);
-      } catch (error) {
-        throw unwritable(`${errnoWords(error)} at ${directory}`);
-      }
-      continue;
+    try {
+      accessSync(directory, ALL_OF_IT);
+    } catch (error) {
+      throw unwritable(errnoWords(error));
     }
-    throw new Failed({
-      code: 'TARGET_OWNER',
-      path,
-      reason: `${directory} belongs to ${userName(stats.uid)}`,
-      remedy: `find out who made it; if it was you: chown -R ${userName(identity.uid)} ${shellWord(directory)}`,
-    });
   }
-  const fs = fileSystem(real);
-  return { path, exists: named !== null, freeBytes: fs?.freeBytes ?? null, network: fileSystem(lstatOrNull(stateDir) ? stateDir : real)?.network ?? null };
+  const there = nearest(stateDir);
+  // It is to be made: in the backup directory that was looked at, where it has its usual place.
+  if (elsewhere && there !== stateDir) {
+    const reason = unusableReason(there);
+    if (reason !== null) throw new Failed({ code: 'TARGET_UNWRITABLE', path: stateDir, reason, state: true });
+    accessSync(realpathSync(there), ALL_OF_IT);
+  }
+  return fileSystem(there)?.network ?? null;
 }
 
 const sudoLine = (uid: number, invocation: readonly string[]): string => `run as its owner: sudo -u ${userName(uid)} ${invocation.map(shellWord).join(' ')}`;

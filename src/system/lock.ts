@@ -3,6 +3,7 @@
  * Nothing else in this process may open that file: closing another descriptor would drop the lock (traps, 8).
  */
 import type { Stats } from 'node:fs';
+import { accessSync, constants } from 'node:fs';
 import { errnoOf } from '../outcome.js';
 import { pause } from './clock.js';
 import type { Database } from './database.js';
@@ -25,14 +26,29 @@ export const NOT_A_LOCK = 'NOT_A_LOCK';
  */
 const isLock = ({ size, uid }: Stats): boolean => size === 0 && (uid === 0 || uid === process.geteuid?.());
 
+function requireLock(path: string): void {
+  const there = lstatOrNull(path);
+  if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
+  if (there && !isLock(there)) throw Object.assign(new Error(`${path} is no lock of ours: find out how it came there, and move it away`), { code: NOT_A_LOCK });
+}
+
+/** Why the lock could not be taken, as far as that can be seen without opening it; null: it could, or another one holds it. */
+export function lookAtLock(path: string): unknown {
+  try {
+    requireLock(path);
+    if (lstatOrNull(path)) accessSync(path, constants.R_OK | constants.W_OK);
+    return null;
+  } catch (error) {
+    return error;
+  }
+}
+
 /**
  * Takes the lock, waiting up to `waitMs` for another holder; null when it stays held. The wait is ours, not SQLite's:
  * its own would block the event loop, and signals with it. Throws the system's error when the file cannot be made.
  */
 export async function acquireLock(path: string, waitMs: number, signal: AbortSignal): Promise<Lock | null> {
-  const there = lstatOrNull(path);
-  if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
-  if (there && !isLock(there)) throw Object.assign(new Error(`${path} is no lock of ours: find out how it came there, and move it away`), { code: NOT_A_LOCK });
+  requireLock(path);
   for (let waited = 0; ; waited += EVERY_MS) {
     signal.throwIfAborted();
     const db = open(path);

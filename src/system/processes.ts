@@ -129,5 +129,11 @@ export function fileSystem(path: string): { freeBytes: number; sizeBytes: number
   }
 }
 
+/** linux/magic.h. What the kernel shows there can be looked at, and no file of ours be made among it, whatever the permissions say. */
+const KERNELS_OWN: Record<number, string> = { 40864: 'proc', 1650812274: 'sysfs', 1667723888: 'cgroup2', 1684170528: 'debugfs', 1953653091: 'tracefs' };
+
+/** The name of the kernel's own file system that a directory is on, or null. Throws what the system says. */
+export const kernelsOwn = (path: string): string | null => KERNELS_OWN[statfsSync(path).type] ?? null;
+
 /** A word as a shell needs it quoted to be taken as it is. */
 export const shellWord = (word: string): string => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);

@@ -185,6 +185,28 @@ describe('who gets the password', () => {
     }
   });
 
+  test('nor in disguise', async () => {
+    const unpadded = (text: string): string => Buffer.from(text).toString('base64').replaceAll('=', '');
+    const disguises = {
+      hex: Buffer.from(CANARY).toString('hex'),
+      upper: CANARY.toUpperCase(),
+      pieces: [...CANARY].join(' '),
+      lines: `${CANARY.slice(0, 5)}\r\n535 ${CANARY.slice(5)}`,
+      unpadded: unpadded(CANARY),
+      shifted: unpadded(`x${CANARY}`),
+      shiftedMore: unpadded(`user:${CANARY}!`),
+      reversed: [...CANARY].reverse().join(''),
+    };
+    for (const [how, echo] of Object.entries(disguises)) {
+      const server = await scripted('220 hello\r\n', (line) => {
+        if (line.startsWith('EHLO')) return '250-me\r\n250 AUTH PLAIN\r\n';
+        return line.startsWith('AUTH') ? `${how === 'lines' ? '535-' : '535 '}wrong: ${echo}\r\n` : '221 bye\r\n';
+      });
+      const reason = await reasonOf(send(server, {}, `smtp://u:${encodeURIComponent(CANARY)}@127.0.0.1:${server.port}`));
+      expect(reason, how).toMatch(/^mail server 127\.0\.0\.1:\d+: what the server says holds the password in disguise, and is not repeated$/);
+    }
+  });
+
   test('a wrong password is said to be one, without it', async () => {
     const server = await smtp({ auth: { user: 'u', password: 'other' }, starttls: true });
     const url = `smtp://u:${encodeURIComponent(CANARY)}@localhost:${server.port}`;

@@ -171,6 +171,22 @@ describe('problems that can be seen beforehand give the exit code that they woul
     { what: 'a target that is a link', make: (s) => symlinkSync('data', s.to), code: 1, error: 'TARGET_UNWRITABLE' },
     { what: 'a name that is taken', make: (s) => plant(s.to, baseAt(ago(DAY))), code: 1, error: 'NAME_TAKEN' },
     { what: 'a target that others can write', make: (s) => makeOpen(s.to), code: 78, error: 'TARGET_OWNER' },
+    { what: 'a lock that is none of ours', make: (s) => lay(s, 'app.lock.db', 'something'), code: 1, error: 'TARGET_UNWRITABLE' },
+    {
+      what: 'a directory for a lock',
+      make: (s) => mkdirSync(join(s.state, 'app.lock.db'), { recursive: true, mode: 0o700 }),
+      code: 1,
+      error: 'TARGET_UNWRITABLE',
+    },
+    { what: 'a state directory below /proc', more: ['--state-dir', '/proc/nope/state'], code: 1, error: 'TARGET_UNWRITABLE' },
+    {
+      what: 'a state directory below a file',
+      make: (s) => writeFileSync(join(s.home, 'file'), ''),
+      more: ['--state-dir', '{home}/file/state'],
+      code: 1,
+      error: 'TARGET_UNWRITABLE',
+    },
+    { what: 'a hook that is not there', more: ['--before', '/no/such/program now'], code: 1, error: 'HOOK_FAILED' },
     { what: 'a setting that does not parse', more: ['--lock-wait', '-1s'], code: 78, error: 'SETTINGS' },
     { what: 'an option that there is not', more: ['--keep-hourly', '3'], code: 64, error: 'USAGE' },
   ];
@@ -178,16 +194,27 @@ describe('problems that can be seen beforehand give the exit code that they woul
     mkdirSync(directory);
     chmodSync(directory, 0o777);
   }
-  test.each(rows)('$what', async ({ make, more = [], code, error }) => {
+  function lay(s: Scene, file: string, content: string): void {
+    mkdirSync(s.state, { recursive: true, mode: 0o700 });
+    writeFileSync(join(s.state, file), content, { mode: 0o600 });
+  }
+  test.each(rows)('$what', async ({ make, more: words = [], code, error }) => {
     const s = scene();
     make?.(s);
+    const more = words.map((word) => word.replace('{home}', s.home));
     const before = tree(s.home);
     const dry = await s.run(['--dry-run', '--json', ...more]);
     expect([dry.code, dry.json.exitCode, dry.json.error?.code], dry.stderr).toEqual([code, code, error]);
     expect(problemsIn(dry.json, 'runId' in dry.json ? shapes.run : shapes.failureDocument)).toEqual([]);
     expect(tree(s.home)).toEqual(before);
+    const check = await s.ask('check', [s.source, '--json', ...more]);
+    if (code === 1) expect([check.code, check.json.problems?.map((p) => p.code)], check.stderr).toEqual([1, expect.arrayContaining([error])]);
+    expect(tree(s.home)).toEqual(before);
     const real = await s.run(['--json', ...more]);
-    expect([real.code, real.json.error?.code]).toEqual([code, error]);
+    expect([real.code, real.json.error?.code], real.stderr).toEqual([code, error]);
+    // Blamed is the setting that is to be changed.
+    if (words.includes('--state-dir'))
+      expect([dry.json.error?.hint, real.json.error?.hint]).toEqual([expect.stringContaining('--state-dir'), expect.stringContaining('--state-dir')]);
   });
 
   test('all of them are told, the gravest first', async () => {

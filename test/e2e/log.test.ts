@@ -169,9 +169,17 @@ describe('a log that cannot be written is a warning', () => {
     expect(dataFiles(s.to)).toHaveLength(1);
     expect(existsSync(join(s.home, 'victim'))).toBe(false);
     if (existsSync(join(s.home, 'else'))) expect(readdirSync(join(s.home, 'else'))).toEqual([]);
-    // The record has it, too, and cron hears nothing.
+    // The record has it, too; and cron hears of it, since what is not in the log is told nowhere else.
     const history = await s.ask('history', ['--json']);
     expect(history.json.runs?.[0]?.warnings.map((w) => w.code)).toEqual(['STATE_UNWRITABLE']);
-    expect(await s.run(['-q', '--log-dir', directory])).toMatchObject({ code: 0, stdout: '', stderr: '' });
+    const quiet = await s.run(['-q', '--log-dir', directory]);
+    expect([quiet.code, quiet.stdout, linesOf(quiet.stderr)]).toEqual([0, '', [expect.stringMatching(/^dbbackup: warning STATE_UNWRITABLE: /)]]);
+    // Who looks beforehand sees it coming.
+    for (const look of [await s.run(['--dry-run', '--json', '--log-dir', directory]), await s.ask('check', [s.source, '--json', '--log-dir', directory])]) {
+      expect([look.code, [...(look.json.warnings ?? []), ...(look.json.problems ?? [])].map((w) => w.code)]).toEqual([
+        0,
+        expect.arrayContaining(['STATE_UNWRITABLE']),
+      ]);
+    }
   });
 });

@@ -1,6 +1,7 @@
 /** What list, status, history and check say: to a person, to a monitor, and as JSON. */
 import { chmodSync, chownSync, existsSync, mkdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { OPTION_NAMES } from '../../src/settings/options.js';
 import {
@@ -360,7 +361,39 @@ describe('history', () => {
     const s = scene(null);
     expect((await s.ask('history', ['--json'])).json).toEqual({ schemaVersion: 1, command: 'history', runs: [] });
     const text = await s.ask('history');
-    expect([text.code, text.stdout, text.stderr]).toEqual([0, '', `no runs are recorded in ${s.state}\n`]);
+    expect([text.code, text.stdout, text.stderr]).toEqual([0, '', `there is no directory ${s.to}: is it mounted, and is this its name?\n`]);
+    mkdirSync(s.to, { mode: 0o700 });
+    const empty = await s.ask('history');
+    expect([empty.code, empty.stdout, empty.stderr]).toEqual([0, '', `no runs are recorded in ${s.state}\n`]);
+  });
+
+  const FOREIGN: readonly (readonly [what: string, sql: string])[] = [
+    [
+      'a record of another shape',
+      `INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES ('x', 'app', 'ok', 0, '{}', '{"command":"run","warnings":7}')`,
+    ],
+    ['a record that is null', "INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES ('x', 'app', 'ok', 0, '{}', 'null')"],
+    // Evaluated at every write, and for as long as it likes.
+    [
+      'a constraint in a table',
+      'DROP TABLE told; CREATE TABLE told(key TEXT PRIMARY KEY, at TEXT NOT NULL CHECK (length(printf(char(37)||char(46)||9||char(99), at)) > 0))',
+    ],
+    ['an index more', "CREATE INDEX more ON runs(run_id) WHERE status = 'ok'"],
+  ];
+  test.each(FOREIGN)('%s, written by somebody else, is an error, and no reason for a run to fail', async (_, sql) => {
+    const { s } = await sceneWithCopy();
+    const db = new Database(join(s.state, 'history.db'));
+    db.exec(sql);
+    db.close();
+    const broken = await s.ask('history', ['--json']);
+    expect([broken.code, broken.json.error?.code, broken.json.error?.message], broken.stderr).toEqual([
+      1,
+      'IO_ERROR',
+      expect.stringContaining('dbbackup did not'),
+    ]);
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.copy?.status, run.json.warnings?.some((w) => w.code === 'STATE_UNWRITABLE')], run.stderr).toEqual([0, 'good', true]);
+    expect((await s.ask('status', ['--json'])).code).toBe(0);
   });
 
   test('what is no history of ours is an error, and no reason for a run to fail', async () => {

@@ -411,6 +411,24 @@ describe('which copy', () => {
     expect([none.code, none.json.error?.code]).toEqual([1, 'COPY_NOT_FOUND']);
   });
 
+  test('whoever gets an older one than the newest is told what was passed over', async () => {
+    const { s, file } = await made();
+    const newer = plant(s.to, baseAt(new Date(Date.now() + 60_000)), { status: 'suspect' });
+    const newest = plant(s.to, baseAt(new Date(Date.now() + 120_000)));
+    truncateSync(join(s.to, newest), 1);
+    const tagged = plant(s.to, baseAt(new Date(Date.now() + 180_000)), { tags: ['before-restore'] });
+    const remark = { code: 'COPY_BAD', severity: 'warning', message: `not taken, though newer than ${file}: ${newest} (bad), ${newer} (suspect)` };
+    const way = ['-o', join(s.home, 'x.db'), '--json'];
+    for (const more of [['--dry-run'], ['--dry-run', '--timestamp', new Date(Date.now() + 600_000).toISOString()], []]) {
+      const restore = await s.ask('restore', [...way, ...more]);
+      expect([restore.code, restore.json.restored?.file, restore.json.warnings], restore.stderr).toEqual([0, file, [remark]]);
+    }
+    expect((await s.ask('verify', ['--json'])).json.warnings).toEqual([remark]);
+    // Asked for by its name, it is meant.
+    expect((await s.ask('restore', [file, '--force', ...way])).json.warnings).toEqual([]);
+    expect(tagged).toContain('app-');
+  });
+
   test.each([
     ['no way', []],
     ['two ways', ['-o', 'x.db', '--into', 'y.db']],

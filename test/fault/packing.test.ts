@@ -383,7 +383,7 @@ describe.skipIf(reason)('a run that packs', () => {
 
 test.each([
   ['a signal', [], 143, 'INTERRUPTED', 'interrupted'],
-  ['the time limit', ['--timeout', '1500ms'], 1, 'TIMEOUT', 'failed'],
+  ['the time limit', ['--timeout', '700ms'], 1, 'TIMEOUT', 'failed'],
 ] as const)('%s while only gzip is still at work ends the run as such, and leaves nothing', async (_, flags, code, error, status) => {
   const home = tempDirectory('gzip');
   const source = join(home, 'app.db');

@@ -157,11 +157,12 @@ describe('the counters', () => {
     History.openToWrite(stateDir).close();
     const db = new Database(historyPath(stateDir));
     const insert = db.prepare("INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES (?, 'app', ?, ?, '{}', ?)");
+    const whole = JSON.stringify(record('run', 'ok'));
     db.transaction(() => {
       // The oldest: 3 that failed, a dry one, one that never ended, and then more than are kept.
       for (let i = 0; i < 10_004; i++) {
         const status = i < 3 ? 'failed' : i === 4 ? 'running' : 'ok';
-        insert.run(`old-${i}`, status, i === 3 ? 1 : 0, '{"command":"run"}');
+        insert.run(`old-${i}`, status, i === 3 ? 1 : 0, whole);
       }
     })();
     db.close();
