@@ -3,7 +3,6 @@
  * itself is the body, a straight list of stages. Whatever the body does, what follows it here happens.
  */
 import { randomUUID } from 'node:crypto';
-import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Ledger, TargetState } from './artifacts.js';
@@ -26,7 +25,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { ancestors, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
+import { ancestors, isSameFile, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
@@ -169,11 +168,6 @@ function judge(ctx: Context, result: BodyResult, recorder: Recorder): Verdict {
 const withCopy = (failure: Failure | null, published: string | null): Failure | null =>
   failure && (failure.code === 'TIMEOUT' || failure.code === 'INTERRUPTED') ? { ...failure, published: published ?? failure.published } : failure;
 
-function isSame(a: string, b: string): boolean {
-  const [first, second] = [statSync(a), statSync(b)];
-  return first.dev === second.dev && first.ino === second.ino;
-}
-
 /** The error of a directory below the backup directory is that of the backup directory. */
 function makeUsable(directory: string, unsupported: (what: string) => void): void {
   try {
@@ -285,7 +279,7 @@ class State implements ToldFrom {
     this.#locks.push(lock);
     const beside = stateDirOf(to);
     // The same directory, also over another way: a second lock on the same file would shut us out for ever.
-    if (isSame(stateDir, beside)) return;
+    if (isSameFile(stateDir, beside)) return;
     try {
       const second = await acquireLock(join(beside, `${this.#name}.lock.db`), lockWaitMs, signal);
       if (second) this.#locks.push(second);

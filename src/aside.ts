@@ -9,7 +9,7 @@
  *   finish        restore.json says done
  */
 import type { Stats } from 'node:fs';
-import { linkSync, lstatSync, readdirSync, renameSync } from 'node:fs';
+import { linkSync, lstatSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { stampOf } from './catalog.js';
 import type { Warning } from './outcome.js';
@@ -18,6 +18,7 @@ import type { Unsupported } from './system/files.js';
 import {
   copyHashed,
   copySync,
+  listing,
   lstatOrNull,
   makeDirectories,
   makePrivateDirectory,
@@ -196,7 +197,7 @@ function removeSecondName(path: string, of: Stats): void {
 
 /** Whether a file has its second name from a replacement that was killed, and that `settleAside` will put right. */
 export const isLeftByUs = (stateDir: string, ino: number): boolean =>
-  list(asideRoot(stateDir)).some((entry) => {
+  directoriesIn(asideRoot(stateDir)).some((entry) => {
     const note = readNote(join(asideRoot(stateDir), entry));
     return note !== null && isPending(note) && (note.oldIno === ino || note.newIno === ino);
   });
@@ -211,7 +212,7 @@ export function settleAside(
   warn: (w: Warning) => void,
   failed: (directory: string, error: unknown) => void,
 ): void {
-  for (const entry of list(asideRoot(stateDir))) {
+  for (const entry of directoriesIn(asideRoot(stateDir))) {
     const directory = join(asideRoot(stateDir), entry);
     const note = readNote(directory);
     if (note?.name !== name || !isPending(note)) continue;
@@ -231,14 +232,7 @@ export function settleAside(
   }
 }
 
-function list(directory: string): string[] {
-  try {
-    return readdirSync(directory).filter((entry) => lstatSync(join(directory, entry)).isDirectory());
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return [];
-    throw error;
-  }
-}
+const directoriesIn = (directory: string): string[] => listing(directory).filter((entry) => lstatOrNull(join(directory, entry))?.isDirectory());
 
 /** Null: no note of ours. What a note says is done, as far as renames go: so it has to be ours, whole, and sensible. */
 function readNote(directory: string): Note | null {

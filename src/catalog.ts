@@ -4,7 +4,7 @@
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
 import { createHash } from 'node:crypto';
-import { lstatSync, readdirSync } from 'node:fs';
+import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Content } from './artifacts.js';
 import { lookFailure } from './look-failure.js';
@@ -12,7 +12,7 @@ import { errnoOf, errnoWords, Failed } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import type { Check, Copy, CopyStatus, FilesArtifact, Manifest, PathProof, Sealed } from './records.js';
 import { isName, printableJson } from './settings/values.js';
-import { lstatOrNull, readSmall } from './system/files.js';
+import { listing, lstatOrNull, readSmall } from './system/files.js';
 
 /** Bytes; a larger manifest is not read. */
 export const MANIFEST_MAX = 16_000_000;
@@ -88,22 +88,13 @@ export function freeBase(name: string, at: Date, present: readonly string[]): st
   return `${first}-${next}`;
 }
 
-function filesIn(directory: string): string[] {
-  try {
-    return readdirSync(directory);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return [];
-    throw error;
-  }
-}
-
 /** Whether one of our files there is of this name; stops at the first. */
 export const hasFilesOf = (directory: string, name: string): boolean =>
-  filesIn(directory).some((file) => file.startsWith(`${name}-`) && parseCopyFile(file)?.name === name);
+  listing(directory).some((file) => file.startsWith(`${name}-`) && parseCopyFile(file)?.name === name);
 
 /** Everything in the directory that is named like one of our files, newest first. An absent directory is empty. `wanted`: others need not be looked at. */
 export function scan(directory: string, wanted: (file: string) => boolean = () => true): readonly CopyFile[] {
-  const found = filesIn(directory)
+  const found = listing(directory)
     .filter(wanted)
     .map(parseCopyFile)
     .filter((f) => f !== null);

@@ -6,6 +6,7 @@ import { lstatSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { TWO_CHILDREN_BYTES } from './artifacts.js';
 import type { Answers, Findings, Request } from './system/worker-protocol.js';
+import { NOTHING_FOUND } from './system/worker-protocol.js';
 import type { WorkerPool } from './system/workers.js';
 
 export interface FileToCheck {
@@ -105,8 +106,6 @@ async function checkTables(input: FileToCheck, tables: Answers['describe']['tabl
     : found;
   return { findings: mergeFindings([structure, ...ofTables]), foreignKey };
 }
-
-const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
 
 function mergeFindings(all: readonly Findings[]): Findings {
   return {

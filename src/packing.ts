@@ -5,7 +5,7 @@
  *   plain ── compress ──▶ .gz | .zst ── seal ──▶ .age          sealing is for public keys: who seals cannot open again
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, createReadStream, createWriteStream, fstatSync, openSync, readSync } from 'node:fs';
+import { closeSync, constants, createReadStream, createWriteStream, fstatSync, openSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Transform, Writable } from 'node:stream';
 import { pipeline as pipelineCallback, Readable } from 'node:stream';
@@ -14,7 +14,7 @@ import type { ReadableStream as WebStream } from 'node:stream/web';
 import zlib from 'node:zlib';
 import { errnoOf } from './outcome.js';
 import type { FileId } from './system/files.js';
-import { openToCopy, ReadFailed, writeAll } from './system/files.js';
+import { beginningOf, openToCopy, ReadFailed, writeAll } from './system/files.js';
 import type { Tools } from './system/programs.js';
 import { filtered, findProgram, runFiltering } from './system/programs.js';
 import { MissingProgram } from './system/workers.js';
@@ -171,19 +171,6 @@ export function sealedProblem(path: string, sizeBytes: number, plainSizeBytes: n
   if (stanzas < recipients) return `it is sealed for ${stanzas} of ${recipients} recipients`;
   const expected = header.length + end[0].length + NONCE + plainSizeBytes + TAG * Math.max(1, Math.ceil(plainSizeBytes / AGE_CHUNK));
   return sizeBytes === expected ? null : `it has ${sizeBytes} bytes, and ${expected} are needed for what was sealed`;
-}
-
-/** The first bytes of a file, at most so many. */
-function beginningOf(path: string, maxBytes: number): Buffer {
-  const fd = openToCopy(path);
-  try {
-    const bytes = Buffer.alloc(maxBytes);
-    let filled = 0;
-    for (let n = -1; n !== 0 && filled < maxBytes; filled += n) n = readSync(fd, bytes, filled, maxBytes - filled, filled);
-    return bytes.subarray(0, filled);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** A small text sealed for recipients, base64. */

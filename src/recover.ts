@@ -5,7 +5,6 @@
  * - any other workspace: cleared away;
  * - a database whose replacement by a copy was cut short: see aside.ts.
  */
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { asideRoot, settleAside } from './aside.js';
 import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
@@ -14,7 +13,7 @@ import type { Warning } from './outcome.js';
 import { critical, errnoOf, errnoWords, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
-import { hashFile, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
+import { hashFile, isSameFile, listing, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
 import { finishedPath, isLiving, parseWorkspace, sweepDirectory, tempRoot, workspace } from './workspace.js';
 
@@ -38,7 +37,7 @@ export async function recover(to: string, stateDir: string, name: string, signal
       warn(unhealed(what, error));
     }
   };
-  for (const entry of list(tempRoot(to))) {
+  for (const entry of listing(tempRoot(to))) {
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
     const place = workspace(to, name, left.runId);
@@ -65,15 +64,6 @@ export async function recover(to: string, stateDir: string, name: string, signal
 const unhealed = (what: string, error: unknown): Warning =>
   critical('HEAL_FAILED', `what a killed run left in ${what} could not be put right: ${errnoWords(error)}; the next command tries it again`);
 
-function list(directory: string): string[] {
-  try {
-    return readdirSync(directory);
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return [];
-    throw error;
-  }
-}
-
 /** A copy that is whole now, and whether we had to complete it; or a data file that had its name already and did not prove out. */
 type Finished = { readonly copy: Copy; readonly healed: boolean } | { readonly withdrawn: string };
 
@@ -97,7 +87,7 @@ async function finishPublication(
     const stagedArchive = finishedPath(place.files, packedAs(manifest.file));
     // Where rename was used, its staged name is gone.
     const isOurs = async (path: string): Promise<boolean> =>
-      lstatOrNull(stagedArchive) ? isSame(path, stagedArchive) : (await hashOrNull(path, signal)) === manifest.files?.sha256;
+      lstatOrNull(stagedArchive) ? isSameFile(path, stagedArchive) : (await hashOrNull(path, signal)) === manifest.files?.sha256;
     if (archive && lstatOrNull(archive) && !lstatOrNull(json) && (await isOurs(archive))) {
       remove(archive);
       syncDirectory(to, unsupported);
@@ -125,12 +115,6 @@ async function finishPublication(
   if (archive) remove(archive);
   syncDirectory(to, unsupported);
   return { withdrawn: manifest.file };
-}
-
-/** Two names of one file. */
-function isSame(a: string, b: string): boolean {
-  const [first, second] = [lstatOrNull(a), lstatOrNull(b)];
-  return first !== null && second !== null && first.ino === second.ino && first.dev === second.dev;
 }
 
 /** What says that the file itself cannot be had, and not that we could not read just now. 117 is EUCLEAN, for which Node has no name. */

@@ -11,7 +11,7 @@ import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
-import { ancestors, lstatOrNull, nearest } from '../system/files.js';
+import { ancestors, beginningOf, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, kernelsOwn, mayBeLocked, shellWord, userName } from '../system/processes.js';
 import { isStateElsewhere, stateDirOf, tempRoot } from '../workspace.js';
@@ -141,20 +141,10 @@ function looksHot(realPath: string, ino: number): boolean {
 
 /** 0 as well where it cannot be read. */
 function firstByteOf(path: string): number {
-  let fd: number;
   try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+    return beginningOf(path, 1)[0] ?? 0;
   } catch {
     return 0;
-  }
-  try {
-    const first = Buffer.alloc(1);
-    readSync(fd, first, 0, 1, 0);
-    return first.readUInt8(0);
-  } catch {
-    return 0;
-  } finally {
-    closeSync(fd);
   }
 }
 

@@ -67,6 +67,52 @@ export function sizeOf(path: string): number {
   }
 }
 
+/** What is in a directory; nothing where there is none. Throws what the system says. */
+export function listing(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return [];
+    throw error;
+  }
+}
+
+/** Two names of one file, or two ways to one directory; false where one is not there. Links are not followed. */
+export function isSameFile(a: string, b: string): boolean {
+  const [first, second] = [lstatOrNull(a), lstatOrNull(b)];
+  return first !== null && second !== null && first.ino === second.ino && first.dev === second.dev;
+}
+
+/** The first bytes of a regular file, at most so many. Throws `ReadFailed`, and what the system says. */
+export function beginningOf(path: string, maxBytes: number): Buffer {
+  const fd = openToCopy(path);
+  try {
+    const bytes = Buffer.alloc(maxBytes);
+    let filled = 0;
+    for (let n = -1; n !== 0 && filled < maxBytes; filled += n) n = readSync(fd, bytes, filled, maxBytes - filled, filled);
+    return bytes.subarray(0, filled);
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/**
+ * Syncs every directory above one, as far as they are of its file system and may be read: whoever made them may have been killed before
+ * he did. Throws what the system says.
+ */
+export function syncWayTo(path: string, unsupported: Unsupported): void {
+  const { dev } = statSync(path);
+  for (let at = dirname(realpathSync(path)); statSync(at).dev === dev; at = dirname(at)) {
+    try {
+      syncDirectory(at, unsupported);
+    } catch (error) {
+      // Who may not read it cannot sync it; and then it is none that we have made.
+      if (!['EACCES', 'EPERM'].includes(errnoOf(error))) throw error;
+    }
+    if (at === dirname(at)) return;
+  }
+}
+
 /** Syncs a directory's entries to the disk. EIO and the like throw; "not supported here" is only told. */
 export function syncDirectory(path: string, unsupported: Unsupported): void {
   const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);

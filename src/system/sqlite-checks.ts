@@ -5,7 +5,7 @@ import type { Db } from './sqlite.js';
 import { isSayable, listTables, needsTheApplication, number, quoted, tableNames } from './sqlite.js';
 import { pagesGoneAstray } from './sqlite-pages.js';
 import type { Answers, Findings } from './worker-protocol.js';
-import { ACCOUNTING } from './worker-protocol.js';
+import { ACCOUNTING, NOTHING_FOUND } from './worker-protocol.js';
 
 /** SQLite's own default limit of findings. */
 export const LIMIT = 100;
@@ -149,8 +149,6 @@ function withoutConstraints(db: Db, pragma: 'quick_check' | 'integrity_check', t
     db.pragma('ignore_check_constraints = OFF');
   }
 }
-
-export const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
 
 /** How many rows break a CHECK; null where a query cannot say so: then integrity_check meets the reason. */
 export function brokenConstraints(db: Db, table: string): number | null {

@@ -12,10 +12,11 @@ import { anonBytesOf } from './memory.js';
 import { leaveSignalsToParent } from './signals.js';
 import type { Db } from './sqlite.js';
 import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
-import { brokenConstraints, checkAll, checkOne, checkPrivate, checkQuickly, foreignKeyViolations, LIMIT, NOTHING_FOUND } from './sqlite-checks.js';
+import { brokenConstraints, checkAll, checkOne, checkPrivate, checkQuickly, foreignKeyViolations, LIMIT } from './sqlite-checks.js';
 import { checkLive, checkPut, putInto, settle } from './sqlite-live.js';
 import { cutShort, isAsVacuumLeavesIt, pagesGoneAstray } from './sqlite-pages.js';
 import type { Answers, Reply, Request } from './worker-protocol.js';
+import { NOTHING_FOUND } from './worker-protocol.js';
 
 const STDIN_FD = 0;
 /** For each of two children, within the 200 MB that all our processes may use. */

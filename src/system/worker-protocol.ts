@@ -57,6 +57,8 @@ export type Request =
   /** A look at what is in the database after that, in one read transaction. */
   | { op: 'check-put'; target: string; dev: number; ino: number; busyMs: number };
 
+export const NOTHING_FOUND: Findings = { structural: [], notNull: 0, check: 0, unchecked: [] };
+
 /** How a finding begins that only the accounting of all pages tells. */
 export const ACCOUNTING = 'accounting of pages: ';
 

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { cannot, dbbackup, makeDatabase, tempDirectory, wrap } from '../support/cli.js';
@@ -55,4 +55,20 @@ test.skipIf(reason)('a publication that can neither be finished nor taken back i
   const next = await dbbackup(args);
   expect([next.code, next.json.warnings?.map(({ code }) => code)], next.stderr).toEqual([0, expect.arrayContaining(['HEALED'])]);
   expect([...mustBeWhole(to, 'after the next run').pairs.keys()]).toContain(left[0]);
+});
+
+/** Made by a run that was killed at once, or by hand a moment ago: its name may be known to nobody but the memory. */
+test.skipIf(reason)('a directory that was there already is on the disk when its first copy is', { timeout: 60_000 }, async () => {
+  const home = tempDirectory('way');
+  const source = join(home, 'app.db');
+  const to = join(home, 'made/by/hand');
+  makeDatabase(source, { journal: 'delete', bytes: 200_000 });
+  mkdirSync(to, { recursive: true, mode: 0o700 });
+  const synced = async (turn: string): Promise<string[]> => {
+    const run = await dbbackup(['run', source, '--to', to], { through: wrap.trace(join(home, turn), 'fsync') });
+    expect(run.code, run.stderr).toBe(0);
+    return readTrace(join(home, turn)).map(({ line }) => /<(.*)>\) *= 0$/.exec(line)?.[1] ?? '');
+  };
+  expect(await synced('first')).toEqual(expect.arrayContaining([to, join(home, 'made/by'), join(home, 'made'), home]));
+  expect(await synced('second')).not.toContain(home);
 });
