@@ -24,17 +24,26 @@ export interface CheckedFile {
   readonly foreignKey: number;
 }
 
+/** Asking for one table takes as long as checking so many bytes: hundreds of smaller ones are checked as a whole. */
+const WORTH_BYTES = 100_000;
+const FEW_TABLES = 200;
+
 /** Checks a private file, read-write. Rejects with what the children say. */
 export async function checkFile(input: FileToCheck): Promise<CheckedFile> {
   const { file, mmap, cellSizeCheck } = input;
-  const many = lstatSync(file).size >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
+  const { size } = lstatSync(file);
+  const many = size >= TWO_CHILDREN_BYTES && availableParallelism() > 1;
   const described = await input.pool.worker(0).ask({ op: 'describe', file, mmap, cellSizeCheck });
-  const checked = described.byTable ? await checkTables(input, described.tables, many) : await checkWhole(input);
+  const { tables } = described;
+  const worthIt = tables.length <= FEW_TABLES || size >= tables.length * WORTH_BYTES || tables.some(({ rows }) => rows === null);
+  const whole = described.byTable && worthIt ? null : await checkWhole(input);
+  // Where something could not be checked, table by table says most.
+  const checked = whole && (!described.byTable || whole.findings.unchecked.length === 0) ? whole : await checkTables(input, tables, many);
   await Promise.all((many ? ([0, 1] as const) : ([0] as const)).map((n) => input.pool.worker(n).ask({ op: 'let-go' })));
   return { described, ...checked };
 }
 
-/** What cannot be split, since a table cannot be asked for by its name. */
+/** What cannot be split, since a table cannot be asked for by its name, or is not worth it. */
 async function checkWhole({ file, mmap, cellSizeCheck, pool }: FileToCheck): Promise<Pick<CheckedFile, 'findings' | 'foreignKey'>> {
   const request = { file, mmap, cellSizeCheck } as const;
   const findings = await pool.worker(0).ask({ op: 'check-all', ...request });

@@ -5,7 +5,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { inPrivate, sha256, structuralFindings } from '../fault/proof.js';
-import { breakRows, damage, makeDatabase, makeFunctionIndexDatabase, openWriter, query, readJson } from '../support/cli.js';
+import { breakRows, damage, makeDatabase, makeFunctionIndexDatabase, openWriter, query, readJson, rootPage } from '../support/cli.js';
 import { dataFiles, type Scene, scene } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -500,8 +500,10 @@ describe('rows that break a rule of their own schema are counted, and copied as 
     expect(manifest.status).toBe('good');
   });
 
+  type Broken = { readonly check?: number; readonly notNull?: number; readonly foreignKey?: number };
+
   /** Tables with so many rows that break CHECK, NOT NULL and a foreign key. */
-  function broken(db: Db, tables: Readonly<Record<string, { check?: number; notNull?: number; foreignKey?: number }>>): void {
+  function broken(db: Db, tables: Readonly<Record<string, Broken>>): void {
     db.exec('PRAGMA foreign_keys = off; PRAGMA ignore_check_constraints = on; CREATE TABLE parent (id INTEGER PRIMARY KEY)');
     for (const [name, { check = 0, notNull = 0, foreignKey = 0 }] of Object.entries(tables)) {
       db.exec(`CREATE TABLE "${name}" (c INTEGER CHECK (c > 0), n INTEGER, p INTEGER REFERENCES parent (id))`);
@@ -534,6 +536,45 @@ describe('rows that break a rule of their own schema are counted, and copied as 
     make(s, (db) => broken(db, tables));
     const { manifest, warnings } = await copyOf(s);
     expect([manifest.violations, warnings]).toEqual([violations, ['ROWS_VIOLATE']]);
+  });
+
+  describe('in hundreds of small tables', () => {
+    const many = (more: Readonly<Record<string, Broken>>): Readonly<Record<string, Broken>> => ({
+      ...Object.fromEntries(Array.from({ length: 250 }, (_, i) => [`t${i}`, {}])),
+      ...more,
+    });
+    test.each([
+      ['of each kind', false],
+      ['beside what needs the application', true],
+    ])('%s', async (_, virtual) => {
+      const s = scene(null);
+      make(s, (db) => {
+        broken(db, many({ t7: { check: 3 }, t100: { notNull: 130 }, t249: { foreignKey: 5, check: 2 } }));
+        if (!virtual) return;
+        db.exec('CREATE VIRTUAL TABLE v USING rtree(id, a, b)');
+        rewrite(db, ['USING rtree(', 'USING theirs(']);
+      });
+      const { manifest, warnings } = await copyOf(s);
+      expect([manifest.violations, warnings]).toEqual([
+        { check: 5, notNull: 130, foreignKey: 5 },
+        virtual ? ['ROWS_VIOLATE', 'TABLES_UNCHECKED'] : ['ROWS_VIOLATE'],
+      ]);
+      expect(Object.keys(manifest.rows).length).toBeGreaterThan(250);
+      expect((await s.ask('verify', ['--json'])).json.ok).toBe(true);
+    });
+
+    test('a damaged index is found', async () => {
+      const s = scene(null);
+      make(s, (db) => {
+        broken(db, many({}));
+        db.exec("ALTER TABLE t5 ADD COLUMN t TEXT; UPDATE t5 SET t = 'the only one'; CREATE INDEX t5_t ON t5 (t)");
+      });
+      const page = rootPage(s.source, 't5_t');
+      const at = readFileSync(s.source).indexOf('the only one', (page - 1) * 4096);
+      damage(s.source, at, Buffer.from('the onlY'));
+      const run = await s.run(['--json']);
+      expect([run.code, run.json.error?.code, run.json.copy], run.stderr).toEqual([1, 'SOURCE_CORRUPT', null]);
+    });
   });
 
   test('of a list of values, and of the rules beside it, in tables with and without rowids', async () => {
