@@ -25,7 +25,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
-import { ancestors, isSameFile, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory } from './system/files.js';
+import { ancestors, isSameFile, listing, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory, syncWayTo } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
@@ -239,6 +239,7 @@ class State implements ToldFrom {
   async begin(signal: AbortSignal, place: Workspace | null, lock: boolean): Promise<void> {
     const { to, stateDir, lockWaitMs } = this.#config;
     const unsupported = (what: string): void => this.#recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+    const isThere = lstatOrNull(to) !== null;
     try {
       makeUsable(to, unsupported);
       makeDirectories(stateDir, unsupported);
@@ -257,6 +258,8 @@ class State implements ToldFrom {
     // Not before the lock: a run that only finds another one at work neither begins nor ends anything.
     this.#teller.begin(signal);
     try {
+      // Before the first copy: whoever made the directory may have been killed before its name was on the disk.
+      if (isThere && listing(to).every((file) => file.startsWith('.'))) syncWayTo(to, unsupported);
       if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
       if (!place) return;

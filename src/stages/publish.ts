@@ -14,7 +14,7 @@ import { critical, errnoOf, errnoWords, Failed, targetFailure, warning } from '.
 import { suffixOf } from '../packing.js';
 import type { Manifest } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import { publish as giveName, lstatOrNull, remove, syncDirectory, syncWayTo, writeNew } from '../system/files.js';
+import { publish as giveName, lstatOrNull, remove, syncDirectory, writeNew } from '../system/files.js';
 import type { Workspace } from '../workspace.js';
 
 export interface PublishInput {
@@ -49,8 +49,7 @@ export function publish(input: PublishInput): Publication {
 /** Null: somebody took the name since it was chosen, so choose again. */
 function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
-  const there = readdirSync(to);
-  const base = freeBase(input.name, input.artifact.verified.snapshot.takenAt, there);
+  const base = freeBase(input.name, input.artifact.verified.snapshot.takenAt, readdirSync(to));
   const { manifest, open, json: rendered } = renderChecked(input, base);
   const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 
@@ -73,8 +72,6 @@ function tryPublish(input: PublishInput): Publication | null {
     give(input.artifact.path, data);
     give(workspace.manifest, json);
     syncDirectory(to, unsupported);
-    // The first copy: whoever made the directory may have been killed before its own name was on the disk.
-    if (there.every((file) => file.startsWith('.'))) syncWayTo(to, unsupported);
     const stats = lstatSync(data);
     if (stats.ino !== inode || stats.size !== manifest.sizeBytes) throw Object.assign(new Error('the published file is not the verified one'), { code: 'EIO' });
   } catch (error) {
