@@ -19,6 +19,8 @@ export const RULES: ReadonlySet<string> = new Set<Warning['code']>([
   'SPACE_LOW',
   'SPACE_TREND',
   'NOT_VERIFIED',
+  // Not one of them, but as lasting: it is met every night until a person has looked.
+  'HEAL_FAILED',
 ]);
 
 const MINUTE = 60_000;

@@ -321,6 +321,9 @@ test('what a killed restore left for a place that is gone keeps no copy from bei
     expect(run.json.warnings?.find(({ code }) => code === 'HEAL_FAILED')?.message).toContain(directory);
     expect(readdirSync(directory).sort()).toEqual(['app.db-wal', 'restore.json']);
   }
+  // Whoever looks sees it, too; the copies are fresh all the same.
+  const status = await s.ask('status', ['--json']);
+  expect([status.code, status.json.problems?.map(({ code, severity }) => [code, severity])]).toEqual([0, [['HEAL_FAILED', 'critical']]]);
 });
 
 // ---------------------------------------------------------------------------------------------------------------- the question
