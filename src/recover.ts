@@ -137,9 +137,10 @@ function stagedManifest(place: Workspace, name: string): Manifest | null {
     const file: unknown = (JSON.parse(bytes.toString('utf8')) as { file?: unknown }).file;
     const parsed = typeof file === 'string' ? parseCopyFile(file) : null;
     return parsed?.name === name ? parseManifest(bytes, parsed.base) : null;
-  } catch {
-    // Missing, cut short by a power cut, or not ours: then nothing was linked after it.
-    return null;
+  } catch (error) {
+    // Missing, cut short by a power cut, or not ours: then nothing was linked after it. Of one that cannot be read just now that is not known.
+    if (error instanceof SyntaxError || ['ENOENT', 'ENOTDIR', 'ELOOP', 'EINVAL', 'EFBIG', 'ENXIO'].includes(errnoOf(error))) return null;
+    throw error;
   }
 }
 
