@@ -26,7 +26,6 @@ import {
   realpathSync,
   renameSync,
   rmdirSync,
-  rmSync,
   statSync,
   unlinkSync,
   write as writeCallback,
@@ -166,14 +165,14 @@ export function publish(staged: string, final: string): void {
 
 /** Replaces a small file as a whole: a reader sees the old bytes or the new ones. `staged`: where it is written first, on the same file system. */
 export function replace(path: string, bytes: string, unsupported: Unsupported, staged = `${path}.new`): void {
-  rmSync(staged, { force: true });
+  remove(staged);
   try {
     writeNew(staged, bytes);
     renameSync(staged, path);
   } catch (error) {
     // On a full disk the name would stay, with nothing in it.
     try {
-      rmSync(staged, { force: true });
+      remove(staged);
     } catch {
       // The first error says more.
     }
@@ -281,7 +280,7 @@ export async function probeWrite(directory: string, size: number, signal: AbortS
     return error instanceof Error ? error : new Error(String(error));
   } finally {
     if (fd !== null) closeSync(fd);
-    rmSync(path, { force: true });
+    remove(path);
   }
 }
 
@@ -306,7 +305,7 @@ export function openDirectory(realPath: string): number {
  */
 export function removeTree(path: string): void {
   if (!lstatOrNull(path)?.isDirectory()) {
-    rmSync(path, { force: true });
+    remove(path);
     return;
   }
   const within = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
@@ -325,7 +324,7 @@ function emptyWithin(directory: number): void {
   for (const entry of readdirSync(here, { withFileTypes: true })) {
     const path = join(here, entry.name);
     if (!entry.isDirectory()) {
-      rmSync(path, { force: true });
+      remove(path);
       continue;
     }
     const within = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);

@@ -1,11 +1,12 @@
 /** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
 import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
+import { basename } from 'node:path';
 import { lstatOrNull } from './files.js';
 import { readOrEmpty } from './proc.js';
 
 export interface Holder {
   readonly pid: number;
-  /** The program's name as the kernel has it, at most 15 characters. */
+  /** The program's name as the kernel has it, at most 15 characters; of Node's newer versions, which call their first thread so, the first word. */
   readonly program: string;
 }
 
@@ -25,7 +26,14 @@ export function holdersOf(path: string): readonly Holder[] {
   const gone = new Set(SUFFIXES.map((suffix) => `${realOrSame(path)}${suffix} (deleted)`));
   return pids()
     .filter((pid) => !isOurs(pid) && hasOpen(pid, files, gone))
-    .map((pid) => ({ pid, program: readOrEmpty(`/proc/${pid}/comm`).toString('utf8').trim() }));
+    .map((pid) => ({ pid, program: programOf(pid) }));
+}
+
+function programOf(pid: number): string {
+  const name = readOrEmpty(`/proc/${pid}/comm`).toString('utf8').trim();
+  if (name !== 'MainThread') return name;
+  const [first = ''] = readOrEmpty(`/proc/${pid}/cmdline`).toString('utf8').split('\0');
+  return basename(first) || name;
 }
 
 /** `123 (app), 124 (app)`. */

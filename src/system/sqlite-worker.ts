@@ -2,11 +2,12 @@
  * The SQLite child: every statement on a source or a copy runs here, so that it can be killed in the middle of one.
  * It opens what it is told, works, closes, answers. It holds no policy: the parent decides what a finding means.
  */
-import { closeSync, constants, openSync, rmSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { setPriority } from 'node:os';
 import Database from 'better-sqlite3';
 import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
+import { remove } from './files.js';
 import { linesOf } from './lines.js';
 import { anonBytesOf } from './memory.js';
 import { leaveSignalsToParent } from './signals.js';
@@ -63,7 +64,7 @@ function createPrivate(file: string): void {
 }
 
 function discard(file: string): void {
-  for (const suffix of ['', '-journal', '-wal', '-shm']) rmSync(file + suffix, { force: true });
+  for (const suffix of ['', '-journal', '-wal', '-shm']) remove(file + suffix);
 }
 
 /** One step for all pages: more steps start again at every foreign write. Trap 17: "success" without a page is a lock-out. */

@@ -17,11 +17,14 @@ export class RequestFailed extends Error {
   }
 }
 
+/** What a program that could not run says is above the places where it was met, of which newer versions of Node tell more than fits. */
+const lastWords = (stderr: string): string => (/^(\w*Error\b.*|.*error while loading.*)$/m.exec(stderr)?.[0] ?? stderr.trim()).slice(-500);
+
 /** The child ended without an answer. */
 export class ChildDied extends Error {
   readonly signal: NodeJS.Signals | null;
   constructor(signal: NodeJS.Signals | null, code: number | null, stderr: string) {
-    super(signal ? `the SQLite process was ended by ${signal}` : `the SQLite process ended with ${code}: ${stderr.trim().slice(-500)}`);
+    super(signal ? `the SQLite process was ended by ${signal}` : `the SQLite process ended with ${code}: ${lastWords(stderr)}`);
     this.name = 'ChildDied';
     this.signal = signal;
   }
