@@ -7,7 +7,7 @@ import { resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import type { Script } from '../own-files.js';
 import { wordsFor } from '../own-files.js';
-import { onLines } from '../system/lines.js';
+import { lastWords, onLines } from '../system/lines.js';
 import type { Answers, Numbered, Reply, Request } from './child-protocol.js';
 import { END_SIGNAL } from './child-protocol.js';
 import type { Destination, Expected, Proved, RemoteObject } from './destination.js';
@@ -141,7 +141,7 @@ class Child<T> {
     );
     onLines(readable(this.#process.child.stdio[3]), (line) => this.#receive(line));
     void this.#process.closed.then(({ signal, code }) => {
-      const how = signal ? `was ended by ${signal}` : `ended with ${code}: ${this.#process.stderr.trim().slice(-500)}`;
+      const how = signal ? `was ended by ${signal}` : `ended with ${code}: ${lastWords(this.#process.stderr)}`;
       this.#fail(new DestinationError('other', `the upload process ${how}`, true));
     });
   }

@@ -5,6 +5,13 @@
 import { readSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 
+/** The end of what a process wrote to stderr, without the places in the code, of which newer versions of Node name ever more. */
+export const lastWords = (stderr: string): string =>
+  stderr
+    .replaceAll(/^ {4}at .*\n?/gm, '')
+    .trim()
+    .slice(-500);
+
 /** Calls back with each line as it comes, without its end; what comes after the last line break is none. */
 export function onLines(stream: Readable, each: (line: string) => void): void {
   let rest = '';

@@ -1,7 +1,7 @@
 /** Asks and ends SQLite children. Their start is in start-worker.ts. */
 import type { ChildProcess } from 'node:child_process';
 import { Readable } from 'node:stream';
-import { onLines } from './lines.js';
+import { lastWords, onLines } from './lines.js';
 import { anonBytesOf, cpuMsOf } from './memory.js';
 import type { StartedWorker } from './start-worker.js';
 import { startWorker } from './start-worker.js';
@@ -16,9 +16,6 @@ export class RequestFailed extends Error {
     this.detail = detail;
   }
 }
-
-/** What a program that could not run says is above the places where it was met, of which newer versions of Node tell more than fits. */
-const lastWords = (stderr: string): string => (/^(\w*Error\b.*|.*error while loading.*)$/m.exec(stderr)?.[0] ?? stderr.trim()).slice(-500);
 
 /** The child ended without an answer. */
 export class ChildDied extends Error {

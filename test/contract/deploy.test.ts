@@ -154,7 +154,7 @@ describe('crontab.example', () => {
   /** As cron starts it: /bin/sh, next to no environment, no terminal, in the home directory. */
   function cron(command: string): { status: number | null; said: string } {
     const installed = join(directory, 'bin/dbbackup');
-    const path = `${variables['PATH']}:${dirname(process.execPath)}`;
+    const path = `${dirname(process.execPath)}:${variables['PATH']}`;
     const { status, stdout, stderr } = run(variables['SHELL'] ?? '', ['-c', command.replaceAll(INSTALLED, installed)], {
       SHELL: variables['SHELL'],
       PATH: path,
