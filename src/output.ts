@@ -6,7 +6,7 @@
 import type { WriteStream } from 'node:tty';
 import { bytes, duration, localTime } from './format.js';
 import type { Failure, StageName, Warning } from './outcome.js';
-import { describe } from './outcome.js';
+import { describe, errnoOf, errnoWords } from './outcome.js';
 import type { Redact } from './redact.js';
 import { redactNothing, redactValue } from './redact.js';
 import { printable, printableJson } from './settings/values.js';
@@ -43,8 +43,15 @@ export class Output {
     this.#stdout = stdout;
     this.#stderr = stderr;
     this.options = options;
-    // EPIPE and ENOSPC arrive here; whoever closed the pipe knows.
-    stdout.on('error', () => undefined);
+    // EPIPE and ENOSPC arrive here, and change no exit code (traps, 29). Whoever closed the pipe knows; who gets a file that is cut short does not.
+    let isSaid = false;
+    stdout.on('error', (error) => {
+      if (isSaid || errnoOf(error) === 'EPIPE') return;
+      isSaid = true;
+      this.trouble(
+        `dbbackup: warning IO_ERROR: what was printed is not whole: standard output cannot be written (${errnoWords(error)}). Hint: make room there, and run it again`,
+      );
+    });
     stderr.on('error', () => undefined);
   }
 

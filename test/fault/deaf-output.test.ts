@@ -37,6 +37,19 @@ describe('an output that takes nothing', () => {
     expect(mustBeWhole(p.to, 'after the runs').pairs.size).toBe(3);
   });
 
+  test('a full disk behind stdout is told on stderr, once', { timeout: 60_000 }, async () => {
+    const p = place();
+    makeDatabase(p.source);
+    expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
+    for (const words of [['list'], ['list', '--json'], ['history'], ['check', p.source, '--json']]) {
+      const look = await dbbackup([...words, '--to', p.to], { through: wrap.stdoutFull });
+      expect([look.code, look.stderr], words.join(' ')).toEqual([
+        0,
+        expect.stringMatching(/^dbbackup: warning IO_ERROR: what was printed is not whole: .*ENOSPC.* Hint: make room there, and run it again\n$/),
+      ]);
+    }
+  });
+
   test('a reader that goes away (| head -1)', { timeout: 60_000 }, async () => {
     const p = place();
     makeDatabase(p.source);
