@@ -617,6 +617,10 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   LAST_RUN_DIED: 'The last run was killed and could not say so.',
 };
 
+/** What helps where files could not be opened because too many are. */
+const moreFiles = (error: unknown): { remedy?: string } =>
+  ['EMFILE', 'ENFILE'].includes(errnoOf(error)) ? { remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' } : {};
+
 /** The failure inside anything thrown: our own value, an error of the system, or a bug of ours. */
 export function failureOf(error: unknown): Failure {
   if (error instanceof Failed) return error.failure;
@@ -626,7 +630,7 @@ export function failureOf(error: unknown): Failure {
       return { code: 'USAGE', message: 'the working directory is not there any more', hint: 'go to a directory that is there (cd), and run it again' };
     }
     const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
-    return { code: 'IO_ERROR', path, reason: errnoWords(e) };
+    return { code: 'IO_ERROR', path, reason: errnoWords(e), ...moreFiles(e) };
   }
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
@@ -688,12 +692,9 @@ export function targetFailure(error: unknown, path: string): Failure {
     case 'ENAMETOOLONG':
     case 'EISDIR':
       return { code: 'TARGET_UNWRITABLE', path, reason: errnoWords(error) };
-    case 'EMFILE':
-    case 'ENFILE':
-      return { code: 'IO_ERROR', path, reason: errnoWords(error), remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' };
     case '':
       return failureOf(error);
     default:
-      return { code: 'IO_ERROR', path, reason: errnoWords(error) };
+      return { code: 'IO_ERROR', path, reason: errnoWords(error), ...moreFiles(error) };
   }
 }
