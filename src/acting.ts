@@ -168,6 +168,15 @@ function judge(ctx: Context, result: BodyResult, recorder: Recorder): Verdict {
 const withCopy = (failure: Failure | null, published: string | null): Failure | null =>
   failure && (failure.code === 'TIMEOUT' || failure.code === 'INTERRUPTED') ? { ...failure, published: published ?? failure.published } : failure;
 
+/** A run that was ended while it told of itself has done its work: nobody must think that it is to be done again. */
+function afterAll(failure: Failure, recorder: Recorder): Failure {
+  if (failure.code !== 'INTERRUPTED' && failure.code !== 'TIMEOUT') return failure;
+  const next = 'its work is done; what was still to be told is told by the next command';
+  const { command, restored } = recorder;
+  if (command === 'restore' && restored) return { ...failure, published: `${restored.file} into ${restored.target}`, next };
+  return command === 'guard' ? { ...failure, rolledBack: false, next } : { ...failure, next };
+}
+
 /** The error of a directory below the backup directory is that of the backup directory. */
 function makeUsable(directory: string, unsupported: (what: string) => void): void {
   try {
@@ -334,7 +343,8 @@ class State implements ToldFrom {
     // Of what only came short after publication, the signal is told first: it says why nothing more was tried.
     if (signal.aborted && (verdict.failure === null || (verdict.exitCode === 3 && this.#ctx.signal.aborted))) {
       if (verdict.failure) this.#recorder.warn(critical(verdict.failure.code, describe(verdict.failure).message));
-      const ended = judge(this.#ctx, { failure: failureOf(signal.reason), stage: 'report' }, this.#recorder);
+      const failure = verdict.failure === null ? afterAll(failureOf(signal.reason), this.#recorder) : failureOf(signal.reason);
+      const ended = judge(this.#ctx, { failure, stage: 'report' }, this.#recorder);
       if (ended.failure) output.error(ended.failure, 'report');
       // The work itself was done, in time: what is incomplete is that nobody may have heard of it.
       return ended.exitCode === 1 ? { ...ended, status: 'incomplete', exitCode: 3 } : ended;

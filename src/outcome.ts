@@ -121,11 +121,20 @@ export type Failure =
   | { code: 'LOCKED'; name: string; holder: string | null }
   /**
    * `timeout` passed. `published`: the copy made before that, if any. `rolledBack`: what became of a guarded database; `back`: the way
-   * back that was not gone. `next`: the hint, where it is no usual one.
+   * back that was not gone. `midway`: the database that a copy was just being put into. `next`: the hint, where it is no usual one.
    */
-  | { code: 'TIMEOUT'; afterMs: number; published: string | null; rolledBack?: boolean; back?: WayBack; next?: string }
+  | { code: 'TIMEOUT'; afterMs: number; published: string | null; midway?: string; rolledBack?: boolean; back?: WayBack; next?: string }
   /** A signal ended the run. SIGKILL stands for every end that the run could not tell itself: kill -9, a power cut. */
-  | { code: 'INTERRUPTED'; signal: EndSignal | 'SIGKILL'; published: string | null; killed?: Killed; rolledBack?: boolean; back?: WayBack; next?: string }
+  | {
+      code: 'INTERRUPTED';
+      signal: EndSignal | 'SIGKILL';
+      published: string | null;
+      killed?: Killed;
+      midway?: string;
+      rolledBack?: boolean;
+      back?: WayBack;
+      next?: string;
+    }
   /** The system refused an operation for a reason that no other case names. */
   | { code: 'IO_ERROR'; path: string; reason: string; remedy?: string }
   /** Settings that do not parse, contradict one another or are unknown: all of them at once. */
@@ -270,7 +279,8 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
   }
 }
 
-function hintForKilled({ command, target, back: way }: Killed): string {
+/** What to look at after the end of a restore or a guard that could not say itself what came of it. */
+export function hintForKilled({ command, target, back: way }: Killed): string {
   const back = way ? restoreLine(way) : null;
   if (target === null)
     return 'what it was to make is there, whole, or not at all: look, and run it again if not; that also clears away what it left beside it (.dbbackup-*)';
@@ -298,6 +308,9 @@ function afterCommand(f: { rolledBack: boolean; untouched?: boolean; back?: WayB
 }
 
 const goBack = (back: WayBack): string => `to go back to the state before: ${restoreLine(back)}`;
+
+/** Whether the one transaction had been committed nobody knows who ended it. */
+const midwayIs = (f: { midway?: string }): string => (f.midway === undefined ? '' : `; ${f.midway} is the old database or the new one, whole`);
 
 const guardedIs = (f: { rolledBack?: boolean }): string =>
   f.rolledBack === undefined ? '' : f.rolledBack ? '; the database was rolled back to what it was before' : '; the database is as the command left it';
@@ -449,7 +462,7 @@ export function describe(f: Failure): { message: string; hint: string } {
       };
     case 'TIMEOUT':
       return {
-        message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${guardedIs(f)}`,
+        message: `stopped after ${Math.round(f.afterMs / 100) / 10} s${f.published ? `; ${f.published} was already made` : ''}${midwayIs(f)}${guardedIs(f)}`,
         hint:
           f.next ??
           `${f.back ? `${goBack(f.back)}; ` : ''}raise --timeout, or find out what made it slow: dbbackup history -v, with the same --to or --profile, shows the stages`,
@@ -462,7 +475,7 @@ export function describe(f: Failure): { message: string; hint: string } {
         };
       }
       return {
-        message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : guardedIs(f) || '; nothing was left behind'}`,
+        message: `ended by ${f.signal}${f.published ? `; ${f.published} was already made` : midwayIs(f) || guardedIs(f) || '; nothing was left behind'}`,
         hint: f.next ?? (f.back ? goBack(f.back) : 'run again'),
       };
     case 'IO_ERROR':

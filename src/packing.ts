@@ -93,8 +93,14 @@ export async function compressFile(from: string, to: string, compress: Exclude<C
     await betweenFiles(from, to, (input, output) => runFiltering(program, how, input, output, tools));
     return;
   }
-  const { ZSTD_c_compressionLevel: level = 100, ZSTD_c_hashLog: hashLog = 102, ZSTD_c_chainLog: chainLog = 103 } = native.constants;
-  const params = { [level]: ZSTD.level, [hashLog]: ZSTD.hashLog, [chainLog]: ZSTD.chainLog };
+  const {
+    ZSTD_c_compressionLevel: level = 100,
+    ZSTD_c_hashLog: hashLog = 102,
+    ZSTD_c_chainLog: chainLog = 103,
+    ZSTD_c_checksumFlag: sum = 201,
+  } = native.constants;
+  // With the sum that the program writes as well: whoever unpacks by hand learns of flipped bits from it alone.
+  const params = { [level]: ZSTD.level, [hashLog]: ZSTD.hashLog, [chainLog]: ZSTD.chainLog, [sum]: 1 };
   // One thread: with ZSTD_c_nbWorkers, Node ends its stream before the workers have (nodejs/node#59899).
   const transform = compress === 'gzip' ? zlib.createGzip({ chunkSize: CHUNK }) : native.createZstdCompress?.({ params });
   if (!transform) throw new Error('no zstd');

@@ -56,6 +56,11 @@ export class Recorder {
     return this.#more.uploads ?? [];
   }
 
+  /** What was put where; null: nothing was. */
+  get restored(): Restored | null {
+    return this.#more.restored ?? null;
+  }
+
   /** The size of the database, bytes. */
   get sourceBytes(): number {
     return this.#source?.sizeBytes ?? 0;

@@ -8,7 +8,7 @@ import { baseOf } from './catalog.js';
 import { bytes } from './format.js';
 import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
-import { critical, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, Failed, failureOf, hintForKilled, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
 import { noteProven, whenProven } from './proven.js';
@@ -158,12 +158,21 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
   } catch (error) {
     await pool.killAll();
     await rollHotJournalBack(acting, state);
-    acting.signal.throwIfAborted();
+    if (acting.signal.aborted) throw new Failed(endedMidway(acting, input), { cause: error });
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
     throw new Failed(putFailure(error, target, busyMs), { cause: error });
   }
   await checkPut(acting, input, state, busyMs);
   return { how: 'live', setAside: [] };
+}
+
+/** The child that was to answer is gone: whether it had committed it did not live to say. */
+function endedMidway({ signal, recorder, config, name }: Acting, { target }: PutBackInput): Failure {
+  const ended = failureOf(signal.reason);
+  if (ended.code !== 'INTERRUPTED' && ended.code !== 'TIMEOUT') return ended;
+  const copy = recorder.restored?.safetyCopy ?? null;
+  const back = copy === null ? null : { copy, target, to: config.to, name, profile: config.profile };
+  return { ...ended, midway: target, next: hintForKilled({ command: 'restore', target, back }) };
 }
 
 /** From here on the copy is in the database, whatever comes: no error may say otherwise. */

@@ -21,7 +21,9 @@ export class RequestFailed extends Error {
 export class ChildDied extends Error {
   readonly signal: NodeJS.Signals | null;
   constructor(signal: NodeJS.Signals | null, code: number | null, stderr: string) {
-    super(signal ? `the SQLite process was ended by ${signal}` : `the SQLite process ended with ${code}: ${lastWords(stderr)}`);
+    // Who is killed says nothing; who aborts says why.
+    const said = signal && stderr.trim() !== '' ? `: ${lastWords(stderr)}` : '';
+    super(signal ? `the SQLite process was ended by ${signal}${said}` : `the SQLite process ended with ${code}: ${lastWords(stderr)}`);
     this.name = 'ChildDied';
     this.signal = signal;
   }

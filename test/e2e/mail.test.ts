@@ -5,7 +5,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { breakRows, dbbackup, EXECUTABLE, holdExclusively, killGroup, type Result, start, until, useDatabase } from '../support/cli.js';
+import { breakRows, dbbackup, EXECUTABLE, holdExclusively, killGroup, type Result, signalTo, start, until, useDatabase } from '../support/cli.js';
 import { type ParsedMail, parseMail, type SmtpServer, startScripted, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
@@ -248,6 +248,27 @@ describe('a server that cannot be reached', () => {
     await silent.close();
     expect([late.code, late.json.status, late.json.error?.code, late.json.error?.stage], late.stderr).toEqual([3, 'incomplete', 'TIMEOUT', 'report']);
     expect(outbox(s)).toHaveLength(command === 'run' ? 2 : 1);
+  });
+
+  test('a signal that ends the telling of a restore says that the copy is in place', async () => {
+    const silent = await startScripted('', () => null);
+    const { s, file } = await sceneWithCopy();
+    hide(s);
+    await s.run([], down());
+    bringBack(s);
+    const out = join(s.home, 'out.db');
+    const at = env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${silent.port}` });
+    const running = start(['restore', '-o', out, '--to', s.to, '--json'], at);
+    await until('the copy to be in place', () => running.stderr().includes(`${file} to ${out}`));
+    expect(signalTo(running.pid, 'SIGHUP')).toBe(true);
+    const ended = await running.result;
+    await silent.close();
+    expect([ended.code, ended.json.error?.code, ended.json.error?.stage], ended.stderr).toEqual([129, 'INTERRUPTED', 'report']);
+    expect([ended.json.error?.message, ended.json.error?.hint]).toEqual([
+      `ended by SIGHUP; ${file} into ${out} was already made`,
+      'its work is done; what was still to be told is told by the next command',
+    ]);
+    expect(existsSync(out)).toBe(true);
   });
 
   test('a server that takes the mail and refuses one recipient is told, and nobody gets it twice', async () => {

@@ -77,6 +77,9 @@ describe('a live restore that is ended', () => {
     expect(performance.now() - began).toBeLessThan(2000);
     expect([ended.code, ended.json.status, ended.json.error?.code], ended.stderr).toEqual([130, 'interrupted', 'INTERRUPTED']);
     expect(codesOf(ended)).not.toContain('SOURCE_HOT_JOURNAL');
+    // It does not know whether it had come to its end, and says what can be relied on, and the way back.
+    expect(ended.json.error?.message).toBe(`ended by SIGINT; ${m.s.source} is the old database or the new one, whole`);
+    expect(ended.json.error?.hint).toContain(`back to the old one: dbbackup restore ${ended.json.restored?.safetyCopy} --into ${m.s.source}`);
     expect(namesBeside(m.s)).toEqual(['app.db']);
     expect(differences(m.now, m.s.source)).toEqual([]);
     expect([temp(m.s), processesAt(m.s.home)]).toEqual([[], []]);

@@ -472,7 +472,7 @@ async function fewestFiles(): Promise<number> {
   throw new Error('Node does not start with 64 open files');
 }
 
-test.each([2, 6])('%d open files more than Node needs itself are too few: it says so, ends, and leaves nothing half-done', async (more) => {
+test.each([2, 4])('%d open files more than Node needs itself are too few: it says so, ends, and leaves nothing half-done', async (more) => {
   const s = scene();
   const files = more + (await fewestFiles());
   const run = await s.run(['--json'], { through: wrap.limit('-n', files), deadlineMs: 20_000 });
