@@ -33,7 +33,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { giveUp, makeLivingDirectory, removeQuietly, stateDirOf, tempRoot, workspace } from './workspace.js';
+import { giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, stateDirOf, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -266,6 +266,8 @@ class State implements ToldFrom {
     if (lock && this.#locks.length === 0) throw new Failed({ code: 'LOCKED', name: this.#name, holder: this.#holder() });
     // Not before the lock: a run that only finds another one at work neither begins nor ends anything.
     this.#teller.begin(signal);
+    // Who works without the lock heals as well, where there is something to heal: the lock is had for that long, or not at all.
+    if (!lock && this.#hasDead()) await this.#lookForDead(signal);
     try {
       // Before the first copy: whoever made the directory may have been killed before its name was on the disk.
       if (isThere && listing(to).every((file) => file.startsWith('.'))) syncWayTo(to, unsupported);
@@ -388,6 +390,12 @@ class State implements ToldFrom {
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
     await this.#lookForDead(signal);
+  }
+
+  /** Whether a killed run of this name has left a workspace. */
+  #hasDead(): boolean {
+    const root = tempRoot(this.#config.to);
+    return listing(root).some((entry) => parseWorkspace(entry)?.name === this.#name && !isLiving(join(root, entry)));
   }
 
   /** That an earlier run was killed is told also by one that fails before its lock, where nobody holds that. */

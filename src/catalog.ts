@@ -382,10 +382,14 @@ export function readCopies(directory: string, name: string | null): Copy[] {
   return copies;
 }
 
-/** The archives of included files, by the base name of their copy. */
-export function archivesIn(directory: string, name: string): ReadonlyMap<string, readonly string[]> {
-  const found = new Map<string, string[]>();
-  for (const { file, base } of scan(directory).filter((f) => f.kind === 'files' && f.name === name)) found.set(base, [...(found.get(base) ?? []), file]);
+/** The archives of included files, by the base name of their copy: those that its manifest names, and no other file of such a name. */
+export function archivesIn(directory: string, name: string): ReadonlyMap<string, string> {
+  const owner = ownerOf(directory);
+  const found = new Map<string, string>();
+  for (const { file, base } of scan(directory).filter((f) => f.kind === 'files' && f.name === name)) {
+    const manifest = readManifest(directory, base, owner);
+    if (!('unreadable' in manifest) && manifest.files?.file === file) found.set(base, file);
+  }
   return found;
 }
 

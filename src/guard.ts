@@ -95,6 +95,7 @@ export function lookBeforehand(acting: Acting, guarding: Guarding): SourceState 
   if (isSkip(plan)) throw new Error('a guard has nothing to skip');
   if (hasProblems(plan)) throw new Failed(plan.problems[0]);
   recorder.setSource(plan.source);
+  if (plan.source.realPath !== plan.source.path) recorder.add({ guarded: plan.source.realPath });
   for (const w of plan.warnings) if (w.code !== 'SOURCE_ROLLBACK_MODE') recorder.warn(w);
   const room = guarding.flags.rehearse ? null : wayBackProblem(plan.source, plan.neededBytes, config);
   if (room) throw new Failed(room);

@@ -206,10 +206,11 @@ export class History {
         "SELECT record, process FROM runs WHERE name = :name AND dry_run = 0 AND record ->> '$.command' IN ('restore', 'guard') ORDER BY seq DESC LIMIT 500",
       )
       .iterate({ name });
+    const databaseOf = ({ guarded, source }: RunRecord): string | undefined => guarded ?? source?.path;
     const settled = new Set<string>();
     for (const row of rows) {
       const record = asSeen(row, this.#to);
-      const target = record.command === 'restore' ? record.restored?.target : record.backupPoint ? record.source?.path : undefined;
+      const target = record.command === 'restore' ? record.restored?.target : record.backupPoint ? databaseOf(record) : undefined;
       if (target === undefined || settled.has(target)) continue;
       if (record.status === 'ok') settled.add(target);
       else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) return record;
@@ -290,11 +291,11 @@ export class History {
     const prefix = name === null ? '' : `${name}-`;
     return this.#db
       .prepare<unknown[], string>(
-        `SELECT file FROM uploads WHERE destination = :destination AND substr(file, 1, :length) = :prefix
+        `SELECT file FROM uploads WHERE destination = :destination AND substr(file, 1, length(:prefix)) = :prefix
          AND NOT EXISTS (SELECT 1 FROM removals r WHERE r.destination = uploads.destination AND r.file = uploads.file) ORDER BY file DESC`,
       )
       .pluck()
-      .all({ destination, length: prefix.length, prefix });
+      .all({ destination, prefix });
   }
 
   noteRemoved(destination: string, file: string, at: Date): void {
@@ -418,8 +419,10 @@ function killedAt(record: RunRecord, to: string | null): { killed?: Killed } {
   const back = (copy: string | null | undefined, target: string): Killed['back'] => (copy ? { copy, target, to, name, profile } : null);
   if (command === 'restore' && !restored) return { killed: { command, target: null, back: null } };
   if (command === 'restore' && restored) return { killed: { command, target: restored.target, back: back(restored.safetyCopy, restored.target) } };
-  if (command === 'guard' && source) return { killed: { command, target: source.path, back: back(backupPoint, source.path) } };
-  return {};
+  if (command !== 'guard' || !source) return {};
+  // Through a symbolic link nothing is restored.
+  const target = record.guarded ?? source.path;
+  return { killed: { command, target, back: back(backupPoint, target) } };
 }
 
 /** The backup directory, where the state lies in its usual place. */

@@ -192,6 +192,7 @@ export type WarningCode =
   | 'SYNC_UNSUPPORTED'
   | 'HEALED'
   | 'HEAL_FAILED'
+  | 'COMMITS_LOST'
   | 'TARGET_NETWORK_FS'
   | 'NOTIFY_FAILED'
   | 'NOBODY_HEARS'
@@ -606,6 +607,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   PAGE_COPY: 'The schema cannot be vacuumed by this SQLite build, so pages were copied instead.',
   SYNC_UNSUPPORTED: 'The file system does not support syncing a directory or changing a mode.',
   HEALED: 'What a killed run, prune or restore had begun was completed or taken back.',
+  COMMITS_LOST: 'Others wrote to the database between the safety copy of a live restore and the restore itself: that is in neither.',
   HEAL_FAILED: 'What a killed run, prune or restore had begun could not be completed or taken back. The next command tries it again.',
   TARGET_NETWORK_FS: 'The backup directory cannot be locked by this file system; only the lock in `state-dir` holds.',
   COPY_SHRANK: 'The copy is half as large as the good one before it, or less.',

@@ -124,6 +124,10 @@ function skipReason(config: Config, newest: Copy | null, now: Date): string | nu
 
 /** What pruning would do once the planned copy is there: it counts, but is not listed, as it does not exist. */
 export function planPrune(config: Config, copies: readonly Copy[], planned: Copy | null, now: Date): Decision {
-  const decision = decide(planned ? [planned, ...copies] : copies, config.policy, now.getTime(), planned?.file ?? null);
+  // In its place, as the run will find it: with a clock that is behind it is not the newest.
+  const older = planned ? copies.findIndex((c) => c.createdAt <= planned.createdAt) : -1;
+  const at = older === -1 ? copies.length : older;
+  const all = planned ? [...copies.slice(0, at), planned, ...copies.slice(at)] : copies;
+  const decision = decide(all, config.policy, now.getTime(), planned?.file ?? null);
   return { ...decision, keep: decision.keep.filter((k) => k.file !== planned?.file) };
 }

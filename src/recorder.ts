@@ -176,7 +176,10 @@ export class Recorder {
 
   /** What only some commands have to say. Later values replace earlier ones. */
   add(
-    more: Pick<RunRecord, 'uploads' | 'freeBytes' | 'results' | 'restored' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'>,
+    more: Pick<
+      RunRecord,
+      'uploads' | 'freeBytes' | 'results' | 'restored' | 'guarded' | 'backupPoint' | 'child' | 'checks' | 'tables' | 'rolledBack' | 'setAside'
+    >,
   ): void {
     this.#more = { ...this.#more, ...more };
   }

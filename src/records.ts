@@ -185,7 +185,8 @@ export interface RunRecord {
   readonly results?: readonly VerifyResult[];
   /** `restore` only: what was put where; in a dry run, what would be. */
   readonly restored?: Restored | null;
-  /** `guard` only. */
+  /** `guard` only. `guarded`: the database itself, where the path that was named leads over a symbolic link. */
+  readonly guarded?: string;
   readonly backupPoint?: string | null;
   readonly child?: ChildResult | null;
   readonly checks?: readonly Check[];
@@ -240,6 +241,7 @@ const RECORD = shaped({
   results: isMissingOr(listOf(shaped({ file: isText, status: isText, proved: isText, problems: listOf(isText) }))),
   restored: isMissingOr(orNull(shaped({ file: isText, target: isText, safetyCopy: orNull(isText), setAside: listOf(isText) }))),
   backupPoint: isMissingOr(orNull(isText)),
+  guarded: isMissingOr(isText),
 });
 
 /** Whether a value from a file has the shape of a record, as far as anybody relies on it. */

@@ -161,7 +161,10 @@ function finishPrune(to: string, name: string, warn: (w: Warning) => void, unsup
       return false;
     }
   };
-  const bare = orphans.filter(({ base }) => (archives.get(base) ?? []).map(gone).every(Boolean));
+  const bare = orphans.filter(({ base }) => {
+    const archive = archives.get(base);
+    return archive === undefined || gone(archive);
+  });
   // The manifests last: without them nobody would know what is left.
   syncDirectory(to, unsupported);
   const removed = bare.filter(({ file }) => gone(file)).length;

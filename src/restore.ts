@@ -6,6 +6,7 @@ import { act } from './acting.js';
 import { baseOf, isCopyOf, readManifest, sizesProblem } from './catalog.js';
 import type { Chosen } from './choose.js';
 import { passedOverWarning } from './choose.js';
+import { contentState } from './content-state.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
 import { withFiles } from './included.js';
@@ -198,13 +199,14 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     // Before anything is made: a copy that does not prove out leaves no trace.
     if (target.how === 'live') await proveInto(acting, manifest, provenFile(acting));
     return await withFiles(acting, manifest, input.filesTo, async (putFiles) => {
+      const seen = target.state && target.how === 'live' ? { seen: contentState(target.state.realPath) } : {};
       const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
       recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
       acting.note();
       try {
         // No good copy of a live database can be had: then it is damaged.
         const damaged = target.how === 'live' && safety?.status !== 'good';
-        const { setAside } = await putBack(acting, { manifest, target: input.target, damaged, proven: target.how === 'live' });
+        const { setAside } = await putBack(acting, { manifest, target: input.target, damaged, proven: target.how === 'live', ...seen });
         await putFiles();
         return done(acting, copy, input.target, safety, setAside);
       } catch (error) {

@@ -5,6 +5,7 @@ import type { Content, SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { baseOf } from './catalog.js';
+import { contentState } from './content-state.js';
 import { bytes } from './format.js';
 import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
@@ -33,6 +34,8 @@ export interface PutBackInput {
   readonly damaged?: boolean;
   /** The copy was proven into the workspace (`provenFile`) already. */
   readonly proven?: boolean;
+  /** The state that the safety copy has (`contentState`): what is committed after it is in neither. */
+  readonly seen?: string;
 }
 
 export interface PutBack {
@@ -153,6 +156,7 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
   // In rollback mode a commit waits for readers: given them longer than a source's holders.
   const busyMs = state.journalMode === 'wal' ? SOURCE_BUSY_MS : 6 * SOURCE_BUSY_MS;
   const before = { dev: state.dev, ino: state.ino };
+  const isLost = input.seen !== undefined && contentState(state.realPath) !== input.seen;
   try {
     await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
   } catch (error) {
@@ -161,6 +165,10 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
     if (acting.signal.aborted) throw new Failed(endedMidway(acting, input), { cause: error });
     if (error instanceof RequestFailed && /^SQLITE_(CORRUPT|NOTADB)/.test(error.detail.code)) return null;
     throw new Failed(putFailure(error, target, busyMs), { cause: error });
+  }
+  if (isLost) {
+    const lost = `${target} was written to between the safety copy and the restore: what was committed then is in neither of them`;
+    acting.recorder.warn(critical('COMMITS_LOST', lost));
   }
   await checkPut(acting, input, state, busyMs);
   return { how: 'live', setAside: [] };

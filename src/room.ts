@@ -65,7 +65,8 @@ export function withRoomLine(failure: Failure, config: Config, name: string, now
     // Fewer copies would not help on another disk.
     if (statSync(nearest(failure.path)).dev !== statSync(config.to).dev) return failure;
     const archives = archivesIn(config.to, name);
-    const bytesOf = (file: string): number => [file, ...(archives.get(baseOf(file)) ?? [])].reduce((sum, one) => sum + sizeOf(join(config.to, one)), 0);
+    const bytesOf = (file: string): number =>
+      [file, archives.get(baseOf(file))].reduce((sum, one) => sum + (one === undefined ? 0 : sizeOf(join(config.to, one))), 0);
     const keep = spareable(readCopies(config.to, name), bytesOf, missingBytes, now.getTime());
     return keep === null ? failure : { ...failure, prune: pruneLine(config, name, keep) };
   } catch {

@@ -71,8 +71,8 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     const lookAgain = (): Promise<RunPlan | Skip> => withRetries(acting, () => recorder.within('inspect', look));
     const locked = await lookAgain();
     if (isSkip(locked)) return locked;
-    // The second name that a killed restore left goes before SQLite sees the file.
-    if (locked.source.links > 1) sweepStaging(dirname(locked.source.realPath));
+    // What killed restores left beside it: a whole database perhaps, or a second name, which goes before SQLite sees the file.
+    sweepStaging(dirname(locked.source.realPath));
 
     if (config.hooks.before) await runBefore(acting);
     // And after the hook, which may have loaded much into the database, or made room.

@@ -22,8 +22,8 @@ const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
 /** Most names. What letters there are in all scripts takes V8 2 ms to gather, at every start. */
 const PLAIN_NAME = /^[A-Za-z0-9_][A-Za-z0-9._ -]{0,99}$/;
 export const isName = (text: string): boolean => PLAIN_NAME.test(text) || NAME.test(text);
-/** Room for `-20261121T031700Z-9999.files.tar.zst.age` within the 255 bytes that Linux gives a file name. */
-const NAME_MAX_BYTES = 200;
+/** Room for `-20261121T031700Z-RUNID-failed` (guarding.ts) within the 255 bytes that Linux gives a file name. */
+const NAME_MAX_BYTES = 190;
 export const PROFILE = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
 
 /** An absolute path. `base` is the directory that a relative one counts from. */

@@ -54,7 +54,8 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
       if (!refused.remove(copy.file)) continue;
       pruned.push(copy);
       // The manifest of an archive that stays is what the next run knows it by.
-      if ((archives.get(base) ?? []).map((file) => refused.remove(file)).every(Boolean)) bare.push(base);
+      const archive = archives.get(base);
+      if (archive === undefined || refused.remove(archive)) bare.push(base);
     }
     if (pruned.length > 0) {
       syncDirectory(to, unsupported);

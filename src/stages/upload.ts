@@ -182,10 +182,14 @@ function lackedBy({ name, made, ledger, startedAt }: UploadInput, url: Destinati
 function vanished({ to, name, ledger, warn }: UploadInput, url: DestinationUrl, home: readonly Copy[], listed: NonNullable<Listed>): Copy[] {
   const stored = new Set(ledger?.uploadedFiles(url.shown, name));
   const archives = archivesIn(to, name);
-  const isWhole = (c: Copy): boolean =>
-    listed.get(c.file)?.sizeBytes === c.sizeBytes &&
-    listed.has(c.manifest ?? '') &&
-    (archives.get(baseOf(c.file)) ?? []).every((file) => listed.get(file)?.sizeBytes === sizeOf(join(to, file)));
+  const isWhole = (c: Copy): boolean => {
+    const archive = archives.get(baseOf(c.file));
+    return (
+      listed.get(c.file)?.sizeBytes === c.sizeBytes &&
+      listed.has(c.manifest ?? '') &&
+      (archive === undefined || listed.get(archive)?.sizeBytes === sizeOf(join(to, archive)))
+    );
+  };
   const arrived = home.filter((c) => stored.has(c.file));
   const gone = arrived.filter((c) => !isWhole(c));
   if (gone.length > 0) {

@@ -227,6 +227,15 @@ describe('problems that can be seen beforehand give the exit code that they woul
     expect(dry.stderr).toMatch(/critical SOURCE_MISSING/);
   });
 
+  test('nor would a copy go that is a little ahead of the clock: it is the newest', async () => {
+    const s = scene();
+    const ahead = plant(s.to, baseAt(ago(-HOUR / 2)), { configuredPath: s.source, realPath: s.source });
+    const dry = await s.run(['--dry-run', '--json', '--keep-last', '1']);
+    expect([dry.code, dry.json.pruned, dry.json.kept?.map((k) => k.file)], dry.stderr).toEqual([0, [], [ahead]]);
+    const real = await s.run(['--json', '--keep-last', '1']);
+    expect([real.code, real.json.pruned], real.stderr).toEqual([0, []]);
+  });
+
   test('and what a copy ahead of the clock means for pruning', async () => {
     const s = scene();
     plantDaily(s.to, 3, DAY, { configuredPath: s.source, realPath: s.source });

@@ -11,6 +11,7 @@ import {
   cannot,
   dbbackup,
   EXECUTABLE,
+  killGroup,
   makeDatabase,
   type Options,
   openWriter,
@@ -55,7 +56,12 @@ const GUARD_FIELDS = ['backupPoint', 'child', 'checks', 'tables', 'rolledBack', 
 
 /** The document as DESIGN says, whatever came of it. */
 function expectShape(json: Result['json'], dryRun = false): void {
-  expect(Object.keys(json).toSorted()).toEqual([...RUN_FIELDS, ...GUARD_FIELDS, ...(dryRun ? ['plan'] : [])].toSorted());
+  // `guarded` only where a link was named.
+  expect(
+    Object.keys(json)
+      .filter((field) => field !== 'guarded')
+      .toSorted(),
+  ).toEqual([...RUN_FIELDS, ...GUARD_FIELDS, ...(dryRun ? ['plan'] : [])].toSorted());
   if (json.child) expect(Object.keys(json.child).toSorted()).toEqual(['durationMs', 'exitCode', 'peakAnonBytes', 'signal']);
   for (const c of json.checks ?? []) expect(Object.keys(c).toSorted()).toEqual(['message', 'name', 'ok']);
   for (const t of json.tables ?? []) expect(Object.keys(t).toSorted()).toEqual(['name', 'rowsAfter', 'rowsBefore']);
@@ -84,6 +90,30 @@ test('a database that is named by a link keeps what the command did, also where 
   const run = await guard({ ...s, source: link }, [], ['sh', '-c', '"$@"; exit 0', 'sh', ...migration(body)]);
   expect([run.code, run.json.rolledBack], run.stderr).toEqual([0, false]);
   expect(run.json.tables).toContainEqual({ name: 'more', rowsBefore: null, rowsAfter: 1 });
+});
+
+test('killed, the way back that it leaves names the file that a link leads to, and is gone once it was gone', async () => {
+  const s = scene({ journal: 'wal' });
+  const link = join(s.home, 'link.db');
+  symlinkSync(s.source, link);
+  const started = join(s.home, 'started');
+  const running = start(['guard', '--database', link, '--to', s.to, '--name', 'app', '--', 'sh', '-c', `touch ${started}; exec sleep 60`]);
+  await until('the command to run', () => existsSync(started), 20_000);
+  killGroup(running.pid, 'SIGKILL');
+  await running.result;
+  const problems = async (): Promise<string> => JSON.stringify((await s.ask('status', ['--json', '--name', 'app'])).json.problems);
+  await s.ask('prune', ['--keep-last', 'all', '--name', 'app']);
+  const [copy = ''] = dataFiles(s.to);
+  expect(await problems()).toContain(`dbbackup restore ${copy} --into ${s.source} --to`);
+  const back = await s.ask('restore', [copy, '--into', s.source, '--name', 'app', '--yes']);
+  expect([back.code, await problems()], back.stderr).toEqual([0, expect.not.stringContaining('LAST_RUN_DIED')]);
+});
+
+test('the longest name that there may be leaves room for a way back', async () => {
+  const s = scene({ journal: 'wal' });
+  const name = '数'.repeat(63);
+  const run = await guard(s, ['--name', name], migration("db.exec('DELETE FROM invoice'); process.exitCode = 1"));
+  expect([run.code, run.json.error?.code, run.json.rolledBack], run.stderr).toEqual([1, 'COMMAND_FAILED', true]);
 });
 
 describe.each(['wal', 'delete'] as const)('a database in %s mode', (journal) => {

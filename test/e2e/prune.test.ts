@@ -182,6 +182,16 @@ describe('prune', () => {
     expect(existsSync(unreadable)).toBe(true);
   });
 
+  test('a file that only has the name of an archive is not ours to remove', async () => {
+    const s = scene(null);
+    const files = plantDaily(s.to, 2);
+    const mine = join(s.to, (files[1] ?? '').replace(/db$/, 'files.tar.gz'));
+    writeFileSync(mine, 'mine');
+    const prune = await s.ask('prune', ['--keep-last', '1', '--json']);
+    expect([prune.code, prune.json.pruned?.map(({ file }) => file)], prune.stderr).toEqual([0, [files[1]]]);
+    expect(existsSync(mine)).toBe(true);
+  });
+
   const noMount = cannot('root', 'mount');
   if (noMount) process.stderr.write(`not run here: files that cannot be removed: ${noMount}\n`);
   test.skipIf(noMount)('one file that cannot be removed keeps no other from going, and no later run from being made', async () => {

@@ -20,7 +20,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { mountTmpfs } from '../fault/mounts.js';
-import { cannot, damage, makeDatabase, openWriter, query, rootPage } from '../support/cli.js';
+import { cannot, damage, makeDatabase, openWriter, query, rootPage, start, until } from '../support/cli.js';
 import { type Otherwise, textOf } from '../support/manifest.js';
 import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
@@ -267,6 +267,21 @@ describe('restore --into a live database', () => {
     expect(query(s.source, 'PRAGMA integrity_check')).toBe('ok');
   });
 
+  test('what is committed between the safety copy and the restore is said to be lost', async () => {
+    const { s } = await made('wal');
+    const app = await openWriter(s.source, {});
+    const running = start(['restore', '--into', s.source, '--yes', '--to', s.to, '--json']);
+    await until('the safety copy to be under way', () => running.stderr().includes('snapshot '), 20_000, 1);
+    change(s.source);
+    const restore = await running.result;
+    await app.stop();
+    const lost = restore.json.warnings?.filter(({ code }) => code === 'COMMITS_LOST') ?? [];
+    expect([restore.code, lost.map(({ severity }) => severity)], restore.stderr).toEqual([0, ['critical']]);
+    // Nobody writes: nothing to say.
+    const quiet = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect([quiet.code, quiet.json.warnings], quiet.stderr).toEqual([0, []]);
+  });
+
   test('asks, and without a terminal wants --yes', async () => {
     const { s } = await made();
     change(s.source);
@@ -459,6 +474,12 @@ test('a restored file that a kill left with a second name of ours can be backed 
   const ours = leave('.dbbackup-01234567-89ab-cdef-0123-456789abcdef');
   const run = await s.run(['--json']);
   expect([run.code, existsSync(ours)], run.stderr).toEqual([0, false]);
+  // One that was killed while it proved: there is no second name, and a whole database is left.
+  const proving = join(dirname(s.source), '.dbbackup-11234567-89ab-cdef-0123-456789abcdef');
+  mkdirSync(proving, { mode: 0o700 });
+  writeFileSync(join(proving, 'restore.db'), 'a part of it');
+  const swept = await s.run(['--json']);
+  expect([swept.code, existsSync(proving)], swept.stderr).toEqual([0, false]);
   const theirs = leave('dbbackup-of-somebody');
   expect([(await s.run(['--json'])).json.error?.code, existsSync(theirs)]).toEqual(['SOURCE_HARD_LINKED', true]);
 });

@@ -57,6 +57,23 @@ test.skipIf(reason)('a publication that can neither be finished nor taken back i
   expect([...mustBeWhole(to, 'after the next run').pairs.keys()]).toContain(left[0]);
 });
 
+test.skipIf(reason)('verify, too, first heals what a run left that was killed between its two names', { timeout: 60_000 }, async () => {
+  const home = tempDirectory('half');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'delete', bytes: 200_000 });
+  expect((await dbbackup(['run', source, '--to', to])).code).toBe(0);
+  const killed = await dbbackup(['run', source, '--to', to], { through: wrap.fault(join(home, 'trace'), [{ calls: 'link', signal: 'KILL', when: 2 }]) });
+  expect(killed.code).toBe(null);
+  const verify = await dbbackup(['verify', '--all', '--to', to, '--json']);
+  expect([verify.code, verify.json.results?.map((r) => r.status), verify.json.warnings?.map((w) => w.code)], verify.stderr).toEqual([
+    0,
+    ['good', 'good'],
+    ['HEALED'],
+  ]);
+  expect(mustBeWhole(to, 'after verify').pairs.size).toBe(2);
+});
+
 /** Made by a run that was killed at once, or by hand a moment ago: its name may be known to nobody but the memory. */
 test.skipIf(reason)('a directory that was there already is on the disk when its first copy is', { timeout: 60_000 }, async () => {
   const home = tempDirectory('way');

@@ -152,6 +152,13 @@ describe('the counters', () => {
     history.close();
   });
 
+  test('and what arrived is known by names of any letters', () => {
+    const history = History.openToWrite(tempDirectory('history'));
+    for (const name of ['𠮷', 'app']) history.noteUploaded('there', `${name}-20260101T000000Z.db`, new Date(0));
+    expect([history.uploadedFiles('there', '𠮷'), history.uploadedFiles('there', 'app')]).toEqual([['𠮷-20260101T000000Z.db'], ['app-20260101T000000Z.db']]);
+    history.close();
+  });
+
   test('do not go back when old runs go', () => {
     const stateDir = tempDirectory('history');
     History.openToWrite(stateDir).close();
