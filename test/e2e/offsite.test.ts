@@ -129,8 +129,11 @@ describe('a run', () => {
     const { url, prefix } = place();
     const disk = tempDirectory('disk');
     const gone = `file://${join(s.home, 'not-mounted')}`;
-    expect((await s.run(['--upload', url], withKeys())).code).toBe(0);
+    const first = await s.run(['--upload', url, '--json'], withKeys());
+    expect(first.code).toBe(0);
     expect((await s.ask('restore', ['--into', s.source, '--yes'])).code).toBe(0);
+    // A destination is owed what is made from the second on in which it is first named.
+    await until('another second than that of the first copy', () => Date.now() >= Date.parse(first.json.copy?.createdAt ?? '') + 1000);
     const run = await s.run(['--upload', gone, '--upload', url, '--upload', `file://${disk}`, '--json'], withKeys());
     expect(run.code).toBe(3);
     const file = run.json.copy?.file ?? '';
