@@ -3,18 +3,18 @@
  * itself is the body, a straight list of stages. Whatever the body does, what follows it here happens.
  */
 import { randomUUID } from 'node:crypto';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Ledger, TargetState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import { asKilled, History, historyWarning } from './history.js';
-import { lockFailure } from './lock-failure.js';
+import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { critical, describe, errnoWords, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { critical, describe, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
@@ -33,7 +33,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, stateDirOf, tempRoot, workspace } from './workspace.js';
+import { giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -287,20 +287,19 @@ class State implements ToldFrom {
    * two runs with different state directories from sweeping each other's work; a file system that cannot lock does not stop us.
    */
   async #acquire(signal: AbortSignal, lockWaitMs: number): Promise<void> {
-    const { to, stateDir } = this.#config;
-    const lock = await acquireLock(join(stateDir, `${this.#name}.lock.db`), lockWaitMs, signal);
+    const { main, beside } = lockPaths(this.#config, this.#name);
+    const lock = await acquireLock(main, lockWaitMs, signal);
     if (!lock) return;
     this.#locks.push(lock);
-    const beside = stateDirOf(to);
     // The same directory, also over another way: a second lock on the same file would shut us out for ever.
-    if (isSameFile(stateDir, beside)) return;
+    if (beside === null || isSameFile(dirname(main), dirname(beside))) return;
     try {
-      const second = await acquireLock(join(beside, `${this.#name}.lock.db`), lockWaitMs, signal);
+      const second = await acquireLock(beside, lockWaitMs, signal);
       if (second) this.#locks.push(second);
       else for (const held of this.#locks.splice(0)) held.release();
     } catch (error) {
       if (error instanceof Failed) throw error;
-      this.#recorder.warn(warning('TARGET_NETWORK_FS', `${beside} cannot be locked: ${errnoWords(error)}`));
+      this.#recorder.warn(lockWarning(beside, error));
     }
   }
 

@@ -5,7 +5,7 @@
 import { accessSync, constants } from 'node:fs';
 import type { Context } from './context.js';
 import { historyPath } from './history.js';
-import { lockFailure, lockPaths } from './lock-failure.js';
+import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { logProblem } from './log.js';
 import { outboxPath } from './notifiers/outbox.js';
 import type { Failure, Warning } from './outcome.js';
@@ -18,10 +18,8 @@ import { canStart } from './system/programs.js';
 
 /** What would keep the lock of the name from being had; that another run holds it is seen by taking it alone. */
 export function foreseeLock({ identity }: Context, config: Config, name: string): Failure[] {
-  const error = lockPaths(config, name)
-    .map(lookAtLock)
-    .find((found) => found !== null);
-  return error === undefined ? [] : [lockFailure(config, name, identity, error)];
+  const error = lookAtLock(lockPaths(config, name).main);
+  return error === null ? [] : [lockFailure(config, name, identity, error)];
 }
 
 /** What would end a run before its first stage. */
@@ -33,13 +31,18 @@ export function foreseeFailures(ctx: Context, config: Config, name: string): Fai
 }
 
 /** What a run would have to do without. */
-export function foreseeWarnings({ identity, clock }: Context, config: Config): Warning[] {
+export function foreseeWarnings({ identity, clock }: Context, config: Config, name: string): Warning[] {
+  const { beside } = lockPaths(config, name);
+  const unlocked = beside === null ? null : lookAtLock(beside);
   const state: readonly (readonly [what: string, problem: string | null])[] = [
     [`the history in ${config.stateDir}`, fileProblem(historyPath(config.stateDir))],
     [`the outbox ${outboxPath(config.stateDir)}`, directoryProblem(outboxPath(config.stateDir))],
     [`the log in ${config.logDir}`, logProblem(config.logDir, identity.uid, clock.now()) ?? directoryProblem(config.logDir)],
   ];
-  return state.flatMap(([what, problem]) => (problem === null ? [] : [warning('STATE_UNWRITABLE', `${what} cannot be written: ${problem}`)]));
+  return [
+    ...(beside === null || unlocked === null ? [] : [lockWarning(beside, unlocked)]),
+    ...state.flatMap(([what, problem]) => (problem === null ? [] : [warning('STATE_UNWRITABLE', `${what} cannot be written: ${problem}`)])),
+  ];
 }
 
 /** Null also where there is none yet: the directory was looked at. */

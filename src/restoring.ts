@@ -136,7 +136,7 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
       // Or it would be the newest good one to all others, and pruning would keep it and remove those that are. Only for bytes that were read to
       // their end and are others: not what a read error or the disk of the target did, nor what this run made itself and may have to go back to.
       const stored = from === null && proof.manifest !== null && manifest.runId !== recorder.runId && !acting.known(manifest.file);
-      if (stored && proof.problems.some((problem) => problem.startsWith('its SHA-256 is '))) await mark(acting, proof, baseOf(manifest.file), 'bad');
+      if (stored && proof.otherBytes) await mark(acting, proof, baseOf(manifest.file), 'bad');
       if (proof.problems.length > 0)
         throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config), others: manifest.name });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });

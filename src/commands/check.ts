@@ -53,7 +53,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
 
   try {
     History.openToRead(config.stateDir)?.close();
-    if (!isFailure(facts.target)) problems.push(...foreseeWarnings(ctx, config));
+    if (!isFailure(facts.target)) problems.push(...foreseeWarnings(ctx, config, name));
   } catch (error) {
     problems.push(historyWarning(config.stateDir, 'read', error));
   }

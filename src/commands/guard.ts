@@ -118,7 +118,7 @@ function dryRun(ctx: Context, config: Config, name: string, guarding: Guarding):
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(first, false), failure: first, failedStage: 'inspect' });
   }
   if (hasProblems(plan)) throw new Error('a problem that is no failure');
-  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config)]) recorder.warn(w);
+  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config, name)]) recorder.warn(w);
   const freeBytes = isFailure(target) ? null : target.freeBytes;
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   const command = flags.words.map(shellWord).join(' ');

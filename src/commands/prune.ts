@@ -71,7 +71,7 @@ async function dryRun(ctx: Context, config: Config, name: string): Promise<ExitC
     ctx.output.error(failure, 'inspect');
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode: exitCodeOf(failure, false), failure, failedStage: 'inspect' });
   }
-  for (const w of foreseeWarnings(ctx, config)) recorder.warn(w);
+  for (const w of foreseeWarnings(ctx, config, name)) recorder.warn(w);
   const decision = planPrune(config, readCopies(config.to, name), null, ctx.clock.now());
   holdWarning(decision.hold, (w) => recorder.warn(w));
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });

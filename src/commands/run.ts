@@ -55,7 +55,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     const exitCode = exitCodeOf(first, false);
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
   }
-  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config)]) recorder.warn(w);
+  for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config, name)]) recorder.warn(w);
   const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);
   holdWarning(decision.hold, (w) => recorder.warn(w));
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });

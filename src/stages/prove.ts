@@ -67,6 +67,8 @@ export interface Proof {
   readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
+  /** The stored bytes were read to their end, and are not the recorded ones. Of a copy that could not be read that far: false. */
+  readonly otherBytes: boolean;
   /** The content that SQLite found whole, now or before; null: it was not asked, or found damage. */
   readonly content: Content | null;
   /** The content in which it found damage now, although the bytes are the recorded ones. */
@@ -83,6 +85,7 @@ const NOTHING = {
   proved: 'full',
   proven: NONE,
   gone: false,
+  otherBytes: false,
   content: null,
   refuted: null,
   checkedAt: null,
@@ -92,9 +95,9 @@ const NOTHING = {
 export async function prove(input: ProveInput): Promise<Proof> {
   const { to, file, known } = input;
   if (known) {
-    const { problems, made } = await provePlain(input, known.plain, known.manifest);
+    const { problems, made, otherBytes } = await provePlain(input, known.plain, known.manifest);
     const contents = problems.length === 0 ? await proveContent(input, known.manifest) : { ...UNPROVEN, problems };
-    return { ...NOTHING, ...contents, manifest: known.manifest, manifestWhole: true, proven: made };
+    return { ...NOTHING, ...contents, manifest: known.manifest, manifestWhole: true, proven: made, otherBytes };
   }
   const data = join(to, file);
   if (!lstatOrNull(data)) return { ...NOTHING, problems: ['the data file is not there'], gone: true };
@@ -124,7 +127,8 @@ export async function prove(input: ProveInput): Promise<Proof> {
   problems.push(...contents.problems);
   if (manifest.files && input.files === 'prove')
     problems.push(...(await proveArchive(input, manifest.files, asItIs)).map((p) => `${manifest.files?.file}: ${p}`));
-  return { ...contents, manifest: read.manifest, manifestWhole, problems, proved: asItIs ? 'bytes' : 'full', gone: false, proven: copied.made };
+  const { made: proven, otherBytes } = copied;
+  return { ...contents, manifest: read.manifest, manifestWhole, problems, proved: asItIs ? 'bytes' : 'full', gone: false, proven, otherBytes };
 }
 
 /** The manifest with what is sealed in it; `locked`: no key opens it. */
@@ -142,10 +146,13 @@ export async function unseal(
   }
 }
 
-interface Copied {
+interface Copied extends Pick<Proof, 'otherBytes'> {
   readonly problems: string[];
   readonly made: FileId;
 }
+
+/** Not read, or not to the end. */
+const unread = (problems: string[]): Copied => ({ problems, made: NONE, otherBytes: false });
 
 const sizeProblems = (is: number, recorded: number): string[] => (is === recorded ? [] : [`it has ${is} bytes, not ${recorded}`]);
 const sumProblems = (is: string, recorded: string | null): string[] => (is === recorded ? [] : [`its SHA-256 is ${is}, not ${String(recorded)}`]);
@@ -162,10 +169,11 @@ async function provePlain(input: ProveInput, data: string, manifest: Manifest): 
   // In an unpacked copy both are the same, and `inconsistencies` sees to that.
   const recorded = input.known ? plain : manifest;
   const before = input.known ? [] : sizeBefore(data, manifest);
-  if (before.length > 0) return { problems: before, made: NONE };
+  if (before.length > 0) return unread(before);
   try {
     const { sha256, sizeBytes, made } = await copyHashed(data, input.target, input.signal, (done) => input.progress(done, recorded.sizeBytes));
-    return { problems: [...sizeProblems(sizeBytes, recorded.sizeBytes), ...sumProblems(sha256, recorded.sha256)], made };
+    const problems = [...sizeProblems(sizeBytes, recorded.sizeBytes), ...sumProblems(sha256, recorded.sha256)];
+    return { problems, made, otherBytes: sha256 !== recorded.sha256 };
   } catch (error) {
     return unreadable(input, data, error);
   }
@@ -175,7 +183,7 @@ async function provePlain(input: ProveInput, data: string, manifest: Manifest): 
 async function provePacked(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
   removeTree(input.target);
   const before = sizeBefore(data, manifest);
-  if (before.length > 0) return { problems: before, made: NONE };
+  if (before.length > 0) return unread(before);
   const { identity, tools, target } = input;
   const progress = (done: number): void => input.progress(done, manifest.sizeBytes);
   try {
@@ -193,9 +201,10 @@ async function provePacked(input: ProveInput, data: string, manifest: Manifest):
       ...(u.plainSizeBytes === manifest.plainSizeBytes ? [] : [`it unpacks to ${u.plainSizeBytes} bytes, not ${manifest.plainSizeBytes}`]),
       ...(u.plainSha256 === manifest.plainSha256 ? [] : [`the SHA-256 of what it unpacks to is ${u.plainSha256}, not ${String(manifest.plainSha256)}`]),
     ];
-    return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256), ...plain], made: u.made ?? NONE };
+    const stored = [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256)];
+    return { problems: [...stored, ...plain], made: u.made ?? NONE, otherBytes: u.sha256 !== manifest.sha256 };
   } catch (error) {
-    return { problems: faultsOf(input, data, error), made: NONE };
+    return unread(faultsOf(input, data, error));
   }
 }
 
@@ -218,7 +227,7 @@ const unreadableHere = (file: string, reason: string): Failure => ({
 /** Sealed, and no key, or a manifest that is not to be believed: what can be said is whether these are the bytes that were written. */
 async function proveSealed(input: ProveInput, data: string, manifest: Manifest): Promise<Copied> {
   const before = sizeBefore(data, manifest);
-  if (before.length > 0) return { problems: before, made: NONE };
+  if (before.length > 0) return unread(before);
   try {
     const u = await unpack({
       ...AS_IT_IS,
@@ -227,9 +236,10 @@ async function proveSealed(input: ProveInput, data: string, manifest: Manifest):
       tools: input.tools,
       progress: (done) => input.progress(done, manifest.sizeBytes),
     });
-    return { problems: [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256)], made: NONE };
+    const problems = [...sizeProblems(u.sizeBytes, manifest.sizeBytes), ...sumProblems(u.sha256, manifest.sha256)];
+    return { problems, made: NONE, otherBytes: u.sha256 !== manifest.sha256 };
   } catch (error) {
-    return { problems: faultsOf(input, data, error), made: NONE };
+    return unread(faultsOf(input, data, error));
   }
 }
 
@@ -284,7 +294,7 @@ function unreadable(input: ProveInput, data: string, error: unknown): Copied {
     throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });
   }
   if (error instanceof ReadFailed) {
-    return { problems: [`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`], made: NONE };
+    return unread([`it cannot be read: ${errnoOf(error) === 'EINVAL' ? 'it is not a regular file' : errnoWords(error.cause)}`]);
   }
   throw new Failed(targetFailure(error, input.target), { cause: error });
 }

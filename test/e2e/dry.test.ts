@@ -217,6 +217,20 @@ describe('problems that can be seen beforehand give the exit code that they woul
       expect([dry.json.error?.hint, real.json.error?.hint]).toEqual([expect.stringContaining('--state-dir'), expect.stringContaining('--state-dir')]);
   });
 
+  test('a second lock that cannot be had is remarked on, as in a real run', async () => {
+    const s = scene();
+    lay(s, 'app.lock.db', 'something');
+    const more = ['--state-dir', join(s.home, 'state'), '--json'];
+    const dry = await s.run(['--dry-run', ...more]);
+    const check = await s.ask('check', [s.source, ...more]);
+    const real = await s.run(more);
+    const remark = { code: 'TARGET_NETWORK_FS', severity: 'warning', message: expect.stringContaining(`${s.state} cannot be locked`) as string };
+    for (const [what, { code, json, stderr }] of Object.entries({ dry, real })) {
+      expect([what, code, json.warnings], stderr).toEqual([what, 0, expect.arrayContaining([remark])]);
+    }
+    expect([check.code, check.json.problems], check.stderr).toEqual([0, expect.arrayContaining([remark])]);
+  });
+
   test('all of them are told, the gravest first', async () => {
     const s = scene();
     writeFileSync(s.to, '');

@@ -89,3 +89,52 @@ test.skipIf(reason)('a directory that was there already is on the disk when its 
   expect(await synced('first')).toEqual(expect.arrayContaining([to, join(home, 'made/by'), join(home, 'made'), home]));
   expect(await synced('second')).not.toContain(home);
 });
+
+/** Three runs: the last is killed when its manifest is about to get its name, or at the sync that follows. What is killed at a call has not made it. */
+async function killedAt(label: string, at: 'link' | 'fsync'): Promise<{ home: string; to: string; args: string[] }> {
+  const home = tempDirectory(label);
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'wal', bytes: 200_000 });
+  const args = ['run', source, '--to', to, '--json'];
+  expect((await dbbackup(args)).code).toBe(0);
+  const clean = await dbbackup(args, { through: wrap.trace(join(home, 'clean'), 'link,fsync') });
+  expect(clean.code, clean.stderr).toBe(0);
+  const calls = readTrace(join(home, 'clean'));
+  const named = calls.findIndex(({ call, line }) => call === 'link' && line.includes('.json'));
+  const { when } = calls.slice(named).find(({ call, tracee }) => call === at && tracee === calls[named]?.tracee) ?? {};
+  if (when === undefined) throw new Error(`no ${at} of a manifest`);
+  const killed = await dbbackup(args, { through: wrap.fault(join(home, 'killed'), [{ calls: at, signal: 'KILL', when }]) });
+  expect(killed.code).toBe(null);
+  return { home, to, args };
+}
+
+const jsonIn = (directory: string): string[] => (readdirSync(directory, { recursive: true }) as string[]).filter((file) => file.endsWith('.json'));
+
+/** Both names are there, and perhaps in memory only: who takes that for done and goes on would lose the copy with the power. */
+test.skipIf(reason)('a copy of a run that was killed after its last link is on the disk before the next one goes on', { timeout: 60_000 }, async () => {
+  const { home, to, args } = await killedAt('synced', 'fsync');
+  expect(readdirSync(to).filter((file) => file.endsWith('.json'))).toHaveLength(3);
+  const next = await dbbackup(args, { through: wrap.trace(join(home, 'next'), 'fsync,link,rmdir') });
+  expect([next.code, next.json.warnings], next.stderr).toEqual([0, []]);
+  const calls = readTrace(join(home, 'next'));
+  const cleared = calls.findIndex(({ call }) => call === 'rmdir');
+  const before = calls.slice(0, cleared).filter(({ tracee }) => tracee === calls[cleared]?.tracee);
+  expect(before.map(({ line }) => line)).toContainEqual(expect.stringMatching(new RegExp(`<${to}>\\) *= 0$`)));
+  expect(mustBeWhole(to, 'after the next run').pairs.size).toBe(4);
+});
+
+/** What it says is not known just now: who took it for nothing would leave its data without a manifest for ever. */
+test.skipIf(reason)('a staged manifest that cannot be read is kept for a better day', { timeout: 60_000 }, async () => {
+  const { home, to, args } = await killedAt('unread', 'link');
+  const staged = jsonIn(join(to, '.dbbackup/tmp'));
+  expect(staged).toHaveLength(1);
+  const path = join(to, '.dbbackup/tmp', staged[0] ?? '');
+  const through = ['strace', '-f', '-qq', '-o', join(home, 'unread'), '-P', path, '-e', 'trace=read,pread64', '-e', 'inject=read,pread64:error=EIO', '--'];
+  const run = await dbbackup(args, { through });
+  expect([run.code, run.json.warnings?.map(({ code }) => code)], run.stderr).toEqual([0, ['HEAL_FAILED']]);
+  expect(readFileSync(join(home, 'unread'), 'utf8')).toContain('INJECTED');
+  const next = await dbbackup(args);
+  expect([next.code, next.json.warnings?.map(({ code }) => code)], next.stderr).toEqual([0, ['HEALED']]);
+  expect(mustBeWhole(to, 'after the next run').pairs.size).toBe(5);
+});

@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { dbbackup, holdExclusively, makeDatabase, type Running, signalTo, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
+import { damage, dbbackup, holdExclusively, makeDatabase, type Running, signalTo, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
 import { testScenario } from './in-vitest.js';
 import { descendants, listing, mustBeWhole, processesAt } from './proof.js';
 import { signals } from './signals.js';
@@ -105,6 +105,29 @@ describe('the lock of a name', () => {
     expect([a.code, b.code]).toEqual([0, 0]);
     expect(mustBeWhole(to, 'at the end').pairs.size).toBe(2);
   });
+
+  test.each(['verify', 'restore'])(
+    'a bad copy that %s found is told, also where a signal ends the wait for the lock that marking it takes',
+    { timeout: 60_000 },
+    async (command) => {
+      const { home, to, run } = place();
+      const { file = '' } = (await dbbackup(run())).json.copy ?? {};
+      damage(join(to, file), 5000, Buffer.from('not what was there'));
+      const lock = await useDatabase(join(to, '.dbbackup/app.lock.db'), ['BEGIN IMMEDIATE']);
+      const traces = join(home, 'trace');
+      mkdirSync(traces);
+      const words = command === 'verify' ? [] : ['-o', join(home, 'restored.db')];
+      const waiting = start([command, '--to', to, '--json', ...words], { through: wrap.trace(join(traces, 'log'), 'openat') });
+      await until('it to try the lock', () => readdirSync(traces).some((n) => readFileSync(join(traces, n), 'utf8').includes('app.lock.db')));
+      expect(signalTo(descendants(waiting.pid)[0] ?? 0, 'SIGTERM')).toBe(true);
+      const ended = await waiting.result;
+      await lock.stop();
+      const said = `${ended.stdout} ${ended.stderr}`;
+      expect([ended.code, ended.json.error?.code], said).toEqual([1, 'COPY_BAD']);
+      expect(ended.json.warnings?.map(({ code }) => code)).toEqual(['INTERRUPTED']);
+      expect(existsSync(join(home, 'restored.db'))).toBe(false);
+    },
+  );
 
   test.each([
     ['SIGTERM', 143],
