@@ -349,24 +349,25 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
   const stats = lstatOrNull(join(directory, data.file));
   if (!stats?.isFile() || (stats.uid !== 0 && stats.uid !== owner)) return null;
   const manifest = readManifest(directory, data.base, owner, data);
-  if ('unreadable' in manifest || manifest.file !== data.file) {
-    return {
-      file: data.file,
-      manifest: null,
-      name: data.name,
-      createdAt: rfc3339(data.createdAt),
-      sizeBytes: stats.size,
-      sha256: null,
-      status: 'unverified',
-      verifiedAt: null,
-      method: null,
-      source: null,
-      tags: [],
-    };
-  }
+  if ('unreadable' in manifest || manifest.file !== data.file) return unverifiedCopy(data, stats.size);
   // An archive of files that is lost must not take the database with it: `verify` says what is missing.
   return copyOf(manifest, stats.size === manifest.sizeBytes ? manifest.status : 'bad');
 }
+
+/** A copy of which its name is all that is known, and a size in bytes. */
+export const unverifiedCopy = ({ file, name, createdAt }: CopyFile, sizeBytes: number): Copy => ({
+  file,
+  manifest: null,
+  name,
+  createdAt: rfc3339(createdAt),
+  sizeBytes,
+  sha256: null,
+  status: 'unverified',
+  verifiedAt: null,
+  method: null,
+  source: null,
+  tags: [],
+});
 
 /** All copies, newest first; of one name, or of all. */
 export function readCopies(directory: string, name: string | null): Copy[] {

@@ -1,7 +1,7 @@
 /** Which stored copy the operator means: `latest`, a file of the directory, or a time. */
 import { basename, dirname, resolve } from 'node:path';
 import type { CopyFile } from './catalog.js';
-import { isAhead, isPlainGood, parseCopyFile, readCopies, readCopy, rfc3339, scan } from './catalog.js';
+import { isAhead, isPlainGood, parseCopyFile, readCopies, readCopy, scan, unverifiedCopy } from './catalog.js';
 import { lookFailure } from './look-failure.js';
 import { resolveName } from './names.js';
 import type { Warning } from './outcome.js';
@@ -95,22 +95,8 @@ const notFiles = (to: string, name: string): Copy[] => {
       // What a third user put there is nobody's copy (see readCopy).
       return stats && !stats.isFile() && (stats.uid === 0 || stats.uid === owner);
     })
-    .map(unverified);
+    .map((f) => unverifiedCopy(f, 0));
 };
-
-const unverified = (f: CopyFile): Copy => ({
-  file: f.file,
-  manifest: null,
-  name: f.name,
-  createdAt: rfc3339(f.createdAt),
-  sizeBytes: 0,
-  sha256: null,
-  status: 'unverified',
-  verifiedAt: null,
-  method: null,
-  source: null,
-  tags: [],
-});
 
 /** The newest good copy made at or before a time. */
 export function chooseByTime(config: Config, timestamp: string, now: number): Chosen {
