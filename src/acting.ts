@@ -25,6 +25,7 @@ import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
+import { sweepStaging } from './staging.js';
 import { ancestors, isSameFile, listing, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory, syncWayTo } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
@@ -455,8 +456,12 @@ class State implements ToldFrom {
   #buryDead(left: ReadonlyMap<string, Copy | null>): void {
     const { telling, to } = this.#config;
     try {
+      const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null, to), this.#ctx.output.redact);
+        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);
+        // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
+        const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;
+        if (beside !== undefined) sweepStaging(dirname(beside));
         this.#history?.save(record);
         this.#log.write('warn', `run ${dead.runId} of ${dead.startedAt} was killed`);
         // A killed run has left nothing that matters; what these left is for a person to look at, now.

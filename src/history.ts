@@ -197,25 +197,25 @@ export class History {
   }
 
   /**
-   * The newest `restore` or `guard` that left a database to be looked at by a person: its roll-back failed, or it was killed
+   * Each `restore` or `guard` that left a database to be looked at by a person, oldest first: its roll-back failed, or it was killed
    * with the database in its hands. One that went well on the same database since then has settled it.
    */
-  unsettled(name: string): RunRecord | null {
+  unsettled(name: string): RunRecord[] {
     const rows = this.#db
       .prepare<unknown[], Row>(
         "SELECT record, process FROM runs WHERE name = :name AND dry_run = 0 AND record ->> '$.command' IN ('restore', 'guard') ORDER BY seq DESC LIMIT 500",
       )
       .iterate({ name });
-    const databaseOf = ({ guarded, source }: RunRecord): string | undefined => guarded ?? source?.path;
     const settled = new Set<string>();
+    const found: RunRecord[] = [];
     for (const row of rows) {
       const record = asSeen(row, this.#to);
-      const target = record.command === 'restore' ? record.restored?.target : record.backupPoint ? databaseOf(record) : undefined;
-      if (target === undefined || settled.has(target)) continue;
+      const target = touchedBy(record);
+      if (target === null || settled.has(target)) continue;
       if (record.status === 'ok') settled.add(target);
-      else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) return record;
+      else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) found.unshift(record);
     }
-    return null;
+    return found;
   }
 
   /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
@@ -403,26 +403,39 @@ function asSeen(row: Row, to: string | null): RunRecord {
   return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null, to) : record;
 }
 
-/** The record of a run that could not finish it itself. `copy`: the copy it had published, or that the next run completed for it. */
-export function asKilled(record: RunRecord, copy: Copy | null, to: string | null): RunRecord {
+/** The database that a restore or a guard had in its hands; null: it had not come so far. */
+function touchedBy({ command, restored, backupPoint, guarded, source }: RunRecord): string | null {
+  if (command === 'restore') return restored?.target ?? null;
+  // Through a symbolic link nothing is restored.
+  return command === 'guard' && backupPoint ? (guarded ?? source?.path ?? null) : null;
+}
+
+/**
+ * The record of a run that could not finish it itself.
+ * @param copy the copy it had published, or that the next run completed for it
+ * @param unsettled what else is to be looked at, oldest first: the state before the first of them is the one to go back to
+ */
+export function asKilled(record: RunRecord, copy: Copy | null, to: string | null, unsettled: readonly RunRecord[] = []): RunRecord {
   const failure: Failure = {
     code: 'INTERRUPTED',
     signal: 'SIGKILL',
     published: record.command === 'run' ? (copy?.file ?? null) : null,
-    ...killedAt(record, to),
+    ...killedAt(record, to, unsettled),
   };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
 }
 
-function killedAt(record: RunRecord, to: string | null): { killed?: Killed } {
-  const { command, restored, backupPoint, source, name, profile } = record;
-  const back = (copy: string | null | undefined, target: string): Killed['back'] => (copy ? { copy, target, to, name, profile } : null);
-  if (command === 'restore' && !restored) return { killed: { command, target: null, back: null } };
-  if (command === 'restore' && restored) return { killed: { command, target: restored.target, back: back(restored.safetyCopy, restored.target) } };
-  if (command !== 'guard' || !source) return {};
-  // Through a symbolic link nothing is restored.
-  const target = record.guarded ?? source.path;
-  return { killed: { command, target, back: back(backupPoint, target) } };
+function killedAt(record: RunRecord, to: string | null, unsettled: readonly RunRecord[]): { killed?: Killed } {
+  const { command, source } = record;
+  if (command === 'restore' && !record.restored) return { killed: { command, target: null, back: null, untouched: source?.path } };
+  if (command !== 'restore' && (command !== 'guard' || !source)) return {};
+  const target = touchedBy(record) ?? record.guarded ?? source?.path ?? '';
+  const first = unsettled.find((earlier) => touchedBy(earlier) === target);
+  const isFirst = first === undefined || first.runId === record.runId || touchedBy(record) === null;
+  const from = isFirst ? record : first;
+  const copy = from.command === 'restore' ? from.restored?.safetyCopy : from.backupPoint;
+  const back = copy ? { copy, target, to, name: record.name, profile: record.profile } : null;
+  return { killed: { command, target, back, isNew: command === 'restore' && source === null, ...(isFirst ? {} : { since: first.startedAt }) } };
 }
 
 /** The backup directory, where the state lies in its usual place. */

@@ -28,7 +28,7 @@ export type PutFiles = () => Promise<void>;
 export async function withFiles<T>(acting: Acting, manifest: Manifest, directory: string | null, work: (put: PutFiles) => Promise<T>): Promise<T> {
   const { files } = manifest;
   if (directory === null || !files) return await work(async () => undefined);
-  const staging = await makeStaging(dirname(directory), acting.signal);
+  const staging = await makeStaging(dirname(directory), acting.signal, directory);
   try {
     const archive = join(staging.directory, 'files.tar');
     const proven = await acting.recorder.stage(

@@ -5,18 +5,42 @@ import { baseOf, newestGood, parseCopyFile, readManifest } from './catalog.js';
 import { errnoWords, warning } from './outcome.js';
 import type { Manifest, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
+import { isForAPerson } from './retention.js';
+import type { RuleFacts } from './rules.js';
 import { rules, TREND_RUNS } from './rules.js';
+import { listing } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 
-/** The good copy that a run compares its own with; taken before that is there. */
-export function copyBefore({ config, name, ctx }: Acting): Manifest | null {
+/** The good copy that a run compares its own with, and what is gone that should be there; taken before that copy is there and others are pruned. */
+export function stateBefore(acting: Acting): Pick<RuleFacts, 'before' | 'kept'> {
+  const { config, name, ctx } = acting;
   const copy = newestGood(config.to, name, ctx.clock.now().getTime());
   const manifest = copy && readManifest(config.to, baseOf(copy.file));
-  return manifest && !('unreadable' in manifest) ? manifest : null;
+  return { before: manifest && !('unreadable' in manifest) ? manifest : null, kept: keptBefore(acting) };
+}
+
+/** Null also where a run was killed since: it may have been pruning. And where the history cannot be read, which `lookBack` says. */
+function keptBefore({ config, name, recorder, ledger }: Acting): RuleFacts['kept'] {
+  // What was found bad since then a person may have removed as well.
+  const bad = new Set<string>();
+  try {
+    for (const record of ledger()?.since(name) ?? []) {
+      for (const { file, problems } of record.results ?? []) if (problems.length > 0) bad.add(file);
+      if (record.runId === recorder.runId || record.name !== name || (record.command !== 'run' && record.command !== 'prune')) continue;
+      if (record.exitCode === null) return null;
+      if (record.kept.length === 0) continue;
+      const files = record.kept.filter(({ file, reasons }) => !bad.has(file) && !reasons.every(isForAPerson)).map(({ file }) => file);
+      const there = new Set(listing(config.to));
+      return { files, gone: files.filter((file) => !there.has(file)), since: record.startedAt };
+    }
+  } catch {
+    // Remarked on when the rules are looked at.
+  }
+  return null;
 }
 
 /** Looks at all rules and remarks on what they find. What keeps them from being looked at is a remark itself. */
-export function lookBack(acting: Acting, made: Manifest, before: Manifest | null, walGrewBytes: number): void {
+export function lookBack(acting: Acting, made: Manifest, before: Pick<RuleFacts, 'before' | 'kept'>, walGrewBytes: number): void {
   const { config, recorder, ctx, name } = acting;
   const freeBytes = fileSystem(config.to)?.freeBytes ?? null;
   recorder.add({ freeBytes });
@@ -26,7 +50,7 @@ export function lookBack(acting: Acting, made: Manifest, before: Manifest | null
     const facts = {
       now,
       made,
-      before,
+      ...before,
       durationMs: recorder.elapsedMs(),
       warnAfterMs: config.warnAfterMs,
       source: { sizeBytes: recorder.sourceBytes, walGrewBytes },

@@ -38,6 +38,12 @@ export interface Killed {
   /** Null: a restore that had not come to its target, or was to make a new file. */
   readonly target: string | null;
   readonly back: WayBack | null;
+  /** There was no database before. */
+  readonly isNew?: boolean;
+  /** Such a restore was to replace this database. */
+  readonly untouched?: string | undefined;
+  /** When an earlier one had begun that was killed with the same database in its hands and never settled: `back` leads to before that one. */
+  readonly since?: string | undefined;
 }
 
 /** One problem found while settings were read: what is wrong, and which flag, variable or line said it. */
@@ -201,6 +207,7 @@ export type WarningCode =
   | 'TABLE_EMPTY'
   | 'DESTINATION_BEHIND'
   | 'COPIES_VANISHED'
+  | 'COPIES_GONE'
   | 'SLOW_RUN'
   | 'WAL_GREW'
   | 'SPACE_LOW'
@@ -281,14 +288,18 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
 }
 
 /** What to look at after the end of a restore or a guard that could not say itself what came of it. */
-export function hintForKilled({ command, target, back: way }: Killed): string {
+export function hintForKilled({ command, target, back: way, isNew, untouched, since }: Killed): string {
   const back = way ? restoreLine(way) : null;
+  if (untouched !== undefined) return `${untouched} was not touched: run the restore again; that also clears away what it left beside it (.dbbackup-*)`;
   if (target === null)
     return 'what it was to make is there, whole, or not at all: look, and run it again if not; that also clears away what it left beside it (.dbbackup-*)';
+  if (isNew) return `${target} was not there before: it is the new one now, whole, or it is still not there, and then run the restore again`;
   if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
+  // What the later one found was what the earlier one had left.
+  const before = since === undefined ? '' : ` the one that began at ${since}, which was not settled either`;
   return command === 'restore'
-    ? `${target} is the old database or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to the old one: ${back}` : ''}`
-    : `the command's first process was ended with it; others of it may still run (fuser ${shellWord(target)}). ${target} is as they leave it: look at it${back ? `; back to what it was before: ${back}` : ''}`;
+    ? `${target} is the old database as it was, or the new one, whole: look which, and run the restore again if it is the old one${back ? `; back to ${since === undefined ? 'the old one' : `before${before}`}: ${back}` : ''}`
+    : `the command's first process was ended with it; others of it may still run (fuser ${shellWord(target)}). ${target} is as they leave it: look at it${back ? `; back to what it was before${before}: ${back}` : ''}`;
 }
 
 const some = (findings: readonly string[]): string => findings.slice(0, 3).join('; ') + (findings.length > 3 ? `; and ${findings.length - 3} more` : '');
@@ -614,6 +625,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   TABLE_GONE: 'A table that the good copy before had is not there any more.',
   TABLE_EMPTY: 'A table that held thousands of rows is empty.',
   DESTINATION_BEHIND: 'A destination lacks copies; critical when its newest one is older than `max-age`.',
+  COPIES_GONE: 'Copies that an earlier run had kept are gone from the backup directory, and dbbackup has not removed them.',
   COPIES_VANISHED: 'Copies that had arrived at a destination are gone or changed there. They are uploaded again.',
   SLOW_RUN: 'The run took longer than `warn-after`, or than three times the usual and a minute.',
   WAL_GREW: 'During the snapshot the WAL grew by more than the whole database.',

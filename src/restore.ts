@@ -140,7 +140,7 @@ export const restoreToFile = (ctx: Context, config: Config, input: Restoring): P
     await acting.begin({ lock: false, workspace: false });
     const problem = spaceProblem(config, manifest, input.target, null, input.filesTo);
     if (problem) throw new Failed(problem);
-    const staging = await makeStaging(dirname(input.target), signal);
+    const staging = await makeStaging(dirname(input.target), signal, input.target);
     try {
       const file = join(staging.directory, STAGED);
       await proveInto(acting, manifest, file);
@@ -196,6 +196,8 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     const problem = spaceProblem(config, manifest, input.target, target.state, input.filesTo);
     if (problem) throw new Failed(problem);
     if (target.state) recorder.setSource(target.state);
+    // Should it be killed before it has come to its target, that is known.
+    acting.note();
     // Before anything is made: a copy that does not prove out leaves no trace.
     if (target.how === 'live') await proveInto(acting, manifest, provenFile(acting));
     return await withFiles(acting, manifest, input.filesTo, async (putFiles) => {

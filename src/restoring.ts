@@ -96,7 +96,7 @@ export async function putBack(acting: Acting, input: PutBackInput): Promise<PutB
   }
   const target: Extract<Target, { how: 'offline' }> =
     seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null };
-  const staging = await makeStaging(dirname(input.target), acting.signal);
+  const staging = await makeStaging(dirname(input.target), acting.signal, input.target);
   try {
     const file = join(staging.directory, STAGED);
     const proven = await proveInto(acting, input.manifest, file);

@@ -13,6 +13,12 @@ const TAGGED_LIFE = 30 * DAY;
 /** Suspect copies kept for a rescue. */
 const SUSPECTS_KEPT = 3;
 
+const BAD = 'bad: left for a person to look at';
+const UNVERIFIED = 'unverified: not provably made by dbbackup';
+
+/** Whether a copy is kept for nothing else than that a person may look at it, and remove it. */
+export const isForAPerson = (reason: string): boolean => reason === BAD || reason === UNVERIFIED;
+
 export interface Decision {
   readonly keep: readonly Kept[];
   readonly remove: readonly Pruned[];
@@ -61,16 +67,24 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
     reasons.get(copy.file)?.push(reason);
   };
 
-  applyRules(copies.filter(isPlainGood), policy, because);
+  const good = copies.filter(isPlainGood);
+  applyRules(good, policy, because);
+  // The floor where there is no such copy: then one that restore or guard has made is all that there is to go back to.
+  const last = good.length > 0 ? undefined : copies.find((c) => c.status === 'good');
+  if (last) because(last, 'newest good copy');
+  // A clock that has run ahead would end all their lives at once: before this run it had not been so late.
+  const before = good.find((c) => c.file !== made);
+  const hasJumped = before !== undefined && now - Date.parse(before.createdAt) > TAGGED_LIFE;
 
   const suspects = copies.filter((c) => c.status === 'suspect' && c.tags.length === 0);
   for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`);
   for (const copy of copies) {
     if (copy.file === made && (reasons.get(copy.file) ?? []).length === 0) because(copy, 'made by this run');
-    if (copy.status === 'bad') because(copy, 'bad: left for a person to look at');
-    if (copy.status === 'unverified') because(copy, 'unverified: not provably made by dbbackup');
-    if (copy.tags.length > 0 && copy.status !== 'bad' && now - Date.parse(copy.createdAt) < TAGGED_LIFE) {
-      because(copy, `${copy.tags.join(', ')}: kept 30 days`);
+    if (copy.status === 'bad') because(copy, BAD);
+    if (copy.status === 'unverified') because(copy, UNVERIFIED);
+    if (copy.tags.length > 0 && copy.status !== 'bad') {
+      if (now - Date.parse(copy.createdAt) < TAGGED_LIFE) because(copy, `${copy.tags.join(', ')}: kept 30 days`);
+      else if (hasJumped) because(copy, `${copy.tags.join(', ')}: kept, since the copy before this run is older than 30 days: the clock may be wrong`);
     }
     if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
   }

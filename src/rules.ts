@@ -10,6 +10,7 @@ import type { Manifest, RunRecord } from './records.js';
 
 /** What looks at more than one night. Such a warning holds until a later night does not find it any more. */
 export const RULES: ReadonlySet<string> = new Set<Warning['code']>([
+  'COPIES_GONE',
   'COPY_SHRANK',
   'TABLE_GONE',
   'TABLE_EMPTY',
@@ -39,6 +40,8 @@ export interface RuleFacts {
   readonly made: Manifest;
   /** The good copy before it; null: there was none. Of a sealed one tables and rows are not known. */
   readonly before: Manifest | null;
+  /** What the last run, or prune, had kept, newest first, and which of it is not there any more; null: it is not known. */
+  readonly kept: { readonly files: readonly string[]; readonly gone: readonly string[]; readonly since: string } | null;
   readonly durationMs: number;
   readonly warnAfterMs: number | null;
   readonly source: { readonly sizeBytes: number; readonly walGrewBytes: number };
@@ -55,9 +58,20 @@ export interface RuleFacts {
 
 /** All rules, gravest first. */
 export const rules = (f: RuleFacts): Warning[] =>
-  [...shrank(f), ...tables(f), ...behind(f), ...slow(f), ...walGrew(f), ...space(f), ...unproven(f)].sort(
+  [...gone(f), ...shrank(f), ...tables(f), ...behind(f), ...slow(f), ...walGrew(f), ...space(f), ...unproven(f)].sort(
     (a, b) => Number(b.severity === 'critical') - Number(a.severity === 'critical'),
   );
+
+/** Somebody who clears up by hand begins with the oldest; the newest goes with a disk, or with all of them. */
+function gone({ kept }: RuleFacts): Warning[] {
+  const [newest] = kept?.files ?? [];
+  if (!kept || newest === undefined || kept.gone.length === 0) return [];
+  const isAll = kept.gone.length === kept.files.length;
+  const names = kept.gone.slice(0, 5).join(', ') + (kept.gone.length > 5 ? ', ...' : '');
+  const what = `${isAll ? 'all copies' : plural(kept.gone.length, 'copy', 'copies')} that the run of ${kept.since} had kept ${isAll || kept.gone.length > 1 ? 'are' : 'is'} gone`;
+  const from = 'dbbackup has not removed them: look who or what did, and whether this is the disk that it should be';
+  return [(kept.gone.includes(newest) ? critical : warning)('COPIES_GONE', `${what} (${names}); ${from}`)];
+}
 
 /** What to do about a loss: there is time until that copy is pruned, and no longer. */
 const IF_NOT_MEANT = '; if that was not meant: stop the application, and restore that copy before it is pruned';

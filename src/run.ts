@@ -11,7 +11,7 @@ import { packStage, preparing, publishStage, snapshotStage, verifyStage } from '
 import { bytes, modeOf, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { includesOwn, measureIncluded } from './including.js';
-import { copyBefore, lookBack } from './looking-back.js';
+import { lookBack, stateBefore } from './looking-back.js';
 import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
 import { critical, describe, errnoWords, Failed } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
@@ -94,7 +94,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     });
     const { verified } = artifact;
     const { snapshot } = verified;
-    const before = copyBefore(acting);
+    const before = stateBefore(acting);
     const { copy, manifest } = await publishStage(acting, artifact, [], (p) => p.copy.file);
     recorder.setCopy(copy);
     const pruned = await recorder.stage(

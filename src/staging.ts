@@ -24,8 +24,11 @@ function list(directory: string): string[] {
   }
 }
 
-/** A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept. */
-export async function makeStaging(beside: string, signal: AbortSignal): Promise<{ readonly directory: string; remove(): void }> {
+/**
+ * A private directory beside a file that is to be made, since link and rename need one file system; those of killed runs are swept.
+ * @param of what is to be made, for who is told that it cannot be
+ */
+export async function makeStaging(beside: string, signal: AbortSignal, of = beside): Promise<{ readonly directory: string; remove(): void }> {
   try {
     sweepStaging(beside);
     const directory = join(beside, `.dbbackup-${randomUUID()}`);
@@ -42,7 +45,7 @@ export async function makeStaging(beside: string, signal: AbortSignal): Promise<
   } catch (error) {
     if (error instanceof Failed) throw error;
     throw new Failed(
-      { code: 'RESTORE_FAILED', path: beside, reason: errnoWords(error), state: 'nothing was changed; it must be possible to write there' },
+      { code: 'RESTORE_FAILED', path: of, reason: `${beside}: ${errnoWords(error)}`, state: 'nothing was changed; it must be possible to write there' },
       { cause: error },
     );
   }

@@ -143,14 +143,15 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
     const lastRun = history?.lastRun(name) ?? null;
     const lastTried = lastRun?.exitCode === 75 ? (history?.lastRun(name, (r) => r.exitCode !== 75) ?? null) : lastRun;
     const lastNight = history?.lastFinished(name) ?? null;
-    const unsettled = history?.unsettled(name) ?? null;
-    const dead = (history?.unfinished(name, 'not held') ?? []).filter((r) => r.command !== 'run' && r.runId !== unsettled?.runId);
+    const unsettled = history?.unsettled(name) ?? [];
+    const dead = (history?.unfinished(name, 'not held') ?? []).filter((r) => r.command !== 'run' && unsettled.every(({ runId }) => runId !== r.runId));
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
-    if (unsettled) {
-      const { command, startedAt, error } = unsettled;
-      const code = unsettled.exitCode === 4 ? 'ROLLBACK_FAILED' : 'LAST_RUN_DIED';
-      problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`));
+    for (const run of unsettled) {
+      const { command, startedAt, error } = run.exitCode === 4 ? run : asKilled(run, run.copy, config.to, unsettled);
+      const code = run.exitCode === 4 ? 'ROLLBACK_FAILED' : 'LAST_RUN_DIED';
+      const until = `said until a restore or guard of it has gone well`;
+      problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''} (${until})`));
     }
     for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, config.to)));
     if (lastTried?.status === 'interrupted' && lastTried.exitCode === null) problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, config.to)));

@@ -38,6 +38,7 @@ const MOMENTARY: ReadonlySet<Warning['code']> = new Set([
   'COPY_SHRANK',
   'TABLE_GONE',
   'TABLE_EMPTY',
+  'COPIES_GONE',
   'SLOW_RUN',
   'WAL_GREW',
   // An attempt that failed, before one that did not.

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
-import { recordsOf } from '../fault/proof.js';
+import { processesAt, recordsOf } from '../fault/proof.js';
 import {
   breakRows,
   cannot,
@@ -107,6 +107,34 @@ test('killed, the way back that it leaves names the file that a link leads to, a
   expect(await problems()).toContain(`dbbackup restore ${copy} --into ${s.source} --to`);
   const back = await s.ask('restore', [copy, '--into', s.source, '--name', 'app', '--yes']);
   expect([back.code, await problems()], back.stderr).toEqual([0, expect.not.stringContaining('LAST_RUN_DIED')]);
+});
+
+test('killed twice, both are told of, and both lead back to before the first: what the second one found was half done already', async () => {
+  const s = scene({ journal: 'wal' });
+  const before = contentOf(s.source);
+  const killedAfter = async (sql: string): Promise<void> => {
+    const started = join(s.home, `started ${sql}`);
+    const body = `db.exec(${JSON.stringify(sql)}); require('fs').writeFileSync(${JSON.stringify(started)}, ''); setTimeout(() => {}, 60000)`;
+    const running = start(['guard', '--database', s.source, '--to', s.to, '--name', 'app', '--', ...migration(body)]);
+    await until('the command to have written', () => existsSync(started), 20_000);
+    killGroup(running.pid, 'SIGKILL');
+    await running.result;
+    await until('its command to be gone', () => processesAt(s.home).length === 0);
+  };
+  await killedAfter('DELETE FROM invoice');
+  await killedAfter('DELETE FROM beat');
+  const back = (text: string | undefined): string => /(?<=dbbackup )restore \S+ --into \S+/.exec(text ?? '')?.[0] ?? '';
+  const problems = async (): Promise<string[]> =>
+    ((await s.ask('status', ['--json', '--name', 'app'])).json.problems ?? []).filter((p) => p.code === 'LAST_RUN_DIED').map((p) => p.message);
+  const lines = [await problems()];
+  const prune = await s.ask('prune', ['--keep-last', 'all', '--name', 'app', '--json']);
+  lines.push(await problems());
+  const first = dataFiles(s.to).at(-1) ?? '';
+  expect(dataFiles(s.to)).toHaveLength(2);
+  expect(lines.map((found) => found.map(back))).toEqual([0, 1].map(() => [0, 1].map(() => `restore ${first} --into ${s.source}`)));
+  expect(prune.json.warnings?.map(({ code, message }) => [code, back(message)])).toEqual([['LAST_RUN_DIED', `restore ${first} --into ${s.source}`]]);
+  const restored = await s.ask('restore', [first, '--into', s.source, '--name', 'app', '--yes']);
+  expect([restored.code, contentOf(s.source), await problems()], restored.stderr).toEqual([0, before, []]);
 });
 
 test('the longest name that there may be leaves room for a way back', async () => {

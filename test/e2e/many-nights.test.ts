@@ -2,11 +2,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
+import { baseOf } from '../../src/catalog.js';
 import { mountTmpfs } from '../fault/mounts.js';
-import { cannot, dbbackup, makeDatabase, type Result, useDatabase, wrap } from '../support/cli.js';
+import { cannot, damage, dbbackup, makeDatabase, type Result, useDatabase, wrap } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
-import { ago, DAY, HOUR, scene, sceneWithCopy } from './scene.js';
+import { manifestFileOf } from '../support/manifest.js';
+import { ago, DAY, dataFiles, HOUR, type Scene, scene, sceneWithCopy } from './scene.js';
 
 const told = (run: Result): string[] => (run.json.warnings ?? []).map((w) => `${w.severity} ${w.code}`);
 
@@ -96,4 +98,43 @@ test('messages of channels that are not set any more: shown by status, and gone 
     [{ code: 'NOTIFY_FAILED', severity: 'critical', message: expect.stringMatching(/SOURCE_MISSING.*\(slack\) is given up, since it is older than 14 days$/) }],
   ]);
   expect([existsSync(join(outbox, file)), await waiting()]).toEqual([false, []]);
+});
+
+describe('copies that are gone, and that no prune has removed', () => {
+  const gone = (run: Result): (string | undefined)[] => (run.json.warnings ?? []).flatMap((w) => (w.code === 'COPIES_GONE' ? [w.severity, w.message] : []));
+  const nights = async (s: Scene, count: number): Promise<string[]> => {
+    for (let night = 0; night < count; night++) expect((await s.run(['--keep-last', '3', '--json'])).code).toBe(0);
+    return dataFiles(s.to);
+  };
+
+  test('all of them: a critical remark that cron hears, and that status has until the next night', async () => {
+    const s = scene({ journal: 'wal' });
+    const files = await nights(s, 3);
+    for (const file of files) rmSync(join(s.to, file));
+    const run = await s.run(['--quiet']);
+    expect([run.code, run.stdout]).toEqual([0, '']);
+    expect(run.stderr).toMatch(/^dbbackup: critical COPIES_GONE: all copies that the run of \S+ had kept are gone \(app-.*\); dbbackup has not removed them/m);
+    const problems = async (): Promise<(string | undefined)[]> => (await s.ask('status', ['--json'])).json.problems?.map((p) => p.code) ?? [];
+    expect(await problems()).toEqual(['COPIES_GONE']);
+    expect(gone(await s.run(['--json']))).toEqual([]);
+    expect(await problems()).toEqual([]);
+  });
+
+  test('an old one: a remark; none of what pruning removed, or a person after verify had called it bad', async () => {
+    const s = scene({ journal: 'wal' });
+    const [, middle = '', oldest = ''] = await nights(s, 5);
+    rmSync(join(s.to, oldest));
+    rmSync(join(s.to, manifestFileOf(baseOf(oldest))));
+    const run = await s.run(['--keep-last', '3', '--json']);
+    expect(gone(run)).toEqual(['warning', expect.stringContaining(`1 copy that the run of`)]);
+    expect(gone(run)[1]).toContain(`is gone (${oldest})`);
+    expect((await s.ask('prune', ['--keep-last', '3', '--json'])).json.pruned).toEqual([]);
+    damage(join(s.to, middle), 5000, Buffer.from('not what was there'));
+    expect((await s.ask('verify', ['--all'])).code).toBe(1);
+    rmSync(join(s.to, middle));
+    rmSync(join(s.to, manifestFileOf(baseOf(middle))));
+    expect(gone(await s.run(['--keep-last', '1', '--json']))).toEqual([]);
+    const pruned = await s.ask('prune', ['--keep-last', '1', '--json']);
+    expect([pruned.code, gone(await s.run(['--json']))]).toEqual([0, []]);
+  });
 });

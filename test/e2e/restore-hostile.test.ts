@@ -116,7 +116,7 @@ describe('a live restore that is ended', () => {
     const back = `restore ${safety} --into ${s.source}`;
     const [said, ...more] = await died();
     expect([said, more]).toEqual([
-      expect.stringMatching(/^critical: restore of .* was killed before it could finish: .* is the old database or the new one/),
+      expect.stringMatching(/^critical: restore of .* was killed before it could finish: .* is the old database as it was, or the new one, whole: look which/),
       [],
     ]);
     expect(said).toContain(back);
@@ -136,6 +136,35 @@ describe('a live restore that is ended', () => {
     const again = await s.ask('restore', [file, '--into', s.source, '--yes', '--json']);
     expect([again.code, differences(join(s.to, file), s.source)], again.stderr).toEqual([0, []]);
     expect(await died()).toEqual([]);
+  });
+});
+
+describe.skipIf(cannot('strace'))('a restore that is killed', () => {
+  const killedAt = async (s: Scene, call: string, path: string): Promise<void> => {
+    const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', path, '-e', `trace=${call}`, '-e', `inject=${call}:signal=KILL:when=1`, '--'];
+    const ended = await s.ask('restore', ['--into', s.source, '--yes'], { through });
+    expect(ended.signal === 'SIGKILL' || ended.code === 137, ended.stderr).toBe(true);
+  };
+  const died = async (s: Scene): Promise<string> => {
+    const told = await s.ask('prune', ['--json']);
+    expect([told.code, codesOf(told).filter((code) => code === 'LAST_RUN_DIED')], told.stderr).toEqual([0, ['LAST_RUN_DIED']]);
+    return told.json.warnings?.find(({ code }) => code === 'LAST_RUN_DIED')?.message ?? '';
+  };
+
+  test('while it makes a new database: what it left beside it is cleared away by the next command, also where that makes no copy', async () => {
+    const { s } = await made('wal', 300_000);
+    rmSync(s.source);
+    await killedAt(s, 'link', s.source);
+    expect(namesBeside(s)).toEqual([expect.stringMatching(/^\.dbbackup-/)]);
+    expect(await died(s)).toContain(`${s.source} was not there before: it is the new one now, whole, or it is still not there`);
+    expect(namesBeside(s).filter((name) => name.startsWith('.dbbackup-') || name === 'app.db')).toEqual([]);
+  });
+
+  test('before it came to its database: that is what is said of it', async () => {
+    const { s, file } = await made('wal', 300_000);
+    // While the copy is proven.
+    await killedAt(s, 'openat', join(s.to, file));
+    expect(await died(s)).toContain(`${s.source} was not touched: run the restore again`);
   });
 });
 

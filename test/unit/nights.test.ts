@@ -63,6 +63,7 @@ function play(night: number, past: Past): RunRecord {
       provenAt: past.provenAt,
       sinceAt: past.records[0] ? Date.parse(past.records[0].startedAt) : null,
       behind: down ? [{ destination: 's3://bucket/app', newestAt: past.arrivedAt }] : [],
+      kept: null,
       maxAgeMs: 26 * 3_600_000,
     });
     warnings.push(...found);

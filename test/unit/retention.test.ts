@@ -253,8 +253,11 @@ describe('for every directory and every policy', () => {
       expect(d.keep.filter((k) => untagged.some((c) => c.file === k.file))).toEqual(alone.keep);
       expect(d.remove.filter((r) => untagged.some((c) => c.file === r.file))).toEqual(alone.remove);
       if (d.hold) return;
+      const newest = untagged.find((c) => c.status === 'good');
+      const last = newest ? undefined : copies.find((c) => c.status === 'good');
+      const hasJumped = newest !== undefined && NOW - Date.parse(newest.createdAt) > 30 * DAY;
       for (const c of copies.filter((t) => t.tags.length > 0 && t.status !== 'bad')) {
-        const expired = NOW - Date.parse(c.createdAt) >= 30 * DAY;
+        const expired = NOW - Date.parse(c.createdAt) >= 30 * DAY && c !== last && !hasJumped;
         if (expired) old++;
         expect(removed(d).includes(c.file)).toBe(expired);
       }
@@ -424,14 +427,24 @@ describe('by example', () => {
       gone: ['app-20261022T031700Z.db'],
     },
     {
-      name: 'where all good copies are tagged there is no newest good one to save',
+      name: 'where all good copies are tagged the newest of them is all that there is',
       copies: copiesOf([
         { at: NOW - 40 * DAY, tags: ['before-restore'] },
         { at: NOW - 41 * DAY, tags: ['before-guard'] },
       ]),
       policy: keep({ last: 5 }),
-      reasons: {},
-      gone: ['app-20261012T031700Z.db', 'app-20261011T031700Z.db'],
+      reasons: { '20261012T031700Z': ['newest good copy'] },
+      gone: ['app-20261011T031700Z.db'],
+    },
+    {
+      name: 'a clock that has run far ahead since the last copy ends no life of a tagged one',
+      copies: copiesOf([{ at: NOW - 31 * DAY }, { at: NOW - 32 * DAY, tags: ['before-restore'] }]),
+      policy: keep({ last: 1 }),
+      reasons: {
+        '20261021T031700Z': ['newest good copy', 'last #1'],
+        '20261020T031700Z': ['before-restore: kept, since the copy before this run is older than 30 days: the clock may be wrong'],
+      },
+      gone: [],
     },
     {
       name: 'a tagged suspect is held with the rest',
@@ -495,6 +508,15 @@ describe('by example', () => {
     expect(reasonsOf(d)).toEqual({ '20261121T034700Z': ['newest good copy', 'last #1'], '20261121T031700Z': ['made by this run'] });
     expect(removed(d)).toEqual(['app-20261120T031700Z.db']);
     expect(removed(decide(copies, keep({ last: 1 }), NOW))).toEqual(['app-20261121T031700Z.db', 'app-20261120T031700Z.db']);
+  });
+
+  test('the copy that this run has made says nothing of whether the clock has run ahead', () => {
+    const copies = copiesOf([{ at: NOW }, { at: NOW - 365 * DAY }, { at: NOW - 366 * DAY, tags: ['before-guard'] }]);
+    const made = 'app-20261121T031700Z.db';
+    expect(removed(decide(copies, keep({ last: 2 }), NOW, made))).toEqual([]);
+    expect(removed(decide(copies, keep({ last: 2 }), NOW))).toEqual(['app-20251120T031700Z.db']);
+    // Of a first copy there is none before it.
+    expect(removed(decide(copiesOf([{ at: NOW }, { at: NOW - 366 * DAY, tags: ['before-guard'] }]), keep({ last: 2 }), NOW, made))).toHaveLength(1);
   });
 
   test('a file without a manifest that is dated ahead makes pruning wait as well: it may be a copy', () => {

@@ -25,6 +25,7 @@ const well: RuleFacts = {
   now: NOW,
   made: manifest(),
   before: manifest({ file: 'app-20261120T031700Z.db' }),
+  kept: { files: ['app-2.db', 'app-1.db'], gone: [], since: '2026-11-20T03:17:00Z' },
   durationMs: 10_000,
   warnAfterMs: null,
   source: { sizeBytes: 1_000_000, walGrewBytes: 0 },
@@ -39,11 +40,15 @@ const said = (more: Partial<RuleFacts>): string[] => rules({ ...well, ...more })
 
 test('a night on which all is well says nothing, nor does the first night of all', () => {
   expect(said({})).toEqual([]);
-  expect(said({ before: null, runs: [], provenAt: null, sinceAt: null, freeBytes: null })).toEqual([]);
+  expect(said({ before: null, kept: null, runs: [], provenAt: null, sinceAt: null, freeBytes: null })).toEqual([]);
 });
 
+const keptBut = (...gone: string[]): RuleFacts['kept'] => ({ files: ['app-2.db', 'app-1.db'], gone, since: '2026-11-20T03:17:00Z' });
 const s3 = { destination: 's3://b/p', newestAt: NOW - 10 * HOUR };
 describe.each<readonly [string, Partial<RuleFacts>, Partial<RuleFacts>]>([
+  ['critical COPIES_GONE', { kept: keptBut('app-2.db', 'app-1.db') }, { kept: keptBut() }],
+  ['critical COPIES_GONE', { kept: keptBut('app-2.db') }, { kept: keptBut() }],
+  ['warning COPIES_GONE', { kept: keptBut('app-1.db') }, { kept: keptBut() }],
   ['critical COPY_SHRANK', { made: manifest({ plainSizeBytes: 500_000 }) }, { made: manifest({ plainSizeBytes: 500_001 }) }],
   ['critical TABLE_GONE', { made: manifest({ rows: { a: 5000 } }) }, { made: manifest({ rows: { a: 5000, b: 10, c: 1 } }) }],
   // Not every name is free in an object of JavaScript.
