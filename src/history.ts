@@ -329,6 +329,12 @@ export class History {
     this.#db.prepare('DELETE FROM proofs WHERE sha256 = ?').run(sha256);
   }
 
+  /** When people were told of this, milliseconds since the epoch; null: they were not. */
+  toldAt(key: string): number | null {
+    const at = this.#db.prepare<unknown[], string>('SELECT at FROM told WHERE key = ?').pluck().get(key);
+    return at === undefined ? null : Date.parse(at);
+  }
+
   /** Whether people were told of this already. */
   wasTold(key: string): boolean {
     return this.#db.prepare('SELECT 1 FROM told WHERE key = ?').get(key) !== undefined;

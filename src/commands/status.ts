@@ -213,7 +213,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
     // Without a history nobody can know who was told: then telling once too often is right.
   }
   try {
-    const news = untoldProblems(history, name, newestGood, problems, config.to);
+    const news = untoldProblems(history, config, name, newestGood, problems, ctx.clock.now().getTime());
     const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, config.to, name, [], 'nothing')) : null;
     const letters = message
       ? lettersToAll(
@@ -263,19 +263,28 @@ async function tellOfStuck(ctx: Context, config: Config, name: string | null, hi
   if (kept || heard.has(message.id)) history.noteTold(`stuck ${oldest.message.id}`, now);
 }
 
-/** A stale copy is known when its age was told, or a failed run since it was; a killed run when its own end was. */
+/** It may have been lost on its way, or forgotten. */
+const STILL_STALE_MS = 7 * 86_400_000;
+
+/**
+ * A stale copy is known when its age was told, for a week, or when a failed run was, for `max-age`: where nothing runs any more,
+ * nobody hears of the next failure. A killed run is known when its own end was told.
+ */
 function untoldProblems(
   history: History | null,
+  { to, maxAgeMs }: Pick<Config, 'to' | 'maxAgeMs'>,
   name: string | null,
   newestGood: Copy | null,
   problems: readonly Warning[],
-  to: string,
+  now: number,
 ): { problems: Warning[]; keys: string[] } {
   const told: Warning[] = [];
   const keys: string[] = [];
   const stale = problems.find((p) => p.code === 'COPY_STALE' || p.code === 'COPY_NOT_FOUND');
   const staleKey = `stale ${name ?? ''} ${newestGood?.file ?? 'none'}`;
-  if (stale && !history?.wasTold(staleKey) && !failureWasTold(history, name, newestGood)) {
+  const toldAt = history?.toldAt(staleKey) ?? null;
+  const isKnown = (toldAt !== null && now - toldAt < STILL_STALE_MS) || failureWasTold(history, name, newestGood, now - maxAgeMs);
+  if (stale && !isKnown) {
     told.push(stale);
     keys.push(staleKey);
   }
@@ -296,11 +305,13 @@ function killedInWords(run: RunRecord, to: string): string {
     : `the ${run.command} of ${run.startedAt} was killed before it could finish: ${error?.hint ?? ''}`;
 }
 
-function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null): boolean {
+/** Of a run that began at `since`, milliseconds, or later. */
+function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null, since: number): boolean {
   if (!history) return false;
   for (const run of history.since(name)) {
     // Not as texts: one has milliseconds, the other has none.
-    if (newestGood && Date.parse(run.startedAt) < Date.parse(newestGood.createdAt)) return false;
+    const began = Date.parse(run.startedAt);
+    if (began < since || (newestGood && began < Date.parse(newestGood.createdAt))) return false;
     if (run.command === 'run' && history.wasTold(`run ${run.runId}`)) return true;
   }
   return false;

@@ -2,7 +2,6 @@
  * From a message to somebody who has it. It goes into the outbox first, once for each channel, so that a kill in the middle
  * loses nothing, and comes out when the server has taken it. No channel waits for another, or fails with it.
  */
-import { join } from 'node:path';
 import type { Context } from '../context.js';
 import type { Warning } from '../outcome.js';
 import { critical, errnoWords, warning } from '../outcome.js';
@@ -10,8 +9,9 @@ import type { Channel, MailSettings, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { lstatOrNull } from '../system/files.js';
 import { acquireLock } from '../system/lock.js';
+import type { Taken } from './mail.js';
 import type { Audience, Letter, Pending } from './outbox.js';
-import { enqueue, forget, noteAttempt, outboxPath, pending } from './outbox.js';
+import { enqueue, forget, keepFor, noteAttempt, outboxLock, outboxPath, pending } from './outbox.js';
 import { slackBody } from './slack.js';
 import type { NotifyFailure } from './undelivered.js';
 import { notifyFailure, Undelivered } from './undelivered.js';
@@ -48,6 +48,8 @@ export interface Sent {
   readonly id: string;
   readonly delivered: boolean;
   readonly failure: NotifyFailure | null;
+  /** Of the recipients of a mail that was delivered, those who were put off. */
+  readonly later: readonly string[];
   /** The server said no to this very message. */
   readonly refused: boolean;
   /** Milliseconds for which it asked to be left alone. */
@@ -57,29 +59,32 @@ export interface Sent {
 /** Sends one message; never throws. */
 export async function sendNow(letter: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<Sent> {
   const { channel, message } = letter;
-  const about = { channel, id: message.id, refused: false, retryAfterMs: null };
+  const about = { channel, id: message.id, refused: false, retryAfterMs: null, later: [] };
   try {
-    const refused = await transmit(letter, telling, ctx, signal);
-    // Sent again it would reach those who have it already: it counts as delivered, and the refusal is told.
-    return { ...about, delivered: true, failure: refused === null ? null : { code: 'NOTIFY_FAILED', reason: refused, kept: false } };
+    const { refused, later } = await transmit(letter, telling, ctx, signal);
+    // Sent again to all it would reach those who have it already: it counts as delivered, and the refusal is told.
+    return { ...about, delivered: true, later, failure: refused === null ? null : { code: 'NOTIFY_FAILED', reason: refused, kept: false } };
   } catch (error) {
     const { refused, retryAfterMs } = error instanceof Undelivered ? error : about;
     return { ...about, delivered: false, failure: notifyFailure(error), refused, retryAfterMs };
   }
 }
 
-/** Sends, and names who of several did not get it, or null. */
-async function transmit({ channel, audience, message }: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<string | null> {
+async function transmit({ channel, audience, message, only }: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<Taken> {
+  const all = { refused: null, later: [] };
   const settings = telling[channel];
   if (!settings) throw new Undelivered(`${channel} is not set`, false);
   if ('route' in settings) {
     const { sendMail } = await import('./mail.js');
-    return (await sendMail(message, { ...settings, to: recipients(settings, audience) }, { signal, env: ctx.childEnv })).refused;
+    const meant = recipients(settings, audience);
+    // Whom the settings do not name any more is not written to.
+    const to = only ? meant.filter((address) => only.includes(address)) : meant;
+    return to.length === 0 ? all : await sendMail(message, { ...settings, to }, { signal, env: ctx.childEnv });
   }
   const { post } = await import('./http.js');
   const body = channel === 'slack' ? slackBody(message) : webhookBody(message);
   await post(CHANNEL_WORDS[channel], settings.url, { type: 'application/json; charset=utf-8', body }, { signal, now: ctx.clock.now() });
-  return null;
+  return all;
 }
 
 /** As messages name them, before the host. */
@@ -176,8 +181,9 @@ export function together(failures: readonly NotifyFailure[]): NotifyFailure | nu
 const OUTBOX_WAIT_MS = 40_000;
 /** A server that refuses one message may take the next; one that cannot be reached would cost this much for each. */
 const GIVE_UP_AFTER_MS = 10_000;
-/** A message that a server says no to so often will never be taken. One that cannot be reached refuses nothing. */
+/** A message that a server says no to so often, and for so long, will never be taken. One that cannot be reached refuses nothing. */
 const MOST_REFUSALS = 10;
+const REFUSED_MS = 3 * 86_400_000;
 /** Older than this, a message is no news. */
 const OLDEST_MS = 14 * 86_400_000;
 /** No server asks for more; a clock that was wrong may. */
@@ -197,11 +203,11 @@ async function deliver(
 ): Promise<void> {
   const outbox = outboxPath(box.stateDir);
   if (pending(outbox, box.name).length === 0) return;
-  const lock = await acquireLock(join(outbox, 'lock.db'), OUTBOX_WAIT_MS, signal);
+  const lock = await acquireLock(outboxLock(box.stateDir), OUTBOX_WAIT_MS, signal);
   if (!lock) {
     const failure: NotifyFailure = { code: 'NOTIFY_FAILED', reason: 'another process is sending and does not come to an end', kept: true };
     const [channel] = CHANNELS.filter((one) => telling[one] !== null);
-    if (channel) came({ channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null });
+    if (channel) came({ channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [] });
     return;
   }
   try {
@@ -237,7 +243,7 @@ async function deliverOn(
       reason: `${CHANNEL_WORDS[pause.channel]}: it asked to be left alone until ${pause.notBefore}`,
       kept: true,
     };
-    came({ channel: pause.channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null });
+    came({ channel: pause.channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [] });
     return;
   }
   const began = ctx.clock.monotonic();
@@ -245,19 +251,27 @@ async function deliverOn(
   for (const letter of queue) {
     const sent = await sendNow(letter, telling, ctx, signal);
     const isGivenUp = !sent.delivered && !signal.aborted && settle(letter, sent, now, warn);
-    const failure = sent.failure && isFirst ? { ...sent.failure, kept: !sent.delivered && !isGivenUp } : null;
+    const isLeft = sent.delivered ? sent.later.length > 0 : !isGivenUp;
+    const failure = sent.failure && isFirst ? { ...sent.failure, kept: isLeft } : null;
     if (failure) isFirst = false;
     // First: whatever becomes of its file, it is not to be sent once more by this run.
     came({ ...sent, failure });
-    if (sent.delivered) forget(letter.path);
+    if (sent.delivered && !isLeft) forget(letter.path);
+    if (sent.delivered && isLeft) putOff(letter, sent.later, now, warn);
     if (!sent.delivered && (signal.aborted || sent.retryAfterMs !== null || ctx.clock.monotonic() - began > GIVE_UP_AFTER_MS)) return;
   }
+}
+
+/** Some have it, and some may get it the next time: greylisting lets nobody wait for days. */
+function putOff(letter: Pending, later: readonly string[], now: Date, warn: (w: Warning) => void): void {
+  if (isOld(letter, now)) giveUp(letter, OLD, warn);
+  else keepFor(letter.path, later);
 }
 
 /** After an attempt that failed: counted, or given up; true when given up. */
 function settle(letter: Pending, sent: Sent, now: Date, warn: (w: Warning) => void): boolean {
   const refusals = letter.refusals + (sent.refused ? 1 : 0);
-  if (refusals >= MOST_REFUSALS) giveUp(letter, `it was refused ${refusals} times`, warn);
+  if (refusals >= MOST_REFUSALS && ageOf(letter, now) > REFUSED_MS) giveUp(letter, `it was refused ${refusals} times`, warn);
   else if (isOld(letter, now)) giveUp(letter, OLD, warn);
   else {
     const notBefore = sent.retryAfterMs === null ? null : new Date(now.getTime() + sent.retryAfterMs).toISOString();
@@ -268,7 +282,8 @@ function settle(letter: Pending, sent: Sent, now: Date, warn: (w: Warning) => vo
 }
 
 const OLD = 'it is older than 14 days';
-const isOld = (letter: Pending, now: Date): boolean => now.getTime() - Date.parse(letter.message.createdAt) > OLDEST_MS;
+const ageOf = (letter: Pending, now: Date): number => now.getTime() - Date.parse(letter.message.createdAt);
+const isOld = (letter: Pending, now: Date): boolean => ageOf(letter, now) > OLDEST_MS;
 
 function giveUp(letter: Pending, why: string, warn: (w: Warning) => void): void {
   forget(letter.path);

@@ -37,13 +37,18 @@ const REASON_LENGTH = 500;
 const STDERR_LENGTH = 2000;
 const MTA_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
-/**
- * Delivers a message. Throws `Undelivered` when nobody got it; `refused` names those who did not while
- * others did, or is null. Neither holds a secret. Sending the same message again carries the same Message-ID.
- */
-export async function sendMail(message: Message, mail: Envelope, options: MailOptions): Promise<{ refused: string | null }> {
+/** What became of a message that somebody got. */
+export interface Taken {
+  /** Who did not get it, and why, in words without secrets; null: all got it. */
+  readonly refused: string | null;
+  /** Those of them whom the server put off (4xx, greylisting): they may get it the next time. */
+  readonly later: readonly string[];
+}
+
+/** Delivers a message. Throws `Undelivered` when nobody got it. Sending the same message again carries the same Message-ID. */
+export async function sendMail(message: Message, mail: Envelope, options: MailOptions): Promise<Taken> {
   const { route } = mail;
-  let refused: string | null = null;
+  let taken: Taken = { refused: null, later: [] };
   await attempt(mail, options, async (stop) => {
     if (route.kind === 'sendmail') return pipeTo(route.program, mail, await compose(message, mail, 'unix'), environment(options.env), stop);
     const raw = await compose(message, mail, 'windows');
@@ -51,11 +56,15 @@ export async function sendMail(message: Message, mail: Envelope, options: MailOp
       const info = await settled<{ rejected: string[]; rejectedErrors?: Reply[] | undefined }>((done) =>
         connection.send({ from: mail.from, to: [...mail.to], size: raw.length }, raw, done),
       );
-      if (info.rejected.length > 0)
-        refused = scrub(`${whereOf(route)}: refused for ${refusals(info.rejected, info.rejectedErrors)}; the other recipients got it`, route);
+      if (info.rejected.length === 0) return;
+      const refused = scrub(`${whereOf(route)}: refused for ${refusals(info.rejected, info.rejectedErrors)}; the other recipients got it`, route);
+      const later = (info.rejectedErrors ?? []).flatMap(({ recipient, responseCode }) =>
+        recipient !== undefined && responseCode !== undefined && responseCode >= 400 && responseCode < 500 ? [recipient] : [],
+      );
+      taken = { refused, later };
     });
   });
-  return { refused };
+  return taken;
 }
 
 /**

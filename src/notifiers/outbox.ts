@@ -2,7 +2,7 @@
  * Messages on their way: one file for each channel, `<outbox>/<stamp>-<id>.<channel>.json`, so that a channel that is down keeps
  * none of the others waiting. A message is queued first, then sent, then removed, so a kill in the middle loses nothing; at
  * worst it arrives twice, as mail under one Message-ID. Runs of several names share the directory; each touches only messages of
- * its own name and those without one, one process at a time (`lock.db`).
+ * its own name and those without one, one process at a time (`outboxLock`).
  */
 import { lstatSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -22,6 +22,8 @@ export interface Letter {
   readonly channel: Channel;
   readonly audience: Audience;
   readonly message: Message;
+  /** The others of the audience have it already. Absent: nobody has. */
+  readonly only?: readonly string[] | undefined;
 }
 
 /** A message that waits. */
@@ -46,6 +48,9 @@ const toldBefore: Unsupported = () => undefined;
 
 /** Where messages wait. */
 export const outboxPath = (stateDir: string): string => join(stateDir, 'outbox');
+
+/** The lock of whoever sends: beside the outbox, where there is nothing but messages. No name of a database begins with a dot. */
+export const outboxLock = (stateDir: string): string => join(stateDir, '.outbox.lock.db');
 
 /**
  * Queues a message durably for one channel and returns its path; the same again takes the same place. Makes the directory (0700),
@@ -103,10 +108,16 @@ function list(dir: string): string[] {
   }
 }
 
-function render({ channel, audience, attempts, refusals, notBefore, message }: Pending): string {
+/** What is left to do of a message that some have got: those who were put off. */
+export function keepFor(path: string, only: readonly string[]): void {
+  const found = read(path);
+  if (found) replace(path, render({ ...found, only, attempts: found.attempts + 1 }), toldBefore);
+}
+
+function render({ channel, audience, only, attempts, refusals, notBefore, message }: Pending): string {
   // Only the JSON webhook sends the record on.
   const kept = channel === 'webhook' ? message : { ...message, record: undefined };
-  return `${JSON.stringify({ schemaVersion: SCHEMA_VERSION, channel, audience, attempts, refusals, notBefore, message: kept }, null, 2)}\n`;
+  return `${JSON.stringify({ schemaVersion: SCHEMA_VERSION, channel, audience, only, attempts, refusals, notBefore, message: kept }, null, 2)}\n`;
 }
 
 function read(path: string): Pending | null {
@@ -123,6 +134,7 @@ function read(path: string): Pending | null {
       channel,
       audience: AUDIENCES.find((a) => a === stored['audience']) ?? 'everyone',
       message,
+      ...(isTexts(stored['only']) ? { only: stored['only'] } : {}),
       attempts: countOf(stored['attempts']),
       refusals: countOf(stored['refusals']),
       notBefore: isTime(notBefore) ? notBefore : null,
@@ -136,6 +148,7 @@ const AUDIENCES: readonly Audience[] = ['everyone', 'regular', 'critical'];
 const countOf = (value: unknown): number => (typeof value === 'number' && value >= 0 ? Math.floor(value) : 0);
 const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
 const isString = (value: unknown): value is string => typeof value === 'string';
+const isTexts = (value: unknown): value is string[] => Array.isArray(value) && value.every(isString);
 const isTime = (value: unknown): value is string => isString(value) && TIME.test(value) && !Number.isNaN(Date.parse(value));
 
 function isMessage(value: unknown): value is Message {

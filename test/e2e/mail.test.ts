@@ -5,7 +5,21 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { breakRows, dbbackup, EXECUTABLE, holdExclusively, killGroup, type Result, signalTo, start, until, useDatabase } from '../support/cli.js';
+import {
+  breakRows,
+  cannot,
+  dbbackup,
+  EXECUTABLE,
+  holdExclusively,
+  killGroup,
+  type Options,
+  type Result,
+  signalTo,
+  start,
+  until,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
 import { type ParsedMail, parseMail, type SmtpServer, startScripted, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, dataFiles, HOUR, plant, plantDaily, type Scene, scene, sceneWithCopy } from './scene.js';
 import * as shapes from './shapes.js';
@@ -339,6 +353,32 @@ describe('settings that do not parse', () => {
   });
 });
 
+test('of several recipients the one that is put off gets the message later, and the others get it once', async () => {
+  const s = scene(null);
+  const grey = await startSmtp({ refuse: { at: 'rcpt', code: 451, only: 'grey@example.org' } });
+  const at = (port: number): Options => env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${port}`, DBBACKUP_MAIL_TO: 'ops@example.org,grey@example.org' });
+  plant(s.to, baseAt(ago(HOUR)));
+  const run = await s.run(['--json'], at(grey.port));
+  expect([run.code, run.json.error?.code]).toEqual([1, 'SOURCE_MISSING']);
+  expect(run.json.warnings?.find((w) => w.code === 'NOTIFY_FAILED')?.message).toMatch(
+    /refused for grey@example\.org \(451 .*the other recipients got it; it is kept/,
+  );
+  expect([grey.received.map((m) => m.to), outbox(s).length]).toEqual([[['ops@example.org']], 1]);
+  for (const turn of ['first', 'second']) {
+    expect((await s.ask('status', ['--notify', '--name', 'app'], at(server.port))).code, turn).toBe(0);
+    expect([server.received.map((m) => m.to), outbox(s)]).toEqual([[['grey@example.org']], []]);
+  }
+  expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING')]);
+  await grey.close();
+});
+
+test('beside the messages that wait there is nothing in the outbox', async () => {
+  const { s } = await sceneWithCopy();
+  hide(s);
+  await s.run([], env());
+  expect([subjects(), readdirSync(join(s.state, 'outbox'))]).toEqual([[about('FAILED', 'SOURCE_MISSING')], []]);
+});
+
 describe('a run that was killed', () => {
   /** Runs, and is killed in the middle of the snapshot. */
   async function killOne(s: Scene): Promise<string> {
@@ -411,7 +451,8 @@ test('a source whose path cannot be walked is told, also while there is no backu
 });
 
 describe('status --notify', () => {
-  const notify = (s: Scene, at = env(), more: readonly string[] = []): Promise<Result> => s.ask('status', ['--notify', '--json', '--name', 'app', ...more], at);
+  const notify = (s: Scene, at: Options = env(), more: readonly string[] = []): Promise<Result> =>
+    s.ask('status', ['--notify', '--json', '--name', 'app', ...more], at);
 
   test('tells of a stale copy once, and of the next one again', async () => {
     const s = scene(null);
@@ -471,6 +512,20 @@ describe('status --notify', () => {
     expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING')]);
     const status = await notify(s, env(), ['--max-age', '24h']);
     expect([status.code, status.json.problems?.map((p) => p.code), subjects()]).toEqual([1, ['COPY_STALE', 'LAST_RUN_FAILED'], []]);
+  });
+
+  test.skipIf(cannot('faketime') !== null)('tells of it after all where nothing runs any more, and once a week from then on', async () => {
+    const s = scene(null);
+    plantDaily(s.to, 2, 25 * HOUR);
+    await s.run([], env());
+    expect(subjects()).toEqual([about('FAILED', 'SOURCE_MISSING')]);
+    const told: string[][] = [];
+    for (const later of ['+1h', '+27h', '+28h', '+6d', '+9d', '+10d']) {
+      await notify(s, { ...env(), through: wrap.clock(later) });
+      told.push(subjects());
+    }
+    const stale = [about('UNHEALTHY', 'COPY_STALE')];
+    expect(told).toEqual([[], stale, [], [], stale, []]);
   });
 
   test('sends what lies undelivered, once', async () => {
