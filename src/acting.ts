@@ -19,7 +19,7 @@ import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { recover } from './recover.js';
-import { redactValue } from './redact.js';
+import { redactRecord } from './redact.js';
 import { withRoomLine } from './room.js';
 import type { Config } from './settings/load.js';
 import { inspectTarget } from './stages/inspect.js';
@@ -71,6 +71,12 @@ export interface Acting {
   log(level: 'info' | 'warn', message: string, more: object): void;
   /** What --json prints in place of the record. */
   setDocument(make: (record: RunRecord) => object): void;
+}
+
+/** For what must be done to its end: the signal and the time limit were heard, and nothing in it hears them any more. */
+export function deaf(acting: Acting, pool: WorkerPool): Acting {
+  const { signal } = new AbortController();
+  return { ...acting, pool, signal, tools: { ...acting.tools, signal } };
 }
 
 /** What the body came to. `skip`: nothing was to be done, and why. */
@@ -140,6 +146,8 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   }
   // Also where the run failed before it began: a database that is missing is what on-failure is there for.
   if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
+    // They may take minutes: should it be killed meanwhile, its copy is known.
+    state.note();
     const { runAfter } = await import('./hooks.js');
     await runAfter(acting, recorder.record(verdict, acting.pool.resources()));
   }
@@ -187,6 +195,8 @@ function makeUsable(directory: string, unsupported: (what: string) => void): voi
   }
 }
 
+/** A verdict is marked in milliseconds: who meets that is not at the lock of another run. */
+const LOCK_WAIT_MS = 300;
 /** How long marking a verdict waits for a run of the same name: it may be at work for long, and the verdict is worth a little patience. */
 const MARK_WAIT_MS = 10_000;
 
@@ -200,6 +210,7 @@ class State implements ToldFrom {
   readonly #locks: Lock[] = [];
   #alive: Lock | null = null;
   #opened = false;
+  #hasWaited = false;
   #history: History | null = null;
   #logOpening: Promise<void> = Promise.resolve();
   #stateDir: string | null = null;
@@ -237,7 +248,9 @@ class State implements ToldFrom {
 
   async locked<T>(signal: AbortSignal, work: () => T): Promise<T | null> {
     if (this.#locks.length > 0) return work();
-    await this.#acquire(signal, Math.max(this.#config.lockWaitMs, MARK_WAIT_MS));
+    await this.#acquire(signal, this.#hasWaited ? 0 : Math.max(this.#config.lockWaitMs, MARK_WAIT_MS));
+    // Once, and not for each of a hundred copies.
+    this.#hasWaited = this.#locks.length === 0;
     if (this.#locks.length === 0) return null;
     try {
       return work();
@@ -257,7 +270,7 @@ class State implements ToldFrom {
       // In a directory that others may add to, somebody may have been faster: look at what is there now.
       const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
       if (isFailure(target)) throw new Failed(target);
-      if (lock) await this.#acquire(signal, lockWaitMs);
+      if (lock) await this.#acquire(signal, Math.max(lockWaitMs, LOCK_WAIT_MS));
     } catch (error) {
       throw new Failed(lockFailure(this.#config, this.#name, this.#ctx.identity, error), { cause: error });
     }
@@ -289,13 +302,14 @@ class State implements ToldFrom {
    */
   async #acquire(signal: AbortSignal, lockWaitMs: number): Promise<void> {
     const { main, beside } = lockPaths(this.#config, this.#name);
+    const until = this.#ctx.clock.monotonic() + lockWaitMs;
     const lock = await acquireLock(main, lockWaitMs, signal);
     if (!lock) return;
     this.#locks.push(lock);
     // The same directory, also over another way: a second lock on the same file would shut us out for ever.
     if (beside === null || isSameFile(dirname(main), dirname(beside))) return;
     try {
-      const second = await acquireLock(beside, lockWaitMs, signal);
+      const second = await acquireLock(beside, Math.max(0, until - this.#ctx.clock.monotonic()), signal);
       if (second) this.#locks.push(second);
       else for (const held of this.#locks.splice(0)) held.release();
     } catch (error) {
@@ -445,7 +459,7 @@ class State implements ToldFrom {
 
   #save(record: RunRecord): void {
     try {
-      this.#history?.save(redactValue(record, this.#ctx.output.redact));
+      this.#history?.save(redactRecord(record, this.#ctx.output.redact));
       if (record.finishedAt !== null) this.#history?.trim(this.#name);
     } catch (error) {
       this.unwritable(error);
@@ -458,7 +472,7 @@ class State implements ToldFrom {
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        const record = redactValue(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);
+        const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);
         // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
         const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;
         if (beside !== undefined) sweepStaging(dirname(beside));

@@ -1,6 +1,5 @@
 /** Whether the content of a database has changed between two looks, without SQLite and without reading all of it. */
 import { closeSync, constants, lstatSync, openSync, readSync } from 'node:fs';
-import { errnoOf } from './outcome.js';
 
 /** The change counter, https://www.sqlite.org/fileformat2.html, "The Database Header"; and the salts of a WAL, "The WAL File". */
 const HEADER_BYTES = 32;
@@ -16,7 +15,8 @@ export function contentState(path: string): string {
       if (file !== path && size === 0n) return 'none';
       return [dev, ino, size, mtimeNs, headerOf(file)].join(' ');
     } catch (error) {
-      return errnoOf(error) === 'ENOENT' ? 'none' : errnoOf(error);
+      const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+      return code === 'ENOENT' ? 'none' : code;
     }
   });
   return parts.join('\n');

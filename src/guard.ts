@@ -4,7 +4,7 @@
  */
 import { statSync } from 'node:fs';
 import type { Acting, BodyResult } from './acting.js';
-import { act } from './acting.js';
+import { act, deaf } from './acting.js';
 import type { SourceState } from './artifacts.js';
 import { commandInput, endCommand, keepsPlace, requireProgram } from './commanding.js';
 import { contentState } from './content-state.js';
@@ -35,14 +35,17 @@ export const guardCommand = (ctx: Context, config: Config, name: string, guardin
     const source = await beginGuard(acting, guarding);
     const database = { file: source.realPath, shown: source.path, queries } as const;
     const before = await recorder.stage('check', () => checkDatabase(acting, { ...database, when: 'before' }), checksNote);
+    const seen = contentState(source.realPath);
     const { copy, manifest } = await makeTaggedCopy(acting, source, 'before-guard');
     if (copy.status !== 'good') {
       // Damage that integrity_check did not see: it would come back with every roll-back.
       throw new Failed({ code: 'SOURCE_CORRUPT', path: source.path, findings: ['the backup point is suspect; the command was not run'], keptAs: copy.file });
     }
     recorder.add({ backupPoint: copy.file });
-    // Whoever came since then would lose what it commits, if this is rolled back.
+    // Whoever came since then would lose what it commits, if this is rolled back; also who has gone again.
     refuseHolders(source, flags.shared);
+    if (!flags.shared && contentState(source.realPath) !== seen)
+      throw new Failed({ code: 'IN_USE', path: source.path, holders: ['somebody who wrote to it while the backup point was made'], shareable: true });
     const original = originalOf(source);
     acting.note();
     signal.throwIfAborted();
@@ -177,8 +180,7 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
     return { failure: withEnd(failure, { rolledBack: false, back }), stage };
   }
   // The signal and the time limit have been heard: what comes now must not be cut short.
-  const deaf = new AbortController().signal;
-  const pool = new WorkerPool(ctx.childEnv, deaf, null);
+  const pool = new WorkerPool(ctx.childEnv, new AbortController().signal, null);
   // Others would go on with the file that was moved away from under them: then only SQLite itself may write into it.
   const damaged = failure.code === 'CHECK_FAILED' && failure.check === 'integrity_check' && !holderProblem(original.source, false);
   let setAside: string | null = null;
@@ -189,12 +191,12 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
   try {
     await recorder.stage(
       'rollback',
-      () => putOriginalBack({ ...acting, pool, signal: deaf }, original, manifest, damaged, tell),
+      () => putOriginalBack(deaf(acting, pool), original, manifest, damaged, tell),
       (how) => `${path} is what it was before the command (${how})${setAside === null ? '' : `; the failed state is kept in ${setAside}`}`,
     );
   } catch (error) {
     const why = failureOf(error);
-    recorder.warn(critical(failure.code, describe(failure).message));
+    recorder.warn(critical(failure.code, describe(withEnd(failure, { rolledBack: false })).message));
     const reason = 'reason' in why ? why.reason : describe(why).message;
     return { failure: { code: 'ROLLBACK_FAILED', path: realPath, reason, back, setAside }, stage: 'rollback' };
   } finally {

@@ -212,7 +212,8 @@ export class History {
       const record = asSeen(row, this.#to);
       const target = touchedBy(record);
       if (target === null || settled.has(target)) continue;
-      if (record.status === 'ok') settled.add(target);
+      // One that could only not tell people went well.
+      if (record.status === 'ok' || record.status === 'incomplete') settled.add(target);
       else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) found.unshift(record);
     }
     return found;
@@ -425,7 +426,7 @@ export function asKilled(record: RunRecord, copy: Copy | null, to: string | null
   const failure: Failure = {
     code: 'INTERRUPTED',
     signal: 'SIGKILL',
-    published: record.command === 'run' ? (copy?.file ?? null) : null,
+    published: record.command === 'run' ? ((copy ?? record.copy)?.file ?? null) : null,
     ...killedAt(record, to, unsettled),
   };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };

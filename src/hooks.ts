@@ -79,16 +79,18 @@ function run(acting: Acting, words: readonly string[], record: RunRecord, signal
     const kill = (): void => tree.signal('SIGKILL', true);
     signal.addEventListener('abort', kill, { once: true });
     if (signal.aborted) kill();
-    child.stdout.setEncoding('utf8').on('data', keep);
-    child.stderr.setEncoding('utf8').on('data', keep);
+    // Where descriptors have run out there are none of these, and "error" says why.
+    const [stdin, stdout, stderr] = (child.stdio as Partial<typeof child.stdio> | undefined) ?? [];
+    stdout?.setEncoding('utf8').on('data', keep);
+    stderr?.setEncoding('utf8').on('data', keep);
     // A hook need not read it.
-    child.stdin.on('error', () => undefined);
-    child.stdin.end(`${JSON.stringify(redactValue(record, redact))}\n`);
+    stdin?.on('error', () => undefined);
+    stdin?.end(`${JSON.stringify(redactValue(record, redact))}\n`);
     const end = (how: string | null): void => {
       signal.removeEventListener('abort', kill);
       // What it left behind holds its output open, and must not hold us.
-      child.stdout.destroy();
-      child.stderr.destroy();
+      stdout?.destroy();
+      stderr?.destroy();
       done({ how, output: said() });
     };
     child.once('error', (error) => end(`cannot be started: ${errnoWords(error)}`));

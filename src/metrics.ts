@@ -108,10 +108,10 @@ export function render(facts: MetricsFacts): string {
 /** What each command can come to; of the others only those that happened are told. */
 const COUNTED: readonly (readonly [command: CommandName, statuses: readonly RunStatus[]])[] = [
   ['run', ['ok', 'failed', 'incomplete', 'interrupted', 'skipped']],
-  ['verify', ['ok', 'failed', 'interrupted']],
-  ['prune', ['ok', 'failed', 'interrupted']],
-  ['restore', ['ok', 'failed', 'interrupted']],
-  ['guard', ['ok', 'failed', 'interrupted', 'rolled_back']],
+  ['verify', ['ok', 'failed', 'incomplete', 'interrupted']],
+  ['prune', ['ok', 'failed', 'incomplete', 'interrupted']],
+  ['restore', ['ok', 'failed', 'incomplete', 'interrupted']],
+  ['guard', ['ok', 'failed', 'incomplete', 'interrupted', 'rolled_back']],
 ];
 
 /** With zeros: `increase()` does not see the first failure where a series only begins with it. */

@@ -482,7 +482,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'INTERRUPTED':
       if (f.signal === 'SIGKILL') {
         return {
-          message: `the ${f.killed?.command ?? 'run'} was killed before it could finish${f.published ? `; its copy ${f.published} was completed afterwards` : ''}`,
+          message: `the ${f.killed?.command ?? 'run'} was killed before it could finish${f.published ? `; its copy ${f.published} is there` : ''}`,
           hint: f.killed ? hintForKilled(f.killed) : 'look for the out-of-memory killer, a reboot or a power cut at that time (journalctl, dmesg)',
         };
       }
@@ -645,7 +645,7 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
 };
 
 /** What helps where files could not be opened because too many are. */
-const moreFiles = (error: unknown): { remedy?: string } =>
+export const moreFiles = (error: unknown): { remedy?: string } =>
   ['EMFILE', 'ENFILE'].includes(errnoOf(error)) ? { remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' } : {};
 
 /** The failure inside anything thrown: our own value, an error of the system, or a bug of ours. */

@@ -253,8 +253,11 @@ function decompressed(input: Readable, compress: Compression, tools: Tools): Rea
 
 const drained = (stream: Writable): Promise<void> =>
   new Promise((done) => {
-    stream.once('drain', done);
-    stream.once('close', done);
+    const either = (): void => {
+      stream.off('drain', either).off('close', either);
+      done();
+    };
+    stream.once('drain', either).once('close', either);
   });
 
 function writeFailed(error: unknown): never {

@@ -13,7 +13,7 @@ import type { Warning } from './outcome.js';
 import { critical, errnoOf, errnoWords, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
-import { hashFile, isSameFile, listing, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
+import { hashFile, IS_THE_FILES, isSameFile, listing, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
 import { finishedPath, isLiving, parseWorkspace, sweepDirectory, tempRoot, workspace } from './workspace.js';
 
@@ -117,16 +117,13 @@ async function finishPublication(
   return { withdrawn: manifest.file };
 }
 
-/** What says that the file itself cannot be had, and not that we could not read just now. 117 is EUCLEAN, for which Node has no name. */
-const GONE: ReadonlySet<string> = new Set(['EIO', 'EBADMSG', 'Unknown system error -117', 'ENOENT', 'ELOOP', 'EINVAL']);
-
 /** Null when it cannot be read to the end: then it is withdrawn, rather than stand in the way of every later run. */
 async function hashOrNull(path: string, signal: AbortSignal): Promise<string | null> {
   try {
     return await hashFile(path, signal, () => undefined);
   } catch (error) {
     signal.throwIfAborted();
-    if (!GONE.has(errnoOf(error))) throw error;
+    if (!IS_THE_FILES.has(errnoOf(error))) throw error;
     return null;
   }
 }

@@ -20,3 +20,9 @@ export function redactValue<T>(value: T, redact: Redact): T {
   if (redact === redactNothing) return value;
   return JSON.parse(JSON.stringify(value, (_, v: unknown) => (typeof v === 'string' ? redact(v) : v))) as T;
 }
+
+/** The same of a record for the history, which is looked up by its name: that stands in the names of files, and stays as it is. */
+export const redactRecord = <T extends { readonly name: string | null }>(record: T, redact: Redact): T => ({
+  ...redactValue(record, redact),
+  name: record.name,
+});

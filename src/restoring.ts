@@ -5,7 +5,6 @@ import type { Content, SourceState } from './artifacts.js';
 import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { baseOf } from './catalog.js';
-import { contentState } from './content-state.js';
 import { bytes } from './format.js';
 import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
@@ -156,9 +155,9 @@ async function putLive(acting: Acting, input: PutBackInput, state: SourceState, 
   // In rollback mode a commit waits for readers: given them longer than a source's holders.
   const busyMs = state.journalMode === 'wal' ? SOURCE_BUSY_MS : 6 * SOURCE_BUSY_MS;
   const before = { dev: state.dev, ino: state.ino };
-  const isLost = input.seen !== undefined && contentState(state.realPath) !== input.seen;
+  let isLost = false;
   try {
-    await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs });
+    isLost = (await pool.worker(0).ask({ op: 'put-into', file, target: state.realPath, ...before, busyMs, seen: input.seen ?? null })).isLost;
   } catch (error) {
     await pool.killAll();
     await rollHotJournalBack(acting, state);

@@ -6,7 +6,7 @@ import { errnoWords, warning } from '../outcome.js';
 import type { Output } from '../output.js';
 import type { Recorder, Verdict } from '../recorder.js';
 import type { RunRecord } from '../records.js';
-import { redactValue } from '../redact.js';
+import { redactRecord } from '../redact.js';
 import type { Decision } from '../retention.js';
 import type { Config } from '../settings/load.js';
 import { lstatOrNull } from '../system/files.js';
@@ -28,7 +28,7 @@ export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, ver
     const there = lstatOrNull(historyPath(config.stateDir));
     if (there?.isFile() && there.uid === ctx.identity.uid) {
       const history = History.openToWrite(config.stateDir);
-      history.save(redactValue(recorder.record(verdict, resources), ctx.output.redact));
+      history.save(redactRecord(recorder.record(verdict, resources), ctx.output.redact));
       history.close();
     }
   } catch (error) {

@@ -12,7 +12,7 @@ import { critical, describe, errnoWords, exitCodeOf, warning } from '../outcome.
 import { Recorder } from '../recorder.js';
 import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
-import { redactValue } from '../redact.js';
+import { redactRecord } from '../redact.js';
 import type { Loaded } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
 import { lettersFor } from '../stages/report.js';
@@ -58,7 +58,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
     state = stateDir;
     try {
       const history = History.openToWrite(stateDir);
-      history.save(redactValue(record, ctx.output.redact));
+      history.save(redactRecord(record, ctx.output.redact));
       history.close();
     } catch (error) {
       warn(warning('STATE_UNWRITABLE', `the history in ${stateDir} cannot be written: ${errnoWords(error)}`));

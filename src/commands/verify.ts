@@ -5,6 +5,7 @@ import type { Acting } from '../acting.js';
 import { act } from '../acting.js';
 import { isFailure } from '../artifacts.js';
 import { baseOf, readManifestText, sizesProblem } from '../catalog.js';
+import type { Chosen } from '../choose.js';
 import { chooseAll, chooseCopies, passedOverWarning } from '../choose.js';
 import type { VerifyFlags } from '../cli.js';
 import type { Context } from '../context.js';
@@ -12,7 +13,7 @@ import { bytes, duration, plural, table } from '../format.js';
 import { RunLog } from '../log.js';
 import { mark } from '../marking.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { describe, Failed, warning } from '../outcome.js';
+import { describe, Failed, failureOf, warning } from '../outcome.js';
 import { isPlain, packedAs } from '../packing.js';
 import { copiesIn, placeOf } from '../place.js';
 import { forgetProven, noteProven } from '../proven.js';
@@ -21,18 +22,25 @@ import { Recorder } from '../recorder.js';
 import type { Copy, CopyStatus, RunRecord, VerifyResult } from '../records.js';
 import type { Config } from '../settings/load.js';
 import { inspectTarget } from '../stages/inspect.js';
-import type { Proof } from '../stages/prove.js';
+import type { Proof, ProveInput } from '../stages/prove.js';
 import { prove } from '../stages/prove.js';
-import { removeTree, sizeOf } from '../system/files.js';
+import { lstatOrNull, removeTree, sizeOf } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
 import { saveDryRun } from './dry-run.js';
 
 /** Proves the chosen copies; exit 1 when one of them fails. */
 export async function verify(ctx: Context, config: Config, flags: VerifyFlags, options: { dryRun: boolean }): Promise<ExitCode> {
   if (flags.all && flags.copies.length > 0) throw new Failed({ code: 'USAGE', message: '--all and named copies exclude one another', hint: 'give one' });
-  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
-  if (isFailure(target)) throw new Failed(target);
-  const { name, copies: chosen, passedOver } = flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
+  const found = choose(ctx, config, flags);
+  if (isFailure(found)) {
+    // On a timer nobody reads what it prints: told like a run that fails at the door, where there is something to remember it by.
+    if (options.dryRun || config.from || !lstatOrNull(config.stateDir)) throw new Failed(found);
+    return await act(ctx, config, 'verify', config.name ?? '', (acting) => {
+      acting.setDocument((record) => documentOf(record, []));
+      return Promise.resolve({ failure: found, stage: null });
+    });
+  }
+  const { name, copies: chosen, passedOver } = found;
   const copies = flags.all ? [...chosen].sort(leastRecentlyVerified) : chosen;
   if (options.dryRun) return dryRun(ctx, config, name, copies);
   return await act(ctx, config, 'verify', name, async (acting) => {
@@ -43,7 +51,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     await acting.begin({ lock: false });
     const began = ctx.clock.monotonic();
     let unmarked: Failure | null = null;
-    let noRoom: Failure | null = null;
+    let unproven: Failure | null = null;
     const proven: VerifyResult[] = [];
     const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
     let left: readonly Copy[] = copies;
@@ -56,8 +64,8 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
         left = left.slice(1);
         done += copy.sizeBytes;
         if (verified) results.push(verified.result);
-        if (verified && !verified.noRoom) proven.push(verified.result);
-        noRoom ??= verified?.noRoom ?? null;
+        if (verified && !verified.unproven) proven.push(verified.result);
+        unproven ??= verified?.unproven ?? null;
         unmarked ??= verified?.unmarked ?? null;
         acting.recorder.add({ results: [...results] });
       }
@@ -72,19 +80,32 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     }
     if (left.length > 0)
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
-    return { failure: failureFrom(proven, placeOf(config), flags.all ? null : name) ?? noRoom ?? unmarked, stage: 'verify' };
+    return { failure: failureFrom(proven, placeOf(config), flags.all ? null : name) ?? unproven ?? unmarked, stage: 'verify' };
   });
+}
+
+/** The copies that are meant. @throws Failed for a command line that means none */
+function choose(ctx: Context, config: Config, flags: VerifyFlags): Chosen | Failure {
+  const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
+  if (isFailure(target)) return target;
+  try {
+    return flags.all ? chooseAll(config) : chooseCopies(config, flags.copies, ctx.cwd, ctx.clock.now().getTime());
+  } catch (error) {
+    const failure = failureOf(error);
+    if (failure.code === 'USAGE' || failure.code === 'INTERNAL') throw error;
+    return failure;
+  }
 }
 
 /** Never verified first, then the one whose proof is oldest, then the oldest copy. */
 const leastRecentlyVerified = (a: Copy, b: Copy): number =>
   (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
 
-/** `unmarked`: why the verdict could not be written down. `noRoom`: why there is none: the disk is too small for this copy. */
+/** `unmarked`: why the verdict could not be written down. `unproven`: why there is none: the disk is too small for this copy, say. */
 interface Verified {
   readonly result: VerifyResult;
   readonly unmarked: Failure | null;
-  readonly noRoom: Failure | null;
+  readonly unproven: Failure | null;
 }
 
 /** Null: it was pruned meanwhile. */
@@ -93,13 +114,13 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
   const base = baseOf(copy.file);
   const freeBytes = fileSystem(workspace.directory)?.freeBytes ?? null;
   const neededBytes = spaceFor(config, copy, base);
-  if (freeBytes !== null && freeBytes < neededBytes) {
-    // That says nothing of the others, nor of this one: it is not marked.
-    const noRoom = { code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune: '' } as const;
-    const problems = [`not proven: ${describe(noRoom).message}`];
-    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, unmarked: null, noRoom };
-  }
-  const proof = await prove({
+  // What keeps it from being proven says nothing of the others, nor of this one: it is not marked.
+  const notProven = (why: Failure): Verified => {
+    const problems = [`not proven: ${describe(why).message}`];
+    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, unmarked: null, unproven: why };
+  };
+  if (freeBytes !== null && freeBytes < neededBytes) return notProven({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune: '' });
+  const proof = await proveOr(acting, {
     to: copiesIn(config),
     open: config.from?.open ?? null,
     files: 'prove',
@@ -113,6 +134,7 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     // What is asked of verify is whether it still holds.
     checkedBefore: () => null,
   });
+  if ('code' in proof) return notProven(proof);
   if (proof.content) noteProven(acting, proof.content);
   if (proof.refuted) forgetProven(acting, proof.refuted);
   for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(workspace.data + suffix);
@@ -124,12 +146,24 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     recorder.warn(warning('IDENTITY_MISSING', `${message}: proven are its bytes alone; ${hint}`));
   }
   const result = { file: copy.file, status, proved: proof.proved, problems: proof.problems };
-  // What lies at a destination is not ours to change: the verdict is only told.
-  if (config.from) return { result, unmarked: null, noRoom: null };
+  // What lies at a destination is not ours to change: the verdict is only told. And a copy is none the worse for what lies beside it.
+  if (config.from || proof.onlyBeside) return { result, unmarked: null, unproven: null };
   let unmarked: Failure | null = null;
   if (proof.manifest) unmarked = await mark(acting, proof, base, status);
   else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
-  return { result, unmarked, noRoom: null };
+  return { result, unmarked, unproven: null };
+}
+
+/** A program that is missing, or a file that cannot be read just now, is one copy's affair; what concerns the run is thrown. */
+async function proveOr(acting: Acting, input: ProveInput): Promise<Proof | Failure> {
+  try {
+    return await prove(input);
+  } catch (error) {
+    const failure = failureOf(error);
+    if (acting.signal.aborted || !(failure.code === 'SETTINGS' || (failure.code === 'IO_ERROR' && failure.path === join(input.to, input.file)))) throw error;
+    for (const suffix of ['', '-wal', '-shm', '-journal']) removeTree(input.target + suffix);
+    return failure;
+  }
 }
 
 /**

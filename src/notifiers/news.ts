@@ -56,7 +56,7 @@ export function occasionOf(record: RunRecord, past: Past | null): Occasion {
   if (record.dryRun || record.status === 'skipped' || record.exitCode === 75) return nothing;
   if (record.status !== 'ok') return { events: ['failure'], news: null };
   if (record.command !== 'run') return nothing;
-  const news = past === null ? null : newsOf(record, past);
+  const news = past === null ? graveNews(record) : newsOf(record, past);
   return { events: [...(past !== null && isRecovery(record, past) ? (['recovery'] as const) : []), ...(news ? (['warning'] as const) : []), 'success'], news };
 }
 
@@ -74,6 +74,12 @@ function isRecovery(record: RunRecord, past: Past): boolean {
     if (earlier.command === 'run') return false;
   }
   return false;
+}
+
+/** Where it is not known what was told, what is critical is told every night: better than never. */
+function graveNews(record: RunRecord): WarningNews | null {
+  const appeared = [...worstOf(record).values()].filter((w) => w.severity === 'critical');
+  return appeared.length === 0 ? null : { appeared, still: [], ended: [] };
 }
 
 /** A warning is the same one as long as its code is: the figures in its words change from night to night. */

@@ -18,7 +18,7 @@ import { isPlain, openText, packedAs, unpack, WriteFailed, WrongIdentity } from 
 import type { RemoteCopies } from '../place.js';
 import type { FilesArtifact, Manifest } from '../records.js';
 import type { FileId } from '../system/files.js';
-import { copyHashed, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
+import { copyHashed, IS_THE_FILES, lstatOrNull, ReadFailed, removeTree } from '../system/files.js';
 import type { Tools } from '../system/programs.js';
 import { ProgramFailed } from '../system/programs.js';
 import type { WorkerPool } from '../system/workers.js';
@@ -67,6 +67,8 @@ export interface Proof {
   readonly proven: FileId;
   /** The data is not there any more: pruned meanwhile, or never there. */
   readonly gone: boolean;
+  /** What is wrong lies beside the copy: it proves out itself. */
+  readonly onlyBeside: boolean;
   /** The stored bytes were read to their end, and are not the recorded ones. Of a copy that could not be read that far: false. */
   readonly otherBytes: boolean;
   /** The content that SQLite found whole, now or before; null: it was not asked, or found damage. */
@@ -85,6 +87,7 @@ const NOTHING = {
   proved: 'full',
   proven: NONE,
   gone: false,
+  onlyBeside: false,
   otherBytes: false,
   content: null,
   refuted: null,
@@ -106,9 +109,9 @@ export async function prove(input: ProveInput): Promise<Proof> {
   if (read.manifest.file !== file) return { ...NOTHING, problems: [`its manifest is one of ${read.manifest.file}`] };
   const manifestWhole = read.whole();
   const problems = manifestWhole ? [] : ['the manifest is not as it was written: its own SHA-256 differs'];
-  for (const suffix of ['-wal', '-journal']) {
-    if (lstatOrNull(data + suffix)) problems.push(`${file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
-  }
+  const beside = ['-wal', '-journal']
+    .filter((suffix) => lstatOrNull(data + suffix))
+    .map((suffix) => `${file}${suffix} lies beside it: dbbackup makes none, and SQLite would read it with the copy; remove it`);
   const impossible = manifestWhole ? sizesProblem(read.manifest) : null;
   if (impossible !== null) problems.push(impossible);
   const unsealed = await unseal(read.manifest, input.identity);
@@ -128,7 +131,9 @@ export async function prove(input: ProveInput): Promise<Proof> {
   if (manifest.files && input.files === 'prove')
     problems.push(...(await proveArchive(input, manifest.files, asItIs)).map((p) => `${manifest.files?.file}: ${p}`));
   const { made: proven, otherBytes } = copied;
-  return { ...contents, manifest: read.manifest, manifestWhole, problems, proved: asItIs ? 'bytes' : 'full', gone: false, proven, otherBytes };
+  const onlyBeside = problems.length === 0 && beside.length > 0;
+  const proved = asItIs ? 'bytes' : 'full';
+  return { ...contents, manifest: read.manifest, manifestWhole, problems: [...beside, ...problems], proved, gone: false, onlyBeside, proven, otherBytes };
 }
 
 /** The manifest with what is sealed in it; `locked`: no key opens it. */
@@ -290,7 +295,7 @@ function unreadable(input: ProveInput, data: string, error: unknown): Copied {
     throw new Failed({ code: 'REMOTE_FAILED', shown: data.slice(input.to.length + 1), reason: error.cause.message }, { cause: error });
   }
   // Too many open files, a stale handle and the like say nothing of the copy.
-  if (error instanceof ReadFailed && !['EIO', 'ENOENT', 'ELOOP', 'EINVAL'].includes(errnoOf(error))) {
+  if (error instanceof ReadFailed && !IS_THE_FILES.has(errnoOf(error))) {
     throw new Failed({ code: 'IO_ERROR', path: data, reason: errnoWords(error.cause) }, { cause: error });
   }
   if (error instanceof ReadFailed) {

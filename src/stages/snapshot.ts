@@ -63,7 +63,6 @@ const mayBeAMoment = (error: unknown, { realPath }: SourceState): boolean =>
 
 async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
   const { source, target, pool } = input;
-  const takenAt = input.clock.now();
   const walBefore = sizeOf(`${source.realPath}-wal`);
   const sidecars = sidecarInodes(source);
   const pieces = new SyncInPieces(target, input.signal);
@@ -79,7 +78,8 @@ async function attempt(input: SnapshotInput, mmap: boolean): Promise<Snapshot> {
     watch.stop();
     await pieces.end();
     checkStillThere(source);
-    return { path: target, source, takenAt, sourceFindings, walGrewBytes: Math.max(0, sizeOf(`${source.realPath}-wal`) - walBefore), ...made };
+    const takenAt = new Date(made.takenAt);
+    return { path: target, source, sourceFindings, walGrewBytes: Math.max(0, sizeOf(`${source.realPath}-wal`) - walBefore), ...made, takenAt };
   } catch (error) {
     await pool.killAll();
     input.signal.throwIfAborted();

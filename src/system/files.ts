@@ -441,6 +441,9 @@ export function giveLook(path: string, look: Pick<Stats, 'uid' | 'gid' | 'mode'>
   }
 }
 
+/** Errors that say that a file itself cannot be had, and not that we could not read just now. 117 is EUCLEAN, for which Node has no name. */
+export const IS_THE_FILES: ReadonlySet<string> = new Set(['EIO', 'EBADMSG', 'Unknown system error -117', 'ENOENT', 'ELOOP', 'EINVAL']);
+
 /** An error of reading the first file of a copy, so that it is not taken for one of writing the second. */
 export class ReadFailed extends Error {}
 

@@ -2,6 +2,7 @@
 
 import { statSync } from 'node:fs';
 import Database from 'better-sqlite3';
+import { contentState } from '../content-state.js';
 import type { Check } from '../records.js';
 import { systemClock } from './clock.js';
 import type { Db } from './sqlite.js';
@@ -25,21 +26,24 @@ const AGAIN_MS = 20;
 
 /**
  * SQLite's backup API writes all pages in one transaction: whoever has the target open sees the old state or the new one
- * (traps, 37). Locked out it does nothing and says nothing (traps, 17): it is asked again until `busyMs` have passed.
+ * (traps, 37). Locked out it does nothing and says nothing (traps, 17): it is asked again until `busyMs` have passed. What others commit while
+ * we wait is looked for with the target locked, before its first page is written: the first step takes the lock, and no page.
  */
 export async function putInto(r: Extract<Request, { op: 'put-into' }>): Promise<Answers['put-into']> {
   return await usingAsync(open(r.file, { readonly: true, busyMs: 0, mmap: true }), async (db) => {
     const began = systemClock.monotonic();
     for (;;) {
+      let isLost = false;
       const { totalPages } = await db.backup(r.target, {
         progress: () => {
           requireFile(r.dev, r.ino);
+          isLost = r.seen !== null && contentState(r.target) !== r.seen;
           if (systemClock.monotonic() - began > r.busyMs) throw busy();
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
           return 0x7fffffff;
         },
       });
-      if (totalPages > 0) return {};
+      if (totalPages > 0) return { isLost };
       if (systemClock.monotonic() - began > r.busyMs) throw busy();
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
     }

@@ -7,6 +7,7 @@ import { setPriority } from 'node:os';
 import Database from 'better-sqlite3';
 import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
+import { systemClock } from './clock.js';
 import { linesOf } from './lines.js';
 import { anonBytesOf } from './memory.js';
 import { leaveSignalsToParent } from './signals.js';
@@ -25,7 +26,9 @@ const PROVING_CACHE_KB = 48_000;
 async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answers['snapshot']> {
   const db = open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap });
   try {
+    // The first reading, which waits for who holds the source.
     const schemaBefore = hashSchema(db);
+    const takenAt = systemClock.now().getTime();
     requireFile(r.dev, r.ino);
     const properties = readProperties(db);
     const journalMode = String(db.pragma('journal_mode', { simple: true }));
@@ -49,7 +52,7 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
       await copyPages(db, r.target);
     }
     const { v } = db.prepare<[], { v: string }>('SELECT sqlite_version() AS v').get() ?? { v: '' };
-    return { method: why === null ? 'vacuum-into' : 'page-copy', why, schemaBefore, schemaAfter: hashSchema(db), properties, journalMode, sqlite: v };
+    return { method: why === null ? 'vacuum-into' : 'page-copy', takenAt, why, schemaBefore, schemaAfter: hashSchema(db), properties, journalMode, sqlite: v };
   } finally {
     db.close();
   }

@@ -53,7 +53,8 @@ export type Request =
   /** What `guard` asks of a database: its checks, `queries` (SELECTs that must return nothing), and what is in it. Writes nothing. */
   | { op: 'check-live'; file: string; queries: readonly string[]; busyMs: number }
   /** All pages of `file` into the live database `target`, in one transaction: an answer means that it is committed. */
-  | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number }
+  /** `seen`: the state of the target that somebody still has (`contentState`), or null. */
+  | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number; seen: string | null }
   /** A look at what is in the database after that, in one read transaction. */
   | { op: 'check-put'; target: string; dev: number; ino: number; busyMs: number };
 
@@ -65,6 +66,8 @@ export const ACCOUNTING = 'accounting of pages: ';
 export interface Answers {
   snapshot: {
     method: Method;
+    /** When the source could be read, after all waiting for it: milliseconds since the epoch. */
+    takenAt: number;
     /** Why not VACUUM INTO, for page copies. */
     why: string | null;
     /** SHA-256 of the schema: type, name, table and SQL of everything, root pages left out, since a VACUUM changes them. */
@@ -94,7 +97,8 @@ export interface Answers {
   settle: Record<string, never>;
   'set-wal': Record<string, never>;
   'set-rollback': Record<string, never>;
-  'put-into': Record<string, never>;
+  /** `isLost`: the target was another than `seen` when it was locked to be replaced. */
+  'put-into': { readonly isLost: boolean };
   'check-put': PutInto;
   'check-live': CheckedLive;
 }

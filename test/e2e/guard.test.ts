@@ -16,8 +16,10 @@ import {
   type Options,
   openWriter,
   PATH,
+  query,
   type Result,
   readJson,
+  signalTo,
   start,
   until,
   useDatabase,
@@ -122,6 +124,7 @@ test('killed twice, both are told of, and both lead back to before the first: wh
     await until('its command to be gone', () => processesAt(s.home).length === 0);
   };
   await killedAfter('DELETE FROM invoice');
+  const [first = ''] = dataFiles(s.to);
   await killedAfter('DELETE FROM beat');
   const back = (text: string | undefined): string => /(?<=dbbackup )restore \S+ --into \S+/.exec(text ?? '')?.[0] ?? '';
   const problems = async (): Promise<string[]> =>
@@ -129,12 +132,42 @@ test('killed twice, both are told of, and both lead back to before the first: wh
   const lines = [await problems()];
   const prune = await s.ask('prune', ['--keep-last', 'all', '--name', 'app', '--json']);
   lines.push(await problems());
-  const first = dataFiles(s.to).at(-1) ?? '';
   expect(dataFiles(s.to)).toHaveLength(2);
   expect(lines.map((found) => found.map(back))).toEqual([0, 1].map(() => [0, 1].map(() => `restore ${first} --into ${s.source}`)));
   expect(prune.json.warnings?.map(({ code, message }) => [code, back(message)])).toEqual([['LAST_RUN_DIED', `restore ${first} --into ${s.source}`]]);
   const restored = await s.ask('restore', [first, '--into', s.source, '--name', 'app', '--yes']);
   expect([restored.code, contentOf(s.source), await problems()], restored.stderr).toEqual([0, before, []]);
+});
+
+test.each([
+  ['gzip', 'SIGTERM', []],
+  ['gzip', null, ['--timeout', '3s']],
+  ['zstd', 'SIGTERM', []],
+] as const)('a backup point that is packed (%s) is unpacked on the way back, also after %s or the time limit', async (compress, signal, more) => {
+  const s = scene({ journal: 'wal' });
+  const before = contentOf(s.source);
+  const started = join(s.home, 'started');
+  const body = `db.exec('DELETE FROM invoice'); require('fs').writeFileSync(${JSON.stringify(started)}, ''); setTimeout(() => {}, 60000)`;
+  const args = ['guard', '--database', s.source, '--to', s.to, '--compress', compress, ...more, '--json', '--', ...migration(body)];
+  const running = start(args);
+  await until('the command to have written', () => existsSync(started), 20_000);
+  if (signal) signalTo(running.pid, signal);
+  const run = await running.result;
+  expect([run.code, run.json.error?.code, run.json.rolledBack], run.stderr).toEqual([signal ? 143 : 1, signal ? 'INTERRUPTED' : 'TIMEOUT', true]);
+  expect(contentOf(s.source)).toEqual(before);
+});
+
+test('who writes while the backup point is made, and is gone again, would lose that on the way back: the command is not run', async () => {
+  const s = scene({ journal: 'wal', bytes: 12_000_000 });
+  const running = start(['guard', '--database', s.source, '--to', s.to, '--json', '--', 'touch', join(s.home, 'ran')]);
+  await until('the backup point to be under way', () => running.stderr().includes('snapshot '), 20_000, 1);
+  const db = new Database(s.source);
+  db.exec("INSERT INTO beat (at) VALUES ('order 4711')");
+  db.close();
+  const run = await running.result;
+  expect([run.code, run.json.error?.code, existsSync(join(s.home, 'ran'))], run.stderr).toEqual([1, 'IN_USE', false]);
+  expect(run.json.error?.message).toContain('somebody who wrote to it while the backup point was made');
+  expect(query<number>(s.source, "SELECT count(*) FROM beat WHERE at = 'order 4711'")).toBe(1);
 });
 
 test('the longest name that there may be leaves room for a way back', async () => {
@@ -700,6 +733,21 @@ describe('the way back', () => {
     const back = await s.ask('restore', [good, '--into', s.source, '--yes', '--json']);
     expect(back.code, back.stderr).toBe(0);
     expect(await problems()).toEqual([]);
+  });
+
+  test('that was blocked is settled by a restore that could only not tell people of it', async () => {
+    const s = scene({ journal: 'wal' });
+    expect((await s.run(['--name', 'app'])).code).toBe(0);
+    const [good = ''] = dataFiles(s.to);
+    // Nobody listens there.
+    const env = { DBBACKUP_MAIL_TO: 'ops@example.org', DBBACKUP_SMTP_URL: 'smtp://127.0.0.1:9' };
+    const spoil = ['sh', '-c', `for f in ${s.to}/*.db; do [ $f = ${s.to}/${good} ] || echo x >> $f; done; exit 1`];
+    const run = await dbbackup(['guard', '--database', s.source, '--to', s.to, '--', ...spoil], { env });
+    expect(run.code, run.stderr).toBe(4);
+    const back = await s.ask('restore', [good, '--into', s.source, '--yes', '--json'], { env });
+    expect([back.code, back.json.status], back.stderr).toEqual([3, 'incomplete']);
+    const problems = (await s.ask('status', ['--json', '--name', 'app'])).json.problems?.map((p) => p.code);
+    expect(problems).not.toContain('ROLLBACK_FAILED');
   });
 
   test('from a disk that the command filled', async () => {

@@ -9,6 +9,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -20,7 +21,8 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { mountTmpfs } from '../fault/mounts.js';
-import { cannot, damage, makeDatabase, openWriter, query, rootPage, start, until } from '../support/cli.js';
+import { descendants } from '../fault/proof.js';
+import { cannot, damage, makeDatabase, openWriter, query, rootPage, start, until, useDatabase } from '../support/cli.js';
 import { type Otherwise, textOf } from '../support/manifest.js';
 import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
@@ -280,6 +282,43 @@ describe('restore --into a live database', () => {
     // Nobody writes: nothing to say.
     const quiet = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
     expect([quiet.code, quiet.json.warnings], quiet.stderr).toEqual([0, []]);
+  });
+
+  test.each(['wal', 'delete'] as const)('so is what a writer commits for whom the restore had to wait (%s)', async (journal) => {
+    const { s } = await made(journal);
+    const db = new Database(s.source);
+    db.exec("BEGIN IMMEDIATE; INSERT INTO beat (at) VALUES ('order 4711')");
+    const running = start(['restore', '--into', s.source, '--yes', '--to', s.to, '--json']);
+    // Its child has the database open to write into it, and waits.
+    const writes = (pid: number, fd: string): boolean =>
+      readlinkSync(`/proc/${pid}/fd/${fd}`) === s.source && /^flags:\s+0?\d*2$/m.test(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8'));
+    const isWriting = (pid: number): boolean => {
+      try {
+        return readdirSync(`/proc/${pid}/fd`).some((fd) => writes(pid, fd));
+      } catch {
+        return false;
+      }
+    };
+    await until('the restore to wait for the writer', () => descendants(running.pid).some(isWriting), 20_000, 1);
+    db.exec('COMMIT');
+    db.close();
+    const restore = await running.result;
+    expect([restore.code, restore.json.warnings?.filter(({ code }) => code === 'COMMITS_LOST')], restore.stderr).toEqual([0, [expect.anything()]]);
+    expect(query<number>(s.source, "SELECT count(*) FROM beat WHERE at = 'order 4711'")).toBe(0);
+  });
+
+  test('a copy whose run had to wait for the source is named by when it could read it: --timestamp before that takes the one before', async () => {
+    const { s, file } = await made('delete');
+    const writer = await useDatabase(s.source, ['BEGIN EXCLUSIVE', 'DELETE FROM setting']);
+    const running = start(['run', s.source, '--to', s.to, '--json']);
+    await until('the run to wait', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.status === 'running');
+    const waiting = new Date(Date.now() + 1000);
+    await until('the second in which it began to be over', () => Date.now() > waiting.getTime() + 1000);
+    await writer.crash();
+    const { copy } = (await running.result).json;
+    expect(Date.parse(copy?.createdAt ?? '')).toBeGreaterThanOrEqual(waiting.getTime());
+    const restore = await s.ask('restore', ['-o', join(s.home, 'then.db'), '--timestamp', waiting.toISOString(), '--json']);
+    expect([restore.code, restore.json.copy?.file], restore.stderr).toEqual([0, file]);
   });
 
   test('asks, and without a terminal wants --yes', async () => {

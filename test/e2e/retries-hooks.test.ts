@@ -1,4 +1,5 @@
 /** Trying again, and the operator's own commands around a run. */
+import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -7,7 +8,7 @@ import type { RunRecord } from '../../src/records.js';
 import { waitBefore } from '../../src/retry.js';
 import { words } from '../../src/settings/values.js';
 import { descendants } from '../fault/proof.js';
-import { cannot, dbbackup, holdExclusively, makeDatabase, query, type Result, signalTo, start, startCommand, until } from '../support/cli.js';
+import { cannot, dbbackup, holdExclusively, killGroup, makeDatabase, query, type Result, signalTo, start, startCommand, until } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
 import { dataFiles, everything, type Scene, scene, sceneWithCopy } from './scene.js';
 
@@ -340,6 +341,32 @@ describe('hooks', () => {
     const log = everything(join(s.home, secret));
     expect(log).toContain('last ***');
     expect(log).not.toMatch(/canary|3address/);
+  });
+
+  test.skipIf(spawnSync('prlimit', ['--version']).status !== 0)('no descriptor left to start one with: a remark, and the run ends as ever', async () => {
+    const s = scene({ journal: 'wal' });
+    // With the limit right above what the run holds open, its work can be done, and three pipes cannot be had.
+    for (const more of [0, 1, 2, 3]) {
+      const before = ['sh', '-c', `prlimit --pid $PPID --nofile=$(($(ls /proc/$PPID/fd | wc -l) + ${more})):100`].map((word) => `'${word}'`).join(' ');
+      const run = await s.run(['--json', '--before', before, '--after', '/bin/true']);
+      expect(run.code, run.stderr).not.toBe(70);
+      const [last] = (await s.ask('history', ['--json', '--limit', '1'])).json.runs ?? [];
+      expect([last?.runId, last?.exitCode], run.stderr).toEqual([run.json.runId, run.code]);
+    }
+  });
+
+  test('a run that is killed in one has a copy all the same, and whoever tells of it says so', async () => {
+    const s = scene({ journal: 'wal' });
+    const started = join(s.home, 'started');
+    const running = start(['run', s.source, '--to', s.to, '--after', `sh -c 'touch ${started}; exec sleep 60'`]);
+    await until('the hook to run', () => existsSync(started), 20_000);
+    killGroup(running.pid, 'SIGKILL');
+    await running.result;
+    const [file = ''] = dataFiles(s.to);
+    expect((await s.ask('prune', ['--name', 'app'])).code).toBe(0);
+    const killed = (await s.ask('history', ['--json'])).json.runs?.find((r) => r.command === 'run');
+    expect([killed?.status, killed?.copy?.file]).toEqual(['interrupted', file]);
+    expect(killed?.error?.message).toContain(`its copy ${file} is there`);
   });
 
   test('a .env of the current directory may set none', async () => {

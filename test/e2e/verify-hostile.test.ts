@@ -187,7 +187,7 @@ describe('what cannot be written', () => {
     const before = tree(s.to);
     const readOnly = bindReadOnly(s.to);
     const verify = await dbbackup(['verify', '--all', '--to', readOnly, '--json']);
-    expect([verify.code, verify.json.error?.code, verify.json.results], verify.stderr).toEqual([1, 'TARGET_UNWRITABLE', undefined]);
+    expect([verify.code, verify.json.error?.code, verify.json.results], verify.stderr).toEqual([1, 'TARGET_UNWRITABLE', []]);
     expect(verify.json.error?.message).toContain(`backup directory ${readOnly}: the file system is read-only (EROFS)`);
     expect(verify.json.error?.hint).toContain(`--from file://${readOnly}`);
     const asItIs = await dbbackup(['verify', '--all', '--from', `file://${readOnly}`, '--json']);

@@ -1,6 +1,8 @@
 /** `dbbackup verify` as the operator sees it: what is said of good and bad copies, what is written back, what is left alone. */
+import { spawnSync } from 'node:child_process';
 import {
   appendFileSync,
+  chmodSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -13,10 +15,11 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import zlib from 'node:zlib';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
-import { damage, makeFunctionIndexDatabase, readJson } from '../support/cli.js';
+import { cannot, damage, makeFunctionIndexDatabase, readJson } from '../support/cli.js';
 import { parseMail, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, dataFiles, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
@@ -85,7 +88,6 @@ const WRONGS: readonly (readonly [string, (path: string, json: string) => void, 
   ['a changed byte', (path) => damage(path, 5000, Buffer.from([0xff, 0x00, 0xff])), /its SHA-256 is [0-9a-f]{64}, not [0-9a-f]{64}/],
   ['a byte more', (path) => appendFileSync(path, 'x'), /it has \d+ bytes, not \d+/],
   ['a page less', (path) => truncateSync(path, 4096), /it has 4096 bytes/],
-  ['a -wal beside it', (path) => writeFileSync(`${path}-wal`, 'planted'), /-wal lies beside it/],
   [
     'an edited manifest',
     (_, json) => writeFileSync(json, readFileSync(json, 'utf8').replace(/"rows": \{\n {2}"(\w+)": \d+/, '"rows": {\n  "$1": 7')),
@@ -110,7 +112,7 @@ describe('a copy with', () => {
     expect(verify.code).toBe(1);
     expect(verify.stderr + verify.stdout).toMatch(said);
     expect(verify.stderr).toMatch(/^dbbackup: error COPY_(BAD|NOT_FOUND)/m);
-    if (verify.json.results) {
+    if (verify.json.results && verify.json.results.length > 0) {
       expect(verify.json).toMatchObject({ ok: false, results: [{ file, status: 'bad', proved: 'full' }], error: { code: 'COPY_BAD', stage: 'verify' } });
       expect(problemsIn(verify.json, shapes.verifyDocument)).toEqual([]);
       expect(verify.json.error?.hint).toContain(`dbbackup verify --all --to ${s.to} --name app proves the others`);
@@ -121,6 +123,39 @@ describe('a copy with', () => {
     // The keep rules do not count it, and it is left for a person.
     expect((await s.run(['--keep-last', '1'])).code).toBe(0);
     expect(existsSync(path)).toBe(true);
+  });
+
+  test('a -wal beside it is refused by verify and restore, and good again when that is gone: its bytes are what they were', async () => {
+    const { s, file, path, json } = await withCopy();
+    const before = readFileSync(json, 'utf8');
+    writeFileSync(`${path}-wal`, '');
+    const verify = await s.ask('verify', ['--json']);
+    expect([verify.code, verify.json.error?.code], verify.stderr).toEqual([1, 'COPY_BAD']);
+    expect(verify.json.results).toEqual([{ file, status: 'bad', proved: 'full', problems: [expect.stringMatching(/-wal lies beside it.*remove it$/)] }]);
+    const refused = await s.ask('restore', ['-o', join(s.home, 'out.db'), '--json']);
+    expect([refused.code, refused.json.error?.code, existsSync(join(s.home, 'out.db'))]).toEqual([1, 'COPY_BAD', false]);
+    expect(readFileSync(json, 'utf8')).toBe(before);
+    rmSync(`${path}-wal`);
+    expect([(await s.ask('verify', [])).code, (await s.ask('restore', ['-o', join(s.home, 'out.db')])).code]).toEqual([0, 0]);
+  });
+
+  test('damage is proven of the others also where one cannot be read, or unpacked here', async () => {
+    const { s } = await withCopy(2);
+    const packed = await s.run(['--compress', 'zstd', '--json']);
+    const [bad = ''] = dataFiles(s.to);
+    const which = (program: string): string => spawnSync('which', [program], { encoding: 'utf8' }).stdout.trim();
+    const through = cannot('strace')
+      ? []
+      : [which('strace'), '-f', '-qq', '-o', '/dev/null', '-P', join(s.to, bad), '-e', 'trace=pread64,read', '-e', 'inject=pread64,read:error=EUCLEAN', '--'];
+    const bin = join(s.home, 'bin');
+    mkdirSync(bin);
+    for (const program of ['node', 'setpriv']) symlinkSync(which(program), join(bin, program));
+    const verify = await s.ask('verify', ['--all', '--json'], { through, env: { PATH: bin } });
+    const status = (file: string): string | undefined => verify.json.results?.find((r) => r.file === file)?.status;
+    expect([packed.code, verify.code]).toEqual([0, 1]);
+    expect([status(bad), dataFiles(s.to).slice(1).map(status)], verify.stderr).toEqual([through.length > 0 ? 'bad' : 'good', ['good']]);
+    // Of Node itself from 22.15 on.
+    if (!('createZstdDecompress' in zlib)) expect(verify.json.results?.find((r) => r.file === packed.json.copy?.file)).toMatchObject({ status: 'unverified' });
   });
 
   test('a manifest that is none is unverified', async () => {
@@ -154,6 +189,27 @@ test('damage is mailed like a failed run', async () => {
   expect(mail.headers.get('subject')).toMatch(/^dbbackup: app verify FAILED on .*COPY_BAD/);
   expect(mail.text).toContain('does not prove out');
   await smtp.close();
+});
+
+test('a verify that fails at the door is mailed as well: on a timer nobody reads what it prints', async () => {
+  const smtp = await startSmtp();
+  const { s } = await withCopy();
+  chmodSync(s.to, 0o777);
+  const env = { DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${smtp.port}`, DBBACKUP_MAIL_TO: 'ops@example.org' };
+  const verify = await s.ask('verify', ['--all', '--json'], { env });
+  expect([verify.code, verify.json.error?.code], verify.stderr).toEqual([78, 'TARGET_OWNER']);
+  expect(smtp.received.map((m) => parseMail(m.raw).headers.get('subject'))).toEqual([
+    expect.stringMatching(/^dbbackup: (app )?verify FAILED on .*TARGET_OWNER/),
+  ]);
+  await smtp.close();
+});
+
+test('an archive of many megabytes beside a copy is proven without a word of Node about it', async () => {
+  const s = scene({ journal: 'wal' });
+  mkdirSync(join(s.home, 'files'));
+  writeFileSync(join(s.home, 'files/large'), Buffer.alloc(20_000_000, 'x'));
+  expect((await s.run(['--include', join(s.home, 'files')])).code).toBe(0);
+  expect(await s.ask('verify', ['--quiet'])).toMatchObject({ code: 0, stdout: '', stderr: '' });
 });
 
 describe('which copies', () => {

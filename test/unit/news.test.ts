@@ -88,7 +88,12 @@ describe('a warning', () => {
   });
 });
 
-test('without a history nothing is known to be new', () => {
+test('without a history nothing is known to be new, and what is critical is told all the same', () => {
+  const gone = critical('TABLE_GONE', 'orders');
+  expect(occasionOf(record(0, { warnings: [rows(1), gone] }), null)).toEqual({
+    events: ['warning', 'success'],
+    news: { appeared: [gone], still: [], ended: [] },
+  });
   expect(occasionOf(record(0, { warnings: [rows(1)] }), null)).toEqual({ events: ['success'], news: null });
   expect(occasionOf(record(0, FAILED), null)).toEqual({ events: ['failure'], news: null });
 });
