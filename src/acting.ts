@@ -7,8 +7,9 @@ import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import type { Ledger, TargetState } from './artifacts.js';
 import { isFailure } from './artifacts.js';
+import { copyOfRun } from './catalog.js';
 import type { Context } from './context.js';
-import { asKilled, History, historyWarning } from './history.js';
+import { asKilled, asUnrecorded, History, hasWorkspace, historyWarning } from './history.js';
 import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
@@ -34,7 +35,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
+import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -137,7 +138,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     await acting.pool.close();
     // Once something was published, it may be the very file.
     if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
-    if (!isLeft) removeQuietly(acting.workspace.directory);
+    if (!isLeft) state.isLocked ? clearQuietly(acting.workspace.directory) : removeQuietly(acting.workspace.directory);
   }
   // A full disk is met in many places; what would help is looked for once. Not for a restore, which would
   // lose the copy that it needs, nor for verify, whose doubt is about those that would stay, nor for who prunes already.
@@ -153,7 +154,9 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   }
   // Telling people belongs to the run: the limit holds for it, unless it has passed already.
   try {
-    return await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal);
+    return await state.finish(verdict, acting.pool.resources(), limit.signal.aborted ? ctx.signal : signal, () => {
+      if (!isLeft) removeQuietly(acting.workspace.directory);
+    });
   } finally {
     clearTimeout(timer);
   }
@@ -230,6 +233,11 @@ class State implements ToldFrom {
     return this.#stateDir;
   }
 
+  /** It holds the lock of the name, so that nobody else clears up after it. */
+  get isLocked(): boolean {
+    return this.#locks.length > 0;
+  }
+
   get history(): History | null {
     return this.#history;
   }
@@ -288,6 +296,7 @@ class State implements ToldFrom {
       if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
       if (!place) return;
+      // From now on it says that the run has not come to its end: killed between these two it passes for one that has, and has done nothing.
       if (lock) makePrivateDirectory(place.directory);
       else this.#alive = await makeLivingDirectory(place.directory, signal);
       syncDirectory(tempRoot(to), unsupported);
@@ -319,7 +328,7 @@ class State implements ToldFrom {
   }
 
   /** Writes the record, tells people, closes everything, says the last word. */
-  async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal): Promise<ExitCode> {
+  async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal, ended: () => void): Promise<ExitCode> {
     const { output } = this.#ctx;
     if (!this.#opened && verdict.failure?.code !== 'LOCKED') await this.#openLate(signal);
     if (verdict.failure) {
@@ -345,6 +354,8 @@ class State implements ToldFrom {
     this.#save(told);
     this.#measure(told);
     this.#history?.close();
+    // Last, and under the lock: also where no record could be written it says that this was no kill.
+    ended();
     for (const lock of this.#locks) lock.release();
     this.#alive?.release();
     // Once more, since saving itself may have added a remark.
@@ -472,6 +483,10 @@ class State implements ToldFrom {
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
+        if (hasWorkspace(dead.command) && !left.has(dead.runId)) {
+          this.#history?.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
+          continue;
+        }
         const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);
         // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
         const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;

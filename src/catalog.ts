@@ -354,6 +354,16 @@ export function readCopy(directory: string, data: CopyFile, owner = ownerOf(dire
   return copyOf(manifest, stats.size === manifest.sizeBytes ? manifest.status : 'bad');
 }
 
+/** The copy that a run has published, or null; among the newest, since it is asked for soon after. */
+export function copyOfRun(directory: string, name: string, runId: string): Copy | null {
+  const made = scan(directory).filter((e) => e.kind === 'manifest' && e.name === name);
+  for (const { base } of made.slice(0, 10)) {
+    const manifest = readManifest(directory, base);
+    if (!('unreadable' in manifest) && manifest.runId === runId) return copyOf(manifest, manifest.status);
+  }
+  return null;
+}
+
 /** A copy of which its name is all that is known, and a size in bytes. */
 export const unverifiedCopy = ({ file, name, createdAt }: CopyFile, sizeBytes: number): Copy => ({
   file,

@@ -15,6 +15,7 @@ import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
+import { workspace } from './workspace.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
 const KEPT_PER_NAME = 10_000;
@@ -185,7 +186,7 @@ export class History {
     const rows = this.#db
       .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE :name IS NULL OR name = :name ORDER BY seq DESC LIMIT :limit')
       .all({ name, limit: limit ?? -1 });
-    return rows.map((row) => asSeen(row, this.#to));
+    return rows.map((row) => this.#asSeen(row));
   }
 
   /** As `runs`, one by one, and with the runs that failed before their name was known. */
@@ -193,7 +194,7 @@ export class History {
     const rows = this.#db
       .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE (name IS :name OR name IS NULL) AND dry_run = 0 ORDER BY seq DESC')
       .iterate({ name });
-    for (const row of rows) yield asSeen(row, this.#to);
+    for (const row of rows) yield this.#asSeen(row);
   }
 
   /**
@@ -209,7 +210,7 @@ export class History {
     const settled = new Set<string>();
     const found: RunRecord[] = [];
     for (const row of rows) {
-      const record = asSeen(row, this.#to);
+      const record = this.#asSeen(row);
       const target = touchedBy(record);
       if (target === null || settled.has(target)) continue;
       // One that could only not tell people went well.
@@ -217,6 +218,17 @@ export class History {
       else if (record.exitCode === 4 || (record.status === 'interrupted' && record.exitCode === null)) found.unshift(record);
     }
     return found;
+  }
+
+  /** Whether a run whose record still says "running", and whose process is gone, came to its end all the same. Where that is not known: no. */
+  #hasEnded({ command, name, runId }: RunRecord): boolean {
+    return this.#to !== null && name !== null && hasWorkspace(command) && !lstatOrNull(workspace(this.#to, name, runId).directory);
+  }
+
+  #asSeen(row: Row): RunRecord {
+    const record = recordIn(row.record);
+    if (record.status !== 'running' || !isGone(parse<ProcessId>(row.process))) return record;
+    return this.#hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, this.#to);
   }
 
   /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
@@ -271,7 +283,7 @@ export class History {
       .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
       .all({ name })
       .map((row) => ({ record: recordIn(row.record), process: row.process }))
-      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || isGone(parse<ProcessId>(process)))
+      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || (isGone(parse<ProcessId>(process)) && !this.#hasEnded(record)))
       .map(({ record }) => record);
   }
 
@@ -405,9 +417,14 @@ function recordIn(json: string): RunRecord {
   throw notOurs('it holds a record that dbbackup did not write');
 }
 
-function asSeen(row: Row, to: string | null): RunRecord {
-  const record = recordIn(row.record);
-  return record.status === 'running' && isGone(parse<ProcessId>(row.process)) ? asKilled(record, null, to) : record;
+/** Whether a command has a workspace from its first record until after its last. */
+export const hasWorkspace = (command: CommandName): boolean => command === 'run';
+
+/** The record of a run that came to its end, but could not write that down: its workspace is gone. */
+export function asUnrecorded(record: RunRecord, copy: Copy | null): RunRecord {
+  const message = `the ${record.command} came to its end, and could not write down how: the history could not be written`;
+  const hint = 'the message that it sent says how it ended, or what it printed; see that the disk of the history is not full';
+  return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: 'STATE_UNWRITABLE', stage: null, message, hint } };
 }
 
 /** The database that a restore or a guard had in its hands; null: it had not come so far. */

@@ -43,6 +43,7 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const place = workspace(to, name, left.runId);
     if (isLiving(place.directory)) {
       sweepDirectory(place.directory);
+      runs.set(left.runId, null);
       continue;
     }
     await tried(place.directory, async () => {

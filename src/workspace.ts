@@ -160,6 +160,15 @@ function emptyDead(directory: string, isMade: (entry: string) => boolean): boole
   }
 }
 
+/** Takes all out of one's own: that it is there says that its run has not come to its end. */
+export function clearQuietly(directory: string): void {
+  try {
+    for (const entry of readdirSync(directory)) removeTree(join(directory, entry));
+  } catch {
+    // As said below.
+  }
+}
+
 /** Removes one's own. What is left of it, as by a kill meanwhile, is swept. */
 export function removeQuietly(directory: string): void {
   try {

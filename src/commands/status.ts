@@ -154,7 +154,7 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
       problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''} (${until})`));
     }
     for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, config.to)));
-    if (lastTried?.status === 'interrupted' && lastTried.exitCode === null) problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, config.to)));
+    if (lastTried?.error?.code === 'INTERRUPTED' && lastTried.exitCode === null) problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, config.to)));
     else if (lastTried?.error)
       problems.push(warning('LAST_RUN_FAILED', `the run of ${lastTried.startedAt} ended ${lastTried.status}: ${lastTried.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.

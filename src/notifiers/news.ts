@@ -69,6 +69,8 @@ function isRecovery(record: RunRecord, past: Past): boolean {
     if (earlier.runId === record.runId || earlier.status === 'skipped' || earlier.status === 'running' || earlier.exitCode === 75) continue;
     // What became of a migration or a restore says nothing about backups.
     if (earlier.command === 'guard' || earlier.command === 'restore') continue;
+    // It had made its copy, and could only not write that down.
+    if (earlier.error?.code === 'STATE_UNWRITABLE' && earlier.copy?.status === 'good') return false;
     // One that could only not tell people has queued its own message, and its recovery is the delivery of that.
     if (earlier.status !== 'ok' && earlier.error?.code !== 'NOTIFY_FAILED') return true;
     if (earlier.command === 'run') return false;

@@ -1,10 +1,12 @@
 /** Somebody hears of it: who is told what, when, and how often, with a real mail server on loopback. */
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { type AddressInfo, createServer } from 'node:net';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { mountTmpfs } from '../fault/mounts.js';
 import {
   breakRows,
   cannot,
@@ -438,6 +440,46 @@ describe('a run that was killed', () => {
     expect(subjects()).toEqual([]);
     expect((await s.run([], env())).code).toBe(0);
     expect(subjects()).toEqual([about('RECOVERED')]);
+  });
+});
+
+describe('a run that came to its end, and could not write that down, was not killed', () => {
+  const codes = async (s: Scene): Promise<string[]> => (await s.ask('status', ['--json', '--name', 'app'], env())).json.problems?.map((p) => p.code) ?? [];
+
+  test('one that went well', async () => {
+    const { s } = await sceneWithCopy();
+    const held = join(s.home, 'held');
+    const hook = join(s.home, 'hold.cjs');
+    const driver = createRequire(import.meta.url).resolve('better-sqlite3');
+    // Until the run has tried to write its last record; the hook itself ends at once.
+    writeFileSync(
+      hook,
+      `const db = new (require(${JSON.stringify(driver)}))(${JSON.stringify(join(s.state, 'history.db'))});
+       db.exec('BEGIN IMMEDIATE'); require('fs').writeFileSync(${JSON.stringify(held)}, String(process.pid)); setInterval(() => {}, 1000);`,
+    );
+    const before = `sh -c 'setsid ${process.execPath} ${hook} >/dev/null 2>&1 & while [ ! -e ${held} ]; do :; done'`;
+    const run = await s.run(['--json', '--before', before], env());
+    process.kill(Number(readFileSync(held, 'utf8')), 'SIGKILL');
+    expect([run.code, run.json.warnings?.map((w) => w.code).includes('STATE_UNWRITABLE')], run.stderr).toEqual([0, true]);
+    expect(await codes(s)).toEqual(['LAST_RUN_FAILED']);
+    expect((await s.ask('status', ['--notify', '--name', 'app'], env())).code).toBe(0);
+    expect((await s.run([], env())).code).toBe(0);
+    expect([subjects(), await codes(s)]).toEqual([[], []]);
+    const [, seen] = (await s.ask('history', ['--json'])).json.runs ?? [];
+    expect([seen?.runId, seen?.copy?.file, seen?.error?.code]).toEqual([run.json.runId, run.json.copy?.file, 'STATE_UNWRITABLE']);
+  });
+
+  test.skipIf(cannot('root', 'mount') !== null)('one that failed, since its disk was full: told once, and so is the recovery', async () => {
+    const s = scene({ journal: 'wal' });
+    const to = join(mountTmpfs(3_000_000), 'to');
+    const run = (more: readonly string[]): Promise<Result> => dbbackup(['run', s.source, '--to', to, '--json', ...more], env());
+    expect((await run([])).code).toBe(0);
+    const fill = join(to, '../fill');
+    const full = await run(['--before', `sh -c 'dd if=/dev/zero of=${fill} bs=4k 2>/dev/null; true'`]);
+    expect([full.code, full.json.error?.code], full.stderr).toEqual([1, 'NO_SPACE']);
+    rmSync(fill);
+    expect((await run([])).code).toBe(0);
+    expect(subjects()).toEqual([about('FAILED', 'NO_SPACE'), about('RECOVERED')]);
   });
 });
 
