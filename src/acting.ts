@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { dirname, join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
-import type { Ledger, TargetState } from './artifacts.js';
+import type { Ledger } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { copyOfRun } from './catalog.js';
 import type { Context } from './context.js';
@@ -23,11 +23,11 @@ import { recover } from './recover.js';
 import { redactRecord } from './redact.js';
 import { withRoomLine } from './room.js';
 import type { Config } from './settings/load.js';
-import { inspectTarget } from './stages/inspect.js';
+import { inspectTarget, mayMake } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
 import { sweepStaging } from './staging.js';
-import { ancestors, isSameFile, listing, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory, syncWayTo } from './system/files.js';
+import { isSameFile, listing, lstatOrNull, makeDirectories, makePrivateDirectory, syncDirectory, syncWayTo } from './system/files.js';
 import type { Lock } from './system/lock.js';
 import { acquireLock } from './system/lock.js';
 import type { Tools } from './system/programs.js';
@@ -403,7 +403,7 @@ class State implements ToldFrom {
   async #openLate(signal: AbortSignal): Promise<void> {
     const { to, stateDir } = this.#config;
     const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
-    if (isFailure(target) || (!target.exists && !this.#mayMake(target))) return;
+    if (isFailure(target) || (!target.exists && !mayMake(target, this.#recorder.command, this.#config.database, this.#ctx.identity))) return;
     try {
       makeDirectories(stateDir, () => undefined);
     } catch (error) {
@@ -435,24 +435,6 @@ class State implements ToldFrom {
     } finally {
       for (const held of this.#locks.splice(0)) held.release();
     }
-  }
-
-  /** A backup directory made by the wrong user would keep the right one out: whose the database is, or the place where it should be, may make it. */
-  #mayMake(target: TargetState): boolean {
-    const { database } = this.#config;
-    if (this.#recorder.command !== 'run' || database === null || target.network) return false;
-    // What cannot be looked at is the reason why the run fails: that is to be told, and not replaced.
-    const uidOf = (path: string): number | null => {
-      try {
-        return lstatOrNull(path)?.uid ?? null;
-      } catch {
-        return null;
-      }
-    };
-    const owner = ancestors(database)
-      .map(uidOf)
-      .findLast((uid) => uid !== null);
-    return owner === this.#ctx.identity.uid;
   }
 
   /** After the record is saved, since it counts there; a file that cannot be written is in the record all the same. */
@@ -498,7 +480,13 @@ class State implements ToldFrom {
           this.#recorder.warn(critical('LAST_RUN_DIED', `${record.error?.message ?? ''} (${record.startedAt}): ${record.error?.hint ?? ''}`));
         }
         if (this.#history?.wasTold(`run ${dead.runId}`)) continue;
-        const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [], again: 'nothing' });
+        const letters = lettersFor(
+          this.#ctx,
+          telling,
+          record,
+          { events: ['failure'], news: null },
+          { to, database: this.#config.database, logLines: [], again: 'nothing' },
+        );
         if (letters.length > 0) this.#teller.noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }

@@ -22,14 +22,14 @@ export interface WayBack {
 }
 
 /** The line to paste. */
-export const restoreLine = ({ copy, target, to, name, profile }: WayBack): string =>
+export const restoreLine = ({ copy, target, to, name, profile }: WayBack, how: '--yes' | '--dry-run' = '--yes'): string =>
   [
     `dbbackup restore ${shellWord(copy)} --into ${shellWord(target)}`,
     ...(profile === null ? [] : [`-P ${shellWord(profile)}`]),
     ...(to === null ? [] : [`--to ${shellWord(to)}`]),
     ...(name === null ? [] : [`--name ${shellWord(name)}`]),
     ...(copy.endsWith('.age') ? ['--identity-file YOUR-KEY-FILE'] : []),
-    '--yes',
+    how,
   ].join(' ');
 
 /** What a killed run was at, where that matters for what to do next. `back`: to the state before, where there is a copy of it. */
@@ -366,7 +366,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_LOCKED':
       return {
         message: `${f.path} is held by another process (waited ${f.waitedMs / 1000} s)`,
-        hint: 'a process holds it exclusively (locking_mode=EXCLUSIVE or a long transaction): see fuser or lsof; run again when it is done',
+        hint: `a process holds it exclusively (locking_mode=EXCLUSIVE or a long transaction): fuser -v ${shellWord(f.path)} shows which; run again when it is done`,
       };
     case 'SOURCE_HOT_JOURNAL':
       return {
@@ -402,7 +402,10 @@ export function describe(f: Failure): { message: string; hint: string } {
             hint: `run as the owner: sudo -u ${f.owner} dbbackup ...`,
           };
     case 'SNAPSHOT_FAILED':
-      return { message: `no snapshot of ${f.path}: ${f.reason}`, hint: 'mend that and run again' };
+      return {
+        message: `no snapshot of ${f.path}: ${f.reason}`,
+        hint: / by SIGKILL/.test(f.reason) ? 'look for the out-of-memory killer (journalctl, dmesg), then run again' : 'mend that and run again',
+      };
     case 'VERIFY_FAILED':
       if (f.died)
         return { message: `the copy could not be checked: ${some(f.findings)}`, hint: 'look for the out-of-memory killer (journalctl, dmesg), then run again' };

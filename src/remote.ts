@@ -6,6 +6,7 @@
 import { accessSync, closeSync, constants, ftruncateSync, openSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { isFailure } from './artifacts.js';
 import type { CopyFile } from './catalog.js';
 import { MANIFEST_MAX, parseCopyFile } from './catalog.js';
 import type { Invocation } from './cli.js';
@@ -18,6 +19,7 @@ import type { ExitCode } from './outcome.js';
 import { errnoWords, Failed, warning } from './outcome.js';
 import { withoutName } from './place.js';
 import type { Config } from './settings/load.js';
+import { inspectTarget } from './stages/inspect.js';
 import { makeStaging } from './staging.js';
 import { lstatOrNull, writeNew } from './system/files.js';
 import { stateDirOf } from './workspace.js';
@@ -47,7 +49,8 @@ export async function withRemote(ctx: Context, config: Config, invocation: Invoc
       }
     };
     const from = { shown: there.shown, directory: staging.directory, open };
-    return await work(config.to === '' ? { ...config, from, ...stateIn(staging.directory) } : { ...config, from });
+    const isPlace = config.to !== '' && (replaces(invocation) || !isFailure(inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again)));
+    return await work(isPlace ? { ...config, from } : { ...config, from, ...stateIn(staging.directory) });
   } finally {
     await there.close();
     staging.remove();
@@ -76,7 +79,10 @@ function parse(raw: string): ReturnType<typeof destination> {
   }
 }
 
-/** On a machine that has nothing yet, the state of the command goes when it ends. */
+/** A restore that needs a place for what it replaces. */
+const replaces = ({ command, restore }: Invocation): boolean => command === 'restore' && restore.into !== null;
+
+/** On a machine that has nothing yet, or on a disk that can only be read, the state of the command goes when it ends. */
 const stateIn = (directory: string): Pick<Config, 'to' | 'stateDir' | 'logDir'> => ({
   to: directory,
   stateDir: stateDirOf(directory),

@@ -69,9 +69,9 @@ export class Teller {
   }
 
   async #tellAll(record: RunRecord, signal: AbortSignal): Promise<NotifyFailure | null> {
-    const { telling, to } = this.#config;
+    const { telling, to, database } = this.#config;
     const occasion = this.#occasionOf(record);
-    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, logLines: this.#log.tail() });
+    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, database, logLines: this.#log.tail() });
     this.#letters = letters;
     const box = { stateDir: this.#state.directory, name: this.#name };
     const warn = (w: Warning): void => this.#recorder.warn(w);
@@ -130,8 +130,8 @@ export class Teller {
     } catch (error) {
       this.#state.unwritable(error);
     }
-    const { telling, to } = this.#config;
-    const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: this.#log.tail() });
+    const { telling, to, database } = this.#config;
+    const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: this.#log.tail() });
     const kept = letters.filter((letter) => keep(directory, letter, (w) => this.#recorder.warn(w)));
     if (kept.length > 0) this.noteTold(record);
   }

@@ -65,7 +65,7 @@ async function sendTests(ctx: Context, config: Config, name: string): Promise<Fo
     if (!problem) ctx.output.info(`a test message was sent to the ping at ${url.host}`);
     return problem;
   };
-  const message = composeTest(name, messageFacts(ctx, config.to, name, []));
+  const message = composeTest(name, messageFacts(ctx, { ...config, name }, []));
   return Promise.all([...lettersToAll(telling, message, true).map(test), telling.ping && pinged(telling.ping)]);
 }
 

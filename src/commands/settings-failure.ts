@@ -50,7 +50,7 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
 }
 
 async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, record: RunRecord): Promise<void> {
-  const { to, stateDir, telling, name } = loaded.partial;
+  const { to, stateDir, telling, name, database } = loaded.partial;
   const warn = recorder.warn.bind(recorder);
   let state: string | null = null;
   // Nothing is made for a run that cannot be: only state that is there already, and ours, is written to.
@@ -64,7 +64,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
       warn(warning('STATE_UNWRITABLE', `the history in ${stateDir} cannot be written: ${errnoWords(error)}`));
     }
   }
-  const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, logLines: [] });
+  const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: [] });
   const { failure } = letters.length === 0 ? { failure: null } : await tell(ctx, telling, { stateDir: state, name }, letters, warn, ctx.signal);
   if (failure) warn(warning('NOTIFY_FAILED', describe(failure).message));
   if (record.command !== 'run' || !telling.ping || ctx.signal.aborted) return;

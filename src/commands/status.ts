@@ -108,7 +108,12 @@ function lookAtCopies(config: Config, name: string | null, now: number): Look {
     const copy = readCopy(config.to, file);
     if (!copy) continue;
     if (isAhead(copy, now))
-      problems.push(critical('CLOCK', `${copy.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right`));
+      problems.push(
+        critical(
+          'CLOCK',
+          `${copy.file} is dated more than an hour ahead of this machine's clock: nothing is pruned until the clock is right, or that file is moved away`,
+        ),
+      );
     else if (isPlainGood(copy)) {
       newestGood = { ...copy, ageSeconds: Math.max(0, Math.round((now - Date.parse(copy.createdAt)) / 1000)) };
       break;
@@ -214,7 +219,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
   }
   try {
     const news = untoldProblems(history, config, name, newestGood, problems, ctx.clock.now().getTime());
-    const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, config.to, name, [], 'nothing')) : null;
+    const message = news.problems.length > 0 ? composeStatus(name, news.problems, messageFacts(ctx, { ...config, name }, [], 'nothing')) : null;
     const letters = message
       ? lettersToAll(
           config.telling,
@@ -257,7 +262,7 @@ async function tellOfStuck(ctx: Context, config: Config, name: string | null, hi
     'UNDELIVERED',
     `${plural(stuck.length, 'message')} of ${[...mute].join(' and ')} cannot be delivered, since ${oldest.message.createdAt}`,
   );
-  const message = composeStatus(name, [problem], messageFacts(ctx, config.to, name, [], 'nothing'));
+  const message = composeStatus(name, [problem], messageFacts(ctx, { ...config, name }, [], 'nothing'));
   const letters = lettersToAll(others, message, true);
   const { heard, kept } = await tell(ctx, others, { stateDir: config.stateDir, name }, letters, (w) => ctx.output.warning(w), ctx.signal);
   if (kept || heard.has(message.id)) history.noteTold(`stuck ${oldest.message.id}`, now);

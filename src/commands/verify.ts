@@ -34,7 +34,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
   const found = choose(ctx, config, flags);
   if (isFailure(found)) {
     // On a timer nobody reads what it prints: told like a run that fails at the door, where there is something to remember it by.
-    if (options.dryRun || config.from || !lstatOrNull(config.stateDir)) throw new Failed(found);
+    if (options.dryRun || config.from || !hasState(config)) throw new Failed(found);
     return await act(ctx, config, 'verify', config.name ?? '', (acting) => {
       acting.setDocument((record) => documentOf(record, []));
       return Promise.resolve({ failure: found, stage: null });
@@ -82,6 +82,15 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
       ctx.output.info(`${plural(left.length, 'copy', 'copies')} left for the next time: --max-time ${duration(flags.maxTimeMs ?? 0)} is over`);
     return { failure: failureFrom(proven, placeOf(config), flags.all ? null : name) ?? unproven ?? unmarked, stage: 'verify' };
   });
+}
+
+function hasState({ stateDir }: Config): boolean {
+  try {
+    return lstatOrNull(stateDir) !== null;
+  } catch {
+    // Who may not look cannot keep anything there either.
+    return false;
+  }
 }
 
 /** The copies that are meant. @throws Failed for a command line that means none */

@@ -34,6 +34,13 @@ export interface MessageFacts {
   readonly now: Date;
   readonly host: string;
   readonly newestGood: { readonly file: string; readonly ageSeconds: number } | null;
+  /** Why that could not be looked for; null: it was. */
+  readonly unseen: string | null;
+  /** A command that shows what restoring the newest good copy would do; empty: none. */
+  readonly restore: string;
+  /** For whom commands are, and where the program is. */
+  readonly user: string;
+  readonly program: string;
   readonly logLines: readonly string[];
   /** The command line that tries again, ready to be pasted; empty: none. */
   readonly retry: string;
@@ -50,6 +57,7 @@ interface Sheet {
   readonly place: string;
   readonly lead: readonly string[];
   readonly todo: readonly string[];
+  readonly rescue: readonly string[];
   readonly command: readonly string[];
   readonly remarks: readonly { readonly severity: Warning['severity']; readonly text: string }[];
   readonly remarksTitle: string;
@@ -79,6 +87,7 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
   const base = {
     place: placeOf(facts, clean),
     command: [],
+    rescue: [],
     remarks: remarksOf(record.warnings, clean),
     remarksTitle: 'Warnings of this run',
     details: detailsOf(record, facts, clean),
@@ -146,11 +155,16 @@ export function composeRun(record: RunRecord, kind: NotifyEvent, facts: MessageF
     verdict: head(verdict),
     lead: lead.map(clean),
     todo: error ? [clean(error.hint)] : [],
-    command: commandOf(facts, clean),
+    rescue: error && isAboutTheDatabase(error.code) ? linesOf(facts.redact(facts.restore)).map(clean) : [],
+    // The hint has the line that would work.
+    command: error?.code === 'TARGET_OWNER' ? [] : commandOf(facts, clean),
   };
   const word = rolledBack ? 'ROLLED BACK' : record.status === 'interrupted' ? 'INTERRUPTED' : record.status === 'incomplete' ? 'INCOMPLETE' : 'FAILED';
   return message(facts, kind, record, subject(word, error && error.code !== word ? error.code : null), sheet);
 }
+
+/** It is gone or damaged: what there is instead is what counts. */
+const isAboutTheDatabase = (code: string): boolean => ['SOURCE_MISSING', 'SOURCE_EMPTY', 'SOURCE_CORRUPT', 'NOT_A_DATABASE'].includes(code);
 
 /** A message about warnings in words, the gravest first. */
 function inWords(news: WarningNews): { tone: Tone; words: string; verdict: string; code: string | null; lead: string[] } {
@@ -180,6 +194,7 @@ export function composeStatus(name: string | null, problems: readonly Warning[],
     place: placeOf(facts, clean),
     lead: [...(first ? [clean(`${first.code}: ${first.message}`)] : []), clean(newestOf(null, facts))],
     todo: [],
+    rescue: [],
     command: commandOf(facts, clean),
     remarks: problems.length > 1 ? remarksOf(problems, clean) : [],
     remarksTitle: 'All problems',
@@ -188,6 +203,8 @@ export function composeStatus(name: string | null, problems: readonly Warning[],
         ['Backups in', facts.directory],
         ['Newest good', newestShort(facts)],
         ['Host', facts.host],
+        ['Commands as', facts.user],
+        ['Program', facts.program],
       ],
       clean,
     ),
@@ -214,6 +231,7 @@ export function composeTest(name: string | null, facts: MessageFacts): Message {
       facts.newestGood ? clean(newestOf(null, facts)) : '',
     ],
     todo: [],
+    rescue: [],
     command: [],
     remarks: [],
     remarksTitle: '',
@@ -290,11 +308,12 @@ function newestOf(record: RunRecord | null, facts: MessageFacts): string {
   const newest = facts.newestGood;
   if (newest) return record?.copy?.file === newest.file ? '' : `The newest good copy is ${newest.file}, ${age(newest.ageSeconds)}.`;
   if (facts.directory === null) return 'Which copies there are could not be looked up: the backup directory is not known.';
+  if (facts.unseen !== null) return `Which copies there are could not be looked up: ${facts.unseen}.`;
   return `There is NO good copy to be found in ${facts.directory}.`;
 }
 
 const newestShort = (facts: MessageFacts): string | null =>
-  facts.newestGood ? `${facts.newestGood.file}, ${age(facts.newestGood.ageSeconds)}` : facts.directory === null ? null : 'none';
+  facts.newestGood ? `${facts.newestGood.file}, ${age(facts.newestGood.ageSeconds)}` : facts.directory === null || facts.unseen !== null ? null : 'none';
 
 function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet['details'] {
   const error = record.error;
@@ -322,6 +341,8 @@ function detailsOf(record: RunRecord, facts: MessageFacts, clean: Clean): Sheet[
       ['Took', record.durationMs === null ? null : duration(record.durationMs)],
       ['Started', utc(record.startedAt)],
       ['Host', facts.host],
+      ['Commands as', facts.user],
+      ['Program', facts.program],
       ['Profile', record.profile],
       ['Run', record.runId],
       ['Exit code', record.exitCode === null ? null : String(record.exitCode)],
@@ -338,6 +359,8 @@ function betweenStages(record: RunRecord, code: string): string {
 const rows = (all: readonly (readonly [string, string | null])[], clean: Clean): Sheet['details'] =>
   all.flatMap(([label, value]) => (value === null ? [] : [[label, clean(value)] as const]));
 
+const RESCUE = 'What the newest good copy would bring back; changes nothing';
+
 function toText(sheet: Sheet): string {
   const section = (title: string, lines: readonly string[]): string[] =>
     lines.length === 0 ? [] : ['', title.toUpperCase(), ...lines.map((line) => `  ${line}`)];
@@ -347,6 +370,7 @@ function toText(sheet: Sheet): string {
     sheet.place,
     ...sheet.lead.filter(Boolean).flatMap((p) => ['', p]),
     ...section('What to do', sheet.todo),
+    ...section(RESCUE, sheet.rescue),
     ...section(sheet.todo.length > 0 ? 'Then try again' : 'Try', sheet.command),
     ...section(
       sheet.remarksTitle,
@@ -394,6 +418,7 @@ function toHtml(title: string, sheet: Sheet): string {
     `<div style="font-size:14px;margin-top:4px;overflow-wrap:anywhere">${e(sheet.place)}</div></div>`,
     paragraphs(sheet.lead.filter(Boolean), 17),
     section('What to do', paragraphs(sheet.todo, 15).replace('margin:12px 0 0', 'margin:0')),
+    section(RESCUE, code(sheet.rescue, 14)),
     section(sheet.todo.length > 0 ? 'Then try again' : 'Try', code(sheet.command, 14)),
     section(sheet.remarksTitle, sheet.remarks.length === 0 ? '' : `<ul style="margin:0;padding-left:20px">${sheet.remarks.map(remark).join('')}</ul>`),
     section(

@@ -11,6 +11,7 @@ import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
+import type { CommandName } from '../records.js';
 import { ancestors, beginningOf, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, kernelsOwn, mayBeLocked, shellWord, userName } from '../system/processes.js';
@@ -214,6 +215,27 @@ export function inspectTarget(path: string, stateDir: string, identity: Identity
   }
 }
 
+/**
+ * Whether a run that failed may make the backup directory for its record. One made by the wrong user would keep the right one out: whose
+ * the database is, or the place where it should be, may make it.
+ */
+export function mayMake(target: TargetState, command: CommandName, database: string | null, { uid }: Identity): boolean {
+  if (command !== 'run' || database === null || target.network) return false;
+  // What cannot be looked at is the reason why the run fails: that is to be told, and not replaced.
+  const uidOf = (path: string): number | null => {
+    try {
+      return lstatOrNull(path)?.uid ?? null;
+    } catch {
+      return null;
+    }
+  };
+  return (
+    ancestors(database)
+      .map(uidOf)
+      .findLast((owner) => owner !== null) === uid
+  );
+}
+
 const ALL_OF_IT = constants.R_OK | constants.W_OK | constants.X_OK;
 
 function lookAtTarget(path: string, identity: Identity, invocation: readonly string[]): Omit<TargetState, 'network'> {
@@ -244,7 +266,6 @@ export function unusableReason(there: string): string | null {
 /** Where state and unfinished work lie. Returns the network file system that the state is on, or null. */
 function lookAtState(path: string, stateDir: string, identity: Identity, invocation: readonly string[]): string | null {
   const elsewhere = isStateElsewhere(path, stateDir);
-  checkOwners(stateDir, identity, invocation);
   for (const directory of new Set([stateDir, stateDirOf(path), tempRoot(path)])) {
     const state = elsewhere && directory === stateDir;
     const unwritable = (reason: string): Failed =>
@@ -266,6 +287,8 @@ function lookAtState(path: string, stateDir: string, identity: Identity, invocat
       throw unwritable(errnoWords(error));
     }
   }
+  // Whose it is itself was asked above: within a directory that is ours the way out is to take it over, and not to run as somebody else.
+  checkOwners(stateDir, identity, invocation);
   const there = nearest(stateDir);
   // It is to be made: in the backup directory that was looked at, where it has its usual place.
   if (elsewhere && there !== stateDir) {

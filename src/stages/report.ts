@@ -10,6 +10,7 @@ import { composeRun } from '../notifiers/message.js';
 import type { Occasion } from '../notifiers/news.js';
 import { isCritical } from '../notifiers/news.js';
 import type { Audience, Letter } from '../notifiers/outbox.js';
+import { errnoWords, restoreLine } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
@@ -19,13 +20,25 @@ import { shellWord, userName } from '../system/processes.js';
 export type Again = 'this command' | 'nothing';
 
 /** What a message says besides the record. */
-export function messageFacts(ctx: Context, to: string | null, name: string | null, logLines: readonly string[], again: Again = 'this command'): MessageFacts {
+export function messageFacts(
+  ctx: Context,
+  about: { readonly to: string | null; readonly name: string | null; readonly profile: string | null; readonly database: string | null },
+  logLines: readonly string[],
+  again: Again = 'this command',
+): MessageFacts {
   const now = ctx.clock.now();
+  const { to, name, profile, database } = about;
+  const newest = to === null || name === null ? null : newestOf(to, name, now);
+  const copy = newest !== null && 'file' in newest ? newest : null;
   return {
     id: randomUUID(),
     now,
     host: ctx.host,
-    newestGood: to === null || name === null ? null : newestOf(to, name, now),
+    newestGood: copy,
+    unseen: newest !== null && 'unseen' in newest ? newest.unseen : null,
+    restore: copy && database !== null ? restoreLine({ copy: copy.file, target: database, to, name, profile }, '--dry-run') : '',
+    user: userName(ctx.identity.uid),
+    program: ctx.invocation[0] ?? 'dbbackup',
     logLines,
     retry: again === 'this command' ? retryLine(ctx) : '',
     directory: to,
@@ -42,12 +55,12 @@ function retryLine({ cwd, again, identity }: Context): string {
   return `cd ${shellWord(cwd)} && ${[...who, ...words.map(shellWord)].join(' ')}`;
 }
 
-function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood'] {
+function newestOf(to: string, name: string, now: Date): MessageFacts['newestGood'] | { readonly unseen: string } {
   try {
     const copy = newestGood(to, name, now.getTime());
     return copy && { file: copy.file, ageSeconds: Math.max(0, Math.round((now.getTime() - Date.parse(copy.createdAt)) / 1000)) };
-  } catch {
-    return null;
+  } catch (error) {
+    return { unseen: errnoWords(error) };
   }
 }
 
@@ -57,11 +70,13 @@ export function lettersFor(
   telling: Telling,
   record: RunRecord,
   occasion: Occasion,
-  about: { readonly to: string | null; readonly logLines: readonly string[]; readonly again?: Again },
+  about: { readonly to: string | null; readonly database: string | null; readonly logLines: readonly string[]; readonly again?: Again },
 ): Letter[] {
   const composed = new Map<NotifyEvent, Message>();
   const compose = (event: NotifyEvent): Message => {
-    const message = composed.get(event) ?? composeRun(record, event, messageFacts(ctx, about.to, record.name, about.logLines, about.again), occasion.news);
+    const message =
+      composed.get(event) ??
+      composeRun(record, event, messageFacts(ctx, { ...record, to: about.to, database: about.database }, about.logLines, about.again), occasion.news);
     composed.set(event, message);
     return message;
   };

@@ -190,8 +190,14 @@ describe('what cannot be written', () => {
     expect([verify.code, verify.json.error?.code, verify.json.results], verify.stderr).toEqual([1, 'TARGET_UNWRITABLE', []]);
     expect(verify.json.error?.message).toContain(`backup directory ${readOnly}: the file system is read-only (EROFS)`);
     expect(verify.json.error?.hint).toContain(`--from file://${readOnly}`);
-    const asItIs = await dbbackup(['verify', '--all', '--from', `file://${readOnly}`, '--json']);
-    expect([asItIs.code, asItIs.json.results?.map((r) => [r.status, r.proved])], asItIs.stderr).toEqual([0, [['good', 'full']]]);
+    // What the hint says is added to the line that did not work.
+    for (const more of [[], ['--to', readOnly]]) {
+      const asItIs = await dbbackup(['verify', '--all', '--from', `file://${readOnly}`, ...more, '--json']);
+      expect([asItIs.code, asItIs.json.results?.map((r) => [r.status, r.proved])], asItIs.stderr).toEqual([0, [['good', 'full']]]);
+      const out = join(tempDirectory('read-only'), 'out.db');
+      const restore = await dbbackup(['restore', '-o', out, '--from', `file://${readOnly}`, ...more]);
+      expect([restore.code, existsSync(out)], restore.stderr).toEqual([0, true]);
+    }
     expect(tree(s.to)).toEqual(before);
   });
 

@@ -1,5 +1,5 @@
 /** Sources, targets and settings that cannot be used: the table of the contract's "Bad input, and what it gets". */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -394,6 +394,19 @@ test.skipIf(notRoot)(
   },
 );
 if (notRoot) process.stderr.write(`not run here: another's directory is for others to read: ${notRoot}\n`);
+test.skipIf(notRoot)("state of another user in one's own directory: the way out is to take it over, not to run as somebody else", async () => {
+  const home = openTempDirectory('state-owner');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'delete' });
+  expect((await dbbackup(['run', source, '--to', to])).code).toBe(0);
+  chownSync(join(to, '.dbbackup'), 1001, 1001);
+  const run = await dbbackup(['run', source, '--to', to, '--json']);
+  expect([run.code, run.json.error?.code], run.stderr).toEqual([78, 'TARGET_OWNER']);
+  const chown = /chown -R root (\S+)$/.exec(run.json.error?.hint ?? '')?.[0] ?? '';
+  expect([spawnSync('sh', ['-c', chown]).status, (await dbbackup(['run', source, '--to', to])).code], run.json.error?.hint).toEqual([0, 0]);
+});
+
 test.skipIf(notRoot)("another's directory, which this user may not look into: 78 TARGET_OWNER, and no word of a dying disk", async () => {
   const p = place();
   plain(p);

@@ -11,6 +11,10 @@ const FACTS: MessageFacts = {
   now: new Date('2026-11-21T03:17:05.250Z'),
   host: 'host1',
   newestGood: { file: 'app-20261120T031700Z.db', ageSeconds: 86_405 },
+  unseen: null,
+  restore: 'dbbackup restore app-20261120T031700Z.db --into /srv/app.db --dry-run',
+  user: 'backup',
+  program: '/usr/local/bin/dbbackup',
   logLines: ['inspect: ok', 'snapshot: failed'],
   retry: 'dbbackup run -P app',
   directory: '/var/backups/app',
@@ -100,6 +104,9 @@ No good new copy was made. The newest good copy is app-20261120T031700Z.db, 24 h
 WHAT TO DO
   check the path, and that its file system is mounted
 
+WHAT THE NEWEST GOOD COPY WOULD BRING BACK; CHANGES NOTHING
+  dbbackup restore app-20261120T031700Z.db --into /srv/app.db --dry-run
+
 THEN TRY AGAIN
   dbbackup run -P app
 
@@ -116,6 +123,8 @@ DETAILS
   Took         5.0 s
   Started      2026-11-21 03:17:00 UTC
   Host         host1
+  Commands as  backup
+  Program      /usr/local/bin/dbbackup
   Profile      app
   Run          run-77
   Exit code    1
@@ -148,12 +157,20 @@ LAST LOG LINES
       exitCode: 78,
       error: { code: 'SETTINGS', stage: null, message: 'to is required', hint: 'dbbackup check' },
     };
+    const shut = composeRun(FAILED, 'failure', { ...FACTS, newestGood: null, unseen: 'permission denied (EACCES)', restore: '' }).text;
+    expect(shut).toMatch(/Which copies there are could not be looked up: permission denied \(EACCES\)\.\n/);
+    expect(shut).not.toMatch(/NO good copy|BRING BACK/);
     const m = composeRun(settings, 'failure', { ...FACTS, newestGood: null, directory: null, logLines: [] });
     expect(m).toMatchObject({ name: null, subject: 'dbbackup: FAILED on host1: SETTINGS' });
     expect(lines(m)[0]).toBe('backup FAILED');
     expect(m.text).toMatch(/could not be looked up/);
     expect(m.text).toMatch(/Failed at +before the first stage/);
     expect(m.text).not.toMatch(/NO good copy|undefined|null|LAST LOG LINES/);
+  });
+
+  test('that is to be run by somebody else offers the line that would work alone', () => {
+    const error = { code: 'TARGET_OWNER', stage: null, message: 'not yours', hint: 'run as its owner: sudo -u app dbbackup run' };
+    expect(composeRun({ ...FAILED, error }, 'failure', FACTS).text).not.toMatch(/TRY AGAIN|BRING BACK/);
   });
 
   test('with a suspect copy does not call that a backup', () => {
