@@ -330,7 +330,7 @@ class State implements ToldFrom {
   /** Writes the record, tells people, closes everything, says the last word. */
   async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal, ended: () => void): Promise<ExitCode> {
     const { output } = this.#ctx;
-    if (!this.#opened && verdict.failure?.code !== 'LOCKED') await this.#openLate(signal);
+    if (!this.#opened) await this.#openLate(signal);
     if (verdict.failure) {
       output.error(verdict.failure, verdict.failedStage);
       const written = this.#recorder.record(verdict, resources).error;

@@ -1,6 +1,6 @@
 /**
  * The command line as commander sees it, built from the table of settings. It parses and nothing else: what comes out is
- * an `Invocation`, or words to print and an exit code.
+ * an `Invocation`, or words to print.
  */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { EXIT_CODES, Failed } from './outcome.js';

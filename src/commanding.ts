@@ -20,7 +20,7 @@ export const hasPlace = (words: readonly string[]): boolean => words.some((w) =>
  * The words with the path of the database in place of `{}`. In a rehearsal that has no --set-env, in every word; otherwise
  * only where the word is nothing else, so that a script with `{}` in it is left alone.
  */
-export const withPlace = (flags: GuardFlags, path: string): string[] =>
+const withPlace = (flags: GuardFlags, path: string): string[] =>
   flags.words.map((word) => (PLACE_WORD.test(word) || (flags.rehearse && flags.setEnv === null) ? word.replaceAll(PLACE, () => path) : word));
 
 /** A `{}` that only a rehearsal would have replaced. */

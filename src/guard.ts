@@ -89,7 +89,7 @@ export function windowProblem(ctx: Context, { window, flags }: Guarding): Failur
 }
 
 /** What can be refused without touching anything. Throws `Failed`. */
-export function lookBeforehand(acting: Acting, guarding: Guarding): SourceState {
+function lookBeforehand(acting: Acting, guarding: Guarding): SourceState {
   const { ctx, config, name, recorder } = acting;
   requireProgram(ctx, guarding.flags.words);
   const facts = inspect(ctx, config, guarding.database, name, 'newest');

@@ -119,7 +119,7 @@ export type Failure =
   | { code: 'WAL_PRESSURE'; path: string; freeBytes: number; walBytes: number }
   /** The backup directory cannot be made or written. `there`: but it is there, and its copies can perhaps be read. `state`: it is that of --state-dir. */
   | { code: 'TARGET_UNWRITABLE'; path: string; reason: string; there?: boolean; state?: boolean }
-  /** The backup directory is somebody else's, or somebody else could swap it. `sudo`: the line that would work. */
+  /** The backup directory is somebody else's, or somebody else could swap it. `remedy`: what would help. */
   | { code: 'TARGET_OWNER'; path: string; reason: string; remedy: string }
   /** Copies of another database already carry this name. */
   | { code: 'NAME_TAKEN'; name: string; source: string; other: string }
@@ -180,8 +180,7 @@ export type Failure =
   | { code: 'REHEARSAL_TOUCHED_SOURCE'; path: string }
   /** A message could not be delivered; it is kept and sent by a later run. */
   | { code: 'NOTIFY_FAILED'; reason: string; kept: boolean }
-  /** A bug of ours. */
-  /** `remedy`: it is none of our bugs, and this helps. */
+  /** A bug of ours. `remedy`: it is none of ours, and this helps. */
   | { code: 'INTERNAL'; message: string; stack: string; remedy?: string };
 
 export type FailureCode = Failure['code'];
@@ -237,7 +236,7 @@ export interface Warning {
 export const warning = (code: Warning['code'], message: string): Warning => ({ code, severity: 'warning', message });
 export const critical = (code: Warning['code'], message: string): Warning => ({ code, severity: 'critical', message });
 
-/** Thrown by a stage, caught once by the pipeline. Carries the failure as a value. */
+/** Thrown by a stage, caught by what runs a command from its first look to its exit code. Carries the failure as a value. */
 export class Failed extends Error {
   readonly failure: Failure;
   constructor(failure: Failure, options?: { cause?: unknown }) {
@@ -251,7 +250,7 @@ export class Failed extends Error {
 export const EXIT_CODES = [
   [0, 'done, all promises hold'],
   [1, 'failed: no new good copy (`status`, `verify`, `check`: not healthy; `guard`: rolled back)'],
-  [3, 'incomplete: a good new copy exists, a later step (prune, upload, notification, history) failed'],
+  [3, 'incomplete: a good new copy exists (or the work is done), a later step (prune, upload, notification) failed'],
   [4, '`guard`, `restore`: the roll-back itself failed, a person is needed now'],
   [64, 'usage error'],
   [70, 'a bug of ours; says where to report it'],

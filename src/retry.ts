@@ -18,7 +18,7 @@ export function waitBefore({ waitMs, backoff }: Retries, attempt: number): numbe
 }
 
 /** What may be gone the next time. Never damage, a full disk, or a setting. */
-export const isTransient = (f: Failure): boolean => f.code === 'SOURCE_LOCKED' || f.code === 'IO_ERROR' || f.code === 'SOURCE_REPLACED';
+const isTransient = (f: Failure): boolean => f.code === 'SOURCE_LOCKED' || f.code === 'IO_ERROR' || f.code === 'SOURCE_REPLACED';
 
 /**
  * Does `work` (told which attempt of the run it is, 1 is the first), and again as often as the settings say while what it fails with is

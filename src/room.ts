@@ -43,7 +43,7 @@ export function spareable(copies: readonly Copy[], bytesOf: (file: string) => nu
 }
 
 /** All that decides is said, whatever a profile or the environment has: other rules are switched off, or they would keep what is in the way. */
-export function pruneLine(config: Pick<Config, 'to' | 'stateDir' | 'profile' | 'policy'>, name: string, keep: number): string {
+function pruneLine(config: Pick<Config, 'to' | 'stateDir' | 'profile' | 'policy'>, name: string, keep: number): string {
   const others = (['daily', 'weekly', 'monthly', 'yearly'] as const).filter((rule) => config.policy[rule] !== null);
   return [
     'dbbackup prune',

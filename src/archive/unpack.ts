@@ -58,7 +58,7 @@ export const inspectArchive = (stream: Readable, signal: AbortSignal): Promise<C
  * ROOT_UNUSABLE), the stream's own error and the signal's reason. What was unpacked before an error stays in the directory,
  * except a file that is not whole; nothing outside it is ever touched. Memory grows with the number of directories alone.
  */
-export async function extractArchive(stream: Readable, directory: string, signal: AbortSignal): Promise<Counted & { refused: never[] }> {
+export async function extractArchive(stream: Readable, directory: string, signal: AbortSignal): Promise<Counted> {
   // Nobody else reads the stream from here on, also where the directory will not do: then it is closed unread.
   let tree: Tree;
   try {
@@ -71,7 +71,7 @@ export async function extractArchive(stream: Readable, directory: string, signal
   try {
     const counted = await readEntries(stream, signal, (entry, content) => unpack(tree, entry, content, signal));
     await tree.finish(signal);
-    return { ...counted, refused: [] };
+    return counted;
   } catch (error) {
     if (!(error instanceof ArchiveError)) throw error;
     const hint = `${error.hint}; what was unpacked before stays in ${directory}: remove it before you try again`;

@@ -509,7 +509,7 @@ export const DEFAULTS = 'defaults.env';
  * What belongs to one database alone. In one metrics file the last profile would replace what the others wrote, and of one
  * dead man's switch a profile that is well would hide another one that is not.
  */
-export const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved', 'metrics-file', 'ping-url'];
+const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved', 'metrics-file', 'ping-url'];
 
 /** Which of these an environment or an env file holds, as itself or as the file that holds it. */
 export const notShared = (values: Readonly<Record<string, string | undefined>>): OptionName[] =>

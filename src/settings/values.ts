@@ -17,7 +17,7 @@ export const printable = (text: string): string => text.replace(UNPRINTABLE_ALL,
 export const printableJson = (json: string): string =>
   json.replace(UNPRINTABLE_ALL, (c) => (c === '\n' ? c : `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`));
 
-/** What a copy's name may look like (DESIGN, "Settings"). */
+/** What a copy's name may look like (DESIGN, "Files"). */
 const NAME = /^[\p{L}\p{N}_][\p{L}\p{N}._ -]{0,99}$/u;
 /** Most names. What letters there are in all scripts takes V8 2 ms to gather, at every start. */
 const PLAIN_NAME = /^[A-Za-z0-9_][A-Za-z0-9._ -]{0,99}$/;
@@ -162,7 +162,7 @@ export function times(raw: string): number {
 /** Whom copies are sealed for: a public key of age, or the absolute path of a file of them. */
 export type RecipientSource = { readonly key: string } | { readonly file: string };
 
-/** Parses one value of `encrypt-to`. That the key is one is looked at by the library, in load.ts. */
+/** Parses one value of `encrypt-to`. That the key is one is looked at by the library, in keys.ts. */
 export function recipient(raw: string, base: string): RecipientSource {
   if (/^AGE-SECRET-KEY-/i.test(raw)) throw new Error('is a secret key, which does not belong here: give its public key, age1...');
   return /^age1[^/.]*$/i.test(raw) ? { key: raw } : { file: path(raw, base) };
@@ -260,7 +260,7 @@ function decoded(text: string): string {
 }
 
 /** What a person can be told of: see README, "Being told". */
-export const EVENTS = ['failure', 'recovery', 'warning', 'success'] as const;
+const EVENTS = ['failure', 'recovery', 'warning', 'success'] as const;
 export type NotifyEvent = (typeof EVENTS)[number];
 
 /** The ways on which a message goes, and waits while it cannot. */

@@ -120,7 +120,7 @@ export class SyncInPieces {
   }
 }
 
-/** As all our children are (DESIGN, "The command"). */
+/** As all our children are (DESIGN, "Files"). */
 function beNice(pid: number | undefined): void {
   if (pid === undefined) return;
   try {
