@@ -157,6 +157,18 @@ test.each([
   expect(contentOf(s.source)).toEqual(before);
 });
 
+test('who has opened the database while the backup point is made is seen before the command is run', async () => {
+  const s = scene({ journal: 'wal', bytes: 12_000_000 });
+  const running = start(['guard', '--database', s.source, '--to', s.to, '--json', '--', 'touch', join(s.home, 'ran')]);
+  await until('the backup point to be under way', () => running.stderr().includes('snapshot '), 20_000, 1);
+  const db = new Database(s.source, { readonly: true });
+  const rows = db.prepare('SELECT count(*) FROM beat').pluck().get();
+  const run = await running.result;
+  db.close();
+  expect([rows, run.code, run.json.error?.code, existsSync(join(s.home, 'ran'))], run.stderr).toEqual([0, 1, 'IN_USE', false]);
+  expect(run.json.error?.message).toContain(String(process.pid));
+});
+
 test('who writes while the backup point is made, and is gone again, would lose that on the way back: the command is not run', async () => {
   const s = scene({ journal: 'wal', bytes: 12_000_000 });
   const running = start(['guard', '--database', s.source, '--to', s.to, '--json', '--', 'touch', join(s.home, 'ran')]);

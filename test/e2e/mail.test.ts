@@ -380,6 +380,25 @@ test('beside the messages that wait there is nothing in the outbox', async () =>
   expect([subjects(), readdirSync(join(s.state, 'outbox'))]).toEqual([[about('FAILED', 'SOURCE_MISSING')], []]);
 });
 
+test('a run that is killed while it tells has its end on record already', async () => {
+  const { s } = await sceneWithCopy();
+  const mute = await startSmtp({ stall: 'connect' });
+  hide(s);
+  const running = start(['run', s.source, '--to', s.to, '--quiet'], env({ DBBACKUP_SMTP_URL: `smtp://127.0.0.1:${mute.port}` }));
+  await until('the message to wait for its server', () => outbox(s).length === 1);
+  await until('its end to be on record', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.status === 'failed');
+  killGroup(running.pid, 'SIGKILL');
+  await running.result;
+  await mute.close();
+  expect((await s.ask('status', ['--json'], env())).json.problems?.map((p) => p.code)).toEqual(['LAST_RUN_FAILED', 'UNDELIVERED']);
+  bringBack(s);
+  expect((await s.run([], env())).code).toBe(0);
+  const [failed, recovered, ...others] = arrived();
+  expect([failed, recovered].map((m) => m?.headers.get('subject'))).toEqual([about('FAILED', 'SOURCE_MISSING'), about('RECOVERED')]);
+  // Whoever tries again wants an answer.
+  expect([failed?.text.includes(`run ${s.source} --to ${s.to}\n`.replace('\n', '\r\n')), failed?.text.includes('--quiet'), others]).toEqual([true, false, []]);
+});
+
 describe('a run that was killed', () => {
   /** Runs, and is killed in the middle of the snapshot. */
   async function killOne(s: Scene): Promise<string> {

@@ -14,6 +14,7 @@ import {
   statSync,
   symlinkSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
@@ -30,6 +31,7 @@ import {
   makeDatabase,
   makeHotJournal,
   openTempDirectory,
+  type Running,
   rootPage,
   start,
   until,
@@ -439,14 +441,51 @@ test('a source that is replaced during the run: 1 SOURCE_REPLACED, nothing left'
 const noStrace = cannot('strace');
 if (noStrace) process.stderr.write(`not run here: a source that is cut short during the run: ${noStrace}\n`);
 
+/** With the snapshot under way: its child has seen that the file is the right one. */
+async function inTheSnapshot(p: Place, journal: 'wal' | 'delete' = 'wal', bytes = 6_000_000): Promise<Running> {
+  makeDatabase(p.source, { journal, bytes });
+  const running = start([...args(p, {}), '--json'], { through: wrap.slow('pwrite64', Math.round(6e9 / bytes)) });
+  await until('the snapshot to be under way', () => tempEntries(p.to).some((f) => f.endsWith('.db') && sizeAt(join(p.to, '.dbbackup/tmp', f)) > bytes / 60));
+  return running;
+}
+
+test.skipIf(noStrace)('a source that is replaced while it is read: 1 SOURCE_REPLACED, nothing left', { timeout: 60_000 }, async () => {
+  const p = place();
+  // Large enough for two children: both have opened it by then.
+  const running = await inTheSnapshot(p, 'wal', 18_000_000);
+  renameSync(p.source, join(p.home, 'data/elsewhere.db'));
+  makeDatabase(p.source, { journal: 'wal' });
+  const run = await running.result;
+  expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'SOURCE_REPLACED']);
+  mustBeWhole(p.to, 'after the run');
+  expect(listing(p.to)).toBe('');
+});
+
+test.skipIf(noStrace)('a snapshot that somebody writes to while it is checked is no copy', { timeout: 60_000 }, async () => {
+  const p = place();
+  makeDatabase(p.source, { journal: 'wal', bytes: 12_000_000 });
+  // Read back slowly, so that there is time to do it.
+  const running = start([...args(p, {}), '--json'], { through: wrap.slow('read', 3000) });
+  await until('the snapshot to be there', () => running.stderr().includes('snapshot '), 30_000, 1);
+  const [data = ''] = tempEntries(p.to).filter((f) => f.endsWith('data.db'));
+  let touched = 0;
+  const touch = (): boolean => {
+    if (existsSync(join(p.to, '.dbbackup/tmp', data))) utimesSync(join(p.to, '.dbbackup/tmp', data), 1, ++touched);
+    return !running.isRunning();
+  };
+  await until('the run to end', touch, 30_000, 1);
+  const run = await running.result;
+  expect([run.code, run.json.error?.code, run.json.copy], run.stderr).toEqual([1, 'VERIFY_FAILED', null]);
+  expect(run.json.error?.message).toContain('the copy changed while it was checked');
+  expect(listing(p.to)).toBe('');
+});
+
 test.skipIf(noStrace).each(['wal', 'delete'] as const)(
   'a source (%s mode) that is cut short while it is read, mapped or not: 1, called damaged or unreadable, nothing left',
   { timeout: 60_000 },
   async (journal) => {
     const p = place();
-    makeDatabase(p.source, { journal, bytes: 6_000_000 });
-    const running = start([...args(p, {}), '--json'], { through: wrap.slow('pwrite64', 1000) });
-    await until('the snapshot to be under way', () => tempEntries(p.to).some((f) => f.endsWith('.db') && sizeAt(join(p.to, '.dbbackup/tmp', f)) > 100_000));
+    const running = await inTheSnapshot(p, journal);
     truncateSync(p.source, 50_000);
     const run = await running.result;
     expect(run.code, run.stderr).toBe(1);
