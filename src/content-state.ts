@@ -8,12 +8,20 @@ const HEADER_BYTES = 32;
  * Whatever changes when the content of a database does: file, size, time, change counter; of the -wal the same, and an
  * empty or missing one is alike, since opening and closing alone make and remove it.
  */
-export function contentState(path: string): string {
+export const contentState = (path: string): string => stateOf(path, headerOf);
+
+/**
+ * The same without opening a file, for a process that has the database open through SQLite: it would drop SQLite's locks on closing
+ * (traps, 8). A change within the same tick of the file system's clock goes unseen.
+ */
+export const outerState = (path: string): string => stateOf(path, () => '');
+
+function stateOf(path: string, header: (file: string) => string): string {
   const parts = [path, `${path}-wal`].map((file) => {
     try {
       const { dev, ino, size, mtimeNs } = lstatSync(file, { bigint: true });
       if (file !== path && size === 0n) return 'none';
-      return [dev, ino, size, mtimeNs, headerOf(file)].join(' ');
+      return [dev, ino, size, mtimeNs, header(file)].join(' ');
     } catch (error) {
       const code = error instanceof Error && 'code' in error ? String(error.code) : '';
       return code === 'ENOENT' ? 'none' : code;

@@ -6,7 +6,7 @@ import { act } from './acting.js';
 import { baseOf, isCopyOf, readManifest, sizesProblem } from './catalog.js';
 import type { Chosen } from './choose.js';
 import { passedOverWarning } from './choose.js';
-import { contentState } from './content-state.js';
+import { outerState } from './content-state.js';
 import type { Context } from './context.js';
 import { bytes } from './format.js';
 import { withFiles } from './included.js';
@@ -201,7 +201,7 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     // Before anything is made: a copy that does not prove out leaves no trace.
     if (target.how === 'live') await proveInto(acting, manifest, provenFile(acting));
     return await withFiles(acting, manifest, input.filesTo, async (putFiles) => {
-      const seen = target.state && target.how === 'live' ? { seen: contentState(target.state.realPath) } : {};
+      const seen = target.state && target.how === 'live' ? { seen: outerState(target.state.realPath) } : {};
       const safety = target.state && target.how === 'live' ? await safetyCopy(acting, target.state) : null;
       recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: safety?.file ?? null, setAside: [] } });
       acting.note();

@@ -33,7 +33,7 @@ export interface PutBackInput {
   readonly damaged?: boolean;
   /** The copy was proven into the workspace (`provenFile`) already. */
   readonly proven?: boolean;
-  /** The state that the safety copy has (`contentState`): what is committed after it is in neither. */
+  /** The state that the safety copy has (`outerState`): what is committed after it is in neither. */
   readonly seen?: string;
 }
 

@@ -2,7 +2,7 @@
 
 import { statSync } from 'node:fs';
 import Database from 'better-sqlite3';
-import { contentState } from '../content-state.js';
+import { outerState } from '../content-state.js';
 import type { Check } from '../records.js';
 import { systemClock } from './clock.js';
 import type { Db } from './sqlite.js';
@@ -37,7 +37,7 @@ export async function putInto(r: Extract<Request, { op: 'put-into' }>): Promise<
       const { totalPages } = await db.backup(r.target, {
         progress: () => {
           requireFile(r.dev, r.ino);
-          isLost = r.seen !== null && contentState(r.target) !== r.seen;
+          isLost = r.seen !== null && outerState(r.target) !== r.seen;
           if (systemClock.monotonic() - began > r.busyMs) throw busy();
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, AGAIN_MS);
           return 0x7fffffff;

@@ -53,7 +53,7 @@ export type Request =
   /** What `guard` asks of a database: its checks, `queries` (SELECTs that must return nothing), and what is in it. Writes nothing. */
   | { op: 'check-live'; file: string; queries: readonly string[]; busyMs: number }
   /** All pages of `file` into the live database `target`, in one transaction: an answer means that it is committed. */
-  /** `seen`: the state of the target that somebody still has (`contentState`), or null. */
+  /** `seen`: the state of the target that somebody still has (`outerState`), or null. */
   | { op: 'put-into'; file: string; target: string; dev: number; ino: number; busyMs: number; seen: string | null }
   /** A look at what is in the database after that, in one read transaction. */
   | { op: 'check-put'; target: string; dev: number; ino: number; busyMs: number };
