@@ -15,7 +15,7 @@ import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
 import { keep } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
-import { critical, describe, exitCodeOf, Failed, failureOf, targetFailure, warning } from './outcome.js';
+import { critical, describe, exitCodeOf, Failed, failureOf, targetFailure, unsupportedBy, warning } from './outcome.js';
 import type { Verdict } from './recorder.js';
 import { Recorder } from './recorder.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
@@ -269,7 +269,7 @@ class State implements ToldFrom {
 
   async begin(signal: AbortSignal, place: Workspace | null, lock: boolean): Promise<void> {
     const { to, stateDir, lockWaitMs } = this.#config;
-    const unsupported = (what: string): void => this.#recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+    const unsupported = unsupportedBy((w) => this.#recorder.warn(w));
     const isThere = lstatOrNull(to) !== null;
     try {
       makeUsable(to, unsupported);

@@ -9,7 +9,7 @@ import { stampOf } from './catalog.js';
 import type { GuardFlags } from './cli.js';
 import { modeOf, plural } from './format.js';
 import type { Failure } from './outcome.js';
-import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, Failed, unsupportedBy, warning } from './outcome.js';
 import type { Check, Manifest, TableRows } from './records.js';
 import { lookAtTarget, plainBytesOf, putBack } from './restoring.js';
 import { inspectSource } from './stages/inspect.js';
@@ -266,7 +266,7 @@ function moveOddities(acting: Acting, target: string, aside: string): boolean {
 }
 
 function makeAside(acting: Acting, aside: string): void {
-  const unsupported = (what: string): void => acting.recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const unsupported = unsupportedBy((w) => acting.recorder.warn(w));
   makeDirectories(asideRoot(acting.config.stateDir), unsupported);
   makePrivateDirectory(aside);
   syncDirectory(asideRoot(acting.config.stateDir), unsupported);

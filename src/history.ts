@@ -150,9 +150,12 @@ export class History {
       });
   }
 
-  /** Removes what is beyond the kept number of one name; their numbers stay, since a counter must not go back. */
-  trim(name: string): void {
-    const last = this.#db.prepare<unknown[], number>('SELECT seq FROM runs WHERE name = ? ORDER BY seq DESC LIMIT 1 OFFSET ?').pluck().get(name, KEPT_PER_NAME);
+  /** Removes what is beyond the kept number of one name, or of none; their numbers stay, since a counter must not go back. */
+  trim(name: string | null): void {
+    const last = this.#db
+      .prepare<unknown[], number>('SELECT seq FROM runs WHERE name IS ? ORDER BY seq DESC LIMIT 1 OFFSET ?')
+      .pluck()
+      .get(name, KEPT_PER_NAME);
     if (last === undefined) return;
     this.#db.transaction(() => {
       this.#db
@@ -162,7 +165,7 @@ export class History {
            ON CONFLICT(name, command, status) DO UPDATE SET runs = runs + excluded.runs`,
         )
         .run({ name, last });
-      this.#db.prepare('DELETE FROM runs WHERE name = :name AND seq <= :last').run({ name, last });
+      this.#db.prepare('DELETE FROM runs WHERE name IS :name AND seq <= :last').run({ name, last });
     })();
   }
 

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Acting } from './acting.js';
 import { readManifestText, renderManifest } from './catalog.js';
 import type { Failure } from './outcome.js';
-import { errnoWords, Failed, targetFailure, warning } from './outcome.js';
+import { errnoWords, Failed, targetFailure, unsupportedBy, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { CopyStatus, Manifest } from './records.js';
 import type { Proof } from './stages/prove.js';
@@ -16,7 +16,7 @@ import { lstatOrNull, makePrivateDirectory, replace } from './system/files.js';
 export async function mark(acting: Acting, proof: Proof, base: string, status: CopyStatus): Promise<Failure | null> {
   const { ctx, config, recorder, workspace } = acting;
   const path = join(config.to, `${base}.json`);
-  const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const unsupported = unsupportedBy((w) => recorder.warn(w));
   const write = (): boolean => {
     const now = readManifestText(config.to, base);
     // Pruned, or another copy of that name since: then there is nothing to mark.

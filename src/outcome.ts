@@ -646,6 +646,12 @@ export const CODE_DOCS: Record<FailureCode | WarningCode, string> = {
   LAST_RUN_DIED: 'The last run was killed and could not say so.',
 };
 
+/** The remark that a file system cannot do something which is asked of all of them (DESIGN, "Files"). */
+export const unsupportedBy =
+  (warn: (w: Warning) => void) =>
+  (what: string): void =>
+    warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+
 /** What helps where files could not be opened because too many are. */
 export const moreFiles = (error: unknown): { remedy?: string } =>
   ['EMFILE', 'ENFILE'].includes(errnoOf(error)) ? { remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' } : {};

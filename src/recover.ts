@@ -10,7 +10,7 @@ import { asideRoot, settleAside } from './aside.js';
 import { archivesIn, baseOf, copyOf, MANIFEST_MAX, parseCopyFile, parseManifest, readManifest, scan } from './catalog.js';
 import { plural } from './format.js';
 import type { Warning } from './outcome.js';
-import { critical, errnoOf, errnoWords, warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, unsupportedBy, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
 import { hashFile, IS_THE_FILES, isSameFile, listing, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
@@ -27,7 +27,7 @@ export interface Recovered {
  * command: it is no reason to make no copy tonight. Throws where the temp directory cannot be read, and the signal's reason.
  */
 export async function recover(to: string, stateDir: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
-  const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const unsupported = unsupportedBy(warn);
   const runs = new Map<string, Copy | null>();
   const tried = async (what: string, work: () => void | Promise<void>): Promise<void> => {
     try {

@@ -11,7 +11,7 @@ import type { Context } from './context.js';
 import { bytes } from './format.js';
 import { withFiles } from './included.js';
 import type { ExitCode, Failure, Warning } from './outcome.js';
-import { critical, errnoOf, errnoWords, Failed, warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
 import { copiesIn, placeOf } from './place.js';
 import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
@@ -247,7 +247,9 @@ async function undo(acting: Acting, target: string, safety: Manifest | null, err
   const { failure } = error;
   try {
     await putBack(acting, { manifest: safety, target });
-  } catch {
+  } catch (again) {
+    const why = failureOf(again);
+    acting.recorder.warn(critical(why.code, `the state before could not be put back: ${describe(why).message}`));
     return { failure: { ...failure, back: { ...failure.back, copy: safety.file } }, stage: 'restore' };
   }
   const state = `the database was put back to what it was before; look at its disk (dmesg, smartctl)`;

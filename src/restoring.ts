@@ -8,7 +8,7 @@ import { baseOf } from './catalog.js';
 import { bytes } from './format.js';
 import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
-import { critical, errnoOf, errnoWords, Failed, failureOf, hintForKilled, warning } from './outcome.js';
+import { critical, errnoOf, errnoWords, Failed, failureOf, hintForKilled, unsupportedBy, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
 import { noteProven, whenProven } from './proven.js';
@@ -294,7 +294,7 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Extract<T
       { cause: error },
     );
   }
-  const unsupported = (what: string): void => recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const unsupported = unsupportedBy((w) => recorder.warn(w));
   const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now: ctx.clock.now(), unsupported });
   try {
     await aside.keepMain(acting.signal);
@@ -385,4 +385,7 @@ export function spaceProblem(config: Pick<Config, 'to'>, manifest: Manifest, tar
 
 /** Makes names durable; what a file system cannot do is only remarked. */
 export const syncParent = (acting: Acting, path: string): void =>
-  syncDirectory(dirname(path), (what) => acting.recorder.warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`)));
+  syncDirectory(
+    dirname(path),
+    unsupportedBy((w) => acting.recorder.warn(w)),
+  );

@@ -2,8 +2,9 @@
 import type { Acting } from './acting.js';
 import type { DestinationUrl } from './destinations/url.js';
 import { plural } from './format.js';
+import { historyWarning } from './history.js';
 import type { Failure } from './outcome.js';
-import { errnoWords, Failed, warning } from './outcome.js';
+import { Failed } from './outcome.js';
 import type { UploadResult } from './records.js';
 import { again } from './retry.js';
 import type { Uploaded } from './stages/upload.js';
@@ -105,6 +106,6 @@ export function oweUploads(acting: Acting): void {
   try {
     for (const url of config.upload.to) acting.ledger()?.destinationSince(url.shown, name, recorder.startedAt);
   } catch (error) {
-    recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
+    recorder.warn(historyWarning(config.stateDir, 'written', error));
   }
 }

@@ -1,8 +1,7 @@
 /** What dry runs have in common: the printed decision, and a row in a history that is there and ours already. */
 import type { Context } from '../context.js';
-import { History, historyPath } from '../history.js';
+import { History, historyPath, historyWarning } from '../history.js';
 import type { ExitCode } from '../outcome.js';
-import { errnoWords, warning } from '../outcome.js';
 import type { Output } from '../output.js';
 import type { Recorder, Verdict } from '../recorder.js';
 import type { RunRecord } from '../records.js';
@@ -33,7 +32,7 @@ export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, ver
     }
   } catch (error) {
     // A directory that cannot be looked into is the failure that is being reported already.
-    if (!verdict.failure) recorder.warn(warning('STATE_UNWRITABLE', `the history in ${config.stateDir} cannot be written: ${errnoWords(error)}`));
+    if (!verdict.failure) recorder.warn(historyWarning(config.stateDir, 'written', error));
   }
   ctx.output.document(documentOf(recorder.record(verdict, resources)));
   return verdict.exitCode;

@@ -3,12 +3,12 @@ import { randomUUID } from 'node:crypto';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { table } from '../format.js';
-import { History } from '../history.js';
+import { History, historyWarning } from '../history.js';
 import { RunLog } from '../log.js';
 import { tell } from '../notifiers/delivery.js';
 import { RunPings } from '../notifiers/ping.js';
 import type { ExitCode, Failure } from '../outcome.js';
-import { critical, describe, errnoWords, exitCodeOf, warning } from '../outcome.js';
+import { critical, describe, exitCodeOf, warning } from '../outcome.js';
 import { Recorder } from '../recorder.js';
 import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -59,9 +59,10 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
     try {
       const history = History.openToWrite(stateDir);
       history.save(redactRecord(record, ctx.output.redact));
+      history.trim(record.name);
       history.close();
     } catch (error) {
-      warn(warning('STATE_UNWRITABLE', `the history in ${stateDir} cannot be written: ${errnoWords(error)}`));
+      warn(historyWarning(stateDir, 'written', error));
     }
   }
   const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: [] });

@@ -7,7 +7,7 @@ import { setImmediate } from 'node:timers/promises';
 import { archivesIn, baseOf, readCopies } from '../catalog.js';
 import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
-import { critical, errnoOf, errnoWords, failureOf, targetFailure, warning } from '../outcome.js';
+import { critical, errnoOf, errnoWords, failureOf, targetFailure, unsupportedBy } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
 import { decide } from '../retention.js';
 import type { Policy } from '../settings/load.js';
@@ -44,7 +44,7 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
     remove = decision.remove;
     holdWarning(decision.hold, warn);
     const archives = archivesIn(to, input.name);
-    const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+    const unsupported = unsupportedBy(warn);
     const bare: string[] = [];
     for (const copy of remove) {
       // Signals and the time limit are heard between two copies; what was begun is finished below.

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import type { Artifact, Publication } from '../artifacts.js';
 import { copyOf, freeBase, MANIFEST_MAX, parseManifest, renderManifest, rfc3339, withoutSecrets } from '../catalog.js';
 import type { Warning } from '../outcome.js';
-import { critical, errnoOf, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
+import { critical, errnoOf, errnoWords, Failed, targetFailure, unsupportedBy } from '../outcome.js';
 import { suffixOf } from '../packing.js';
 import type { Manifest } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -51,7 +51,7 @@ function tryPublish(input: PublishInput): Publication | null {
   const { to, workspace, warn } = input;
   const base = freeBase(input.name, input.artifact.verified.snapshot.takenAt, readdirSync(to));
   const { manifest, open, json: rendered } = renderChecked(input, base);
-  const unsupported = (what: string): void => warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
+  const unsupported = unsupportedBy(warn);
 
   remove(workspace.manifest);
   writeNew(workspace.manifest, rendered);

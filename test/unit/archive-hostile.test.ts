@@ -282,7 +282,7 @@ describe('refused', () => {
       entry({ name: 'd/', type: '5' }),
       entry({ name: 'd/m', type: '2', link: '../../outside' }),
     );
-    expect(await extractArchive(streamOf(whole), at.out, never)).toEqual({ count: 0, fileBytes: 0, refused: [] });
+    expect(await extractArchive(streamOf(whole), at.out, never)).toEqual({ count: 0, fileBytes: 0 });
     expect([readlinkSync(join(at.out, 'l')), readlinkSync(join(at.out, 'd', 'm'))]).toEqual([at.outside, '../../outside']);
     expect(lstatSync(join(at.out, 'l')).mtimeMs).toBe(1_700_000_000_000);
     expect(lstatSync(at.outside).mtimeMs).toBe(1_000_000_000_000);
