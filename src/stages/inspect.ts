@@ -14,7 +14,7 @@ import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import type { CommandName } from '../records.js';
 import { ancestors, beginningOf, lstatOrNull, nearest } from '../system/files.js';
 import type { Identity } from '../system/processes.js';
-import { fileSystem, kernelsOwn, mayBeLocked, shellWord, userName } from '../system/processes.js';
+import { fileSystem, kernelsOwn, mayBeLocked, mayReadWrite, shellWord, userName } from '../system/processes.js';
 import { isStateElsewhere, stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
@@ -98,7 +98,10 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     const directory = dirname(realPath);
     const refused = writeRefusal(directory);
     if (refused !== null) throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner, readOnly: refused === 'EROFS' });
-    if (stats.uid !== identity.uid && !identity.canChown) throw new Failed({ code: 'SIDECAR_OWNER', path, owner, left: [] });
+    // With the mode of the database, and the group of its directory or of ours (os_unix.c, findCreateFileMode; chmod(1), "setgid").
+    const { mode, gid } = statSync(directory);
+    const made = { uid: identity.uid, gid: mode & 0o2000 ? gid : (process.getegid?.() ?? -1), mode: stats.mode };
+    if (!identity.canChown && !mayReadWrite(stats.uid, made)) throw new Failed({ code: 'SIDECAR_OWNER', path, owner, left: [] });
   }
   return {
     path,

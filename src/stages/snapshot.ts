@@ -10,7 +10,7 @@ import type { Failure } from '../outcome.js';
 import { diskFull, errnoOf, Failed, failureOf, targetFailure } from '../outcome.js';
 import type { Clock } from '../system/clock.js';
 import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
-import { fileSystem } from '../system/processes.js';
+import { fileSystem, mayReadWrite } from '../system/processes.js';
 import { isEndSignal } from '../system/signals.js';
 import { SyncInPieces } from '../system/syncing.js';
 import type { WorkerPool } from '../system/workers.js';
@@ -106,7 +106,7 @@ const sidecarInodes = (source: SourceState): (number | null)[] => SIDECARS.map((
 function checkSidecars(source: SourceState, before: readonly (number | null)[], uid: number): void {
   const left = SIDECARS.map((s) => source.realPath + s).filter((path, i) => {
     const stats = lstatOrNull(path);
-    return stats !== null && stats.ino !== before[i] && stats.uid === uid && uid !== source.ownerUid;
+    return stats !== null && stats.ino !== before[i] && stats.uid === uid && !mayReadWrite(source.ownerUid, stats);
   });
   if (left.length > 0) throw new Failed({ code: 'SIDECAR_OWNER', path: source.path, owner: source.owner, left });
 }

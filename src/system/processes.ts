@@ -69,6 +69,10 @@ export function groupsOf(uid: number): { readonly own: ReadonlySet<number>; read
 export const shutToOthers = (path: string, owner: number, uid: number): string =>
   owner === uid ? `chmod o-rwx ${shellWord(path)}` : `as root: chgrp "$(id -gn ${userName(uid)})" ${shellWord(path)} && chmod 640 ${shellWord(path)}`;
 
+/** Whether a user may read and write a file that has, or would have, this owner, group and mode. Of groups that are not known here: no. */
+export const mayReadWrite = (uid: number, file: { readonly uid: number; readonly gid: number; readonly mode: number }): boolean =>
+  uid === file.uid || (file.mode & 0o006) === 0o006 || ((file.mode & 0o060) === 0o060 && groupsOf(uid).own.has(file.gid));
+
 /** The home directory of a user from /etc/passwd, or null. */
 export function homeOf(uid: number): string | null {
   for (const line of readOrEmpty('/etc/passwd').toString('utf8').split('\n')) {

@@ -154,6 +154,33 @@ test.skipIf(reason).each(MATRIX)('%s, files %s, %s: %j, and the application can 
   expect([failed, first, done > 0]).toEqual([0, '', true]);
 });
 
+/** Users of every Debian, in its own files: whose groups are known. */
+const DAEMON = 1;
+const BIN = 2;
+
+test.skipIf(reason).each([
+  ['in a directory of a group that the owner is in', 0o2770, 0o660, 0],
+  ['in one that gives the group of who writes', 0o770, 0o660, 'SIDECAR_OWNER'],
+  ['that all may write, by whatever mistake', 0o777, 0o666, 0],
+] as const)('an idle database %s: sidecars that its owner can write are no reason to refuse', async (_, directoryMode, fileMode, expected) => {
+  const home = openTempDirectory('shared');
+  const data = directoryOf(join(home, 'data'), DAEMON, DAEMON, directoryMode);
+  const source = join(data, 'app.db');
+  const to = directoryOf(join(home, 'backups'), BIN, BIN, 0o700);
+  makeDatabase(source, { journal: 'wal', bytes: 50_000 });
+  giveDatabase(source, DAEMON, DAEMON, fileMode);
+  const options = { through: wrap.as(BIN, BIN, [DAEMON]), executable: executableFor(BIN) };
+  const run = await dbbackup(['run', source, '--to', to, '--json'], options);
+  expect(run.code === 0 ? 0 : run.json.error?.code, run.stderr).toBe(expected);
+  const app = await useDatabase(source, ['PRAGMA busy_timeout = 1000'], {
+    through: wrap.as(DAEMON),
+    loop: "INSERT INTO beat (at) VALUES ('afterwards')",
+    beatMs: 1,
+  });
+  const { done, failed } = await app.stop();
+  expect([failed, done > 0]).toEqual([0, true]);
+});
+
 test.skipIf(reason)('a database whose directory was opened to all by mistake is still copied for its owner', { timeout: 60_000 }, async () => {
   const home = openTempDirectory('uid');
   const data = directoryOf(join(home, 'data'), APP, APP, 0o777);
