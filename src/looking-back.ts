@@ -19,20 +19,31 @@ export function stateBefore(acting: Acting): Pick<RuleFacts, 'before' | 'kept'> 
   return { before: manifest && !('unreadable' in manifest) ? manifest : null, kept: keptBefore(acting) };
 }
 
+/** So many runs are looked through for one that worked in this directory: disks may take turns, with one state directory for all. */
+const TURNS = 50;
+
 /** Null also where a run was killed since: it may have been pruning. And where the history cannot be read, which `lookBack` says. */
 function keptBefore({ config, name, recorder, ledger }: Acting): RuleFacts['kept'] {
   // What was found bad since then a person may have removed as well.
   const bad = new Set<string>();
+  let last: RuleFacts['kept'] = null;
+  let turns = 0;
   try {
+    const there = new Set(listing(config.to));
     for (const record of ledger()?.since(name) ?? []) {
       for (const { file, problems } of record.results ?? []) if (problems.length > 0) bad.add(file);
       if (record.runId === recorder.runId || record.name !== name || (record.command !== 'run' && record.command !== 'prune')) continue;
       if (record.exitCode === null) return null;
       if (record.kept.length === 0) continue;
       const files = record.kept.filter(({ file, reasons }) => !bad.has(file) && !reasons.every(isForAPerson)).map(({ file }) => file);
-      const there = new Set(listing(config.to));
-      return { files, gone: files.filter((file) => !there.has(file)), since: record.startedAt };
+      const gone = files.filter((file) => !there.has(file));
+      const kept = { files, gone, since: record.startedAt };
+      if (gone.length < files.length) return kept;
+      last ??= kept;
+      if (++turns === TURNS) break;
     }
+    // Nothing of it: either all is lost, or others lie here.
+    return [...there].some((file) => parseCopyFile(file)?.name === name) ? null : last;
   } catch {
     // Remarked on when the rules are looked at.
   }

@@ -120,6 +120,18 @@ describe('copies that are gone, and that no prune has removed', () => {
     expect(await problems()).toEqual([]);
   });
 
+  test.skipIf(cannot('faketime') !== null)('disks that take turns, with one state directory for all of them, have lost nothing', async () => {
+    const s = scene({ journal: 'wal' });
+    const state = join(s.home, 'state');
+    const disks = [join(s.home, 'one'), join(s.home, 'two')];
+    for (const night of [0, 1, 2, 3]) {
+      const through = wrap.clock(`+${night}d`);
+      const run = await dbbackup(['run', s.source, '--to', disks[night % 2] ?? '', '--state-dir', state, '--json'], { through });
+      // The second disk, on its first night, may be one from which all is gone.
+      expect([run.code, gone(run).filter((_, i) => i % 2 === 0)], run.stderr).toEqual([0, night === 1 ? ['critical'] : []]);
+    }
+  });
+
   test('an old one: a remark; none of what pruning removed, or a person after verify had called it bad', async () => {
     const s = scene({ journal: 'wal' });
     const [, middle = '', oldest = ''] = await nights(s, 5);
