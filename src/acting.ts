@@ -35,7 +35,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
+import { clearQuietly, giveUp, isLiving, isStateElsewhere, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -293,7 +293,7 @@ class State implements ToldFrom {
     try {
       // Before the first copy: whoever made the directory may have been killed before its name was on the disk.
       if (isThere && listing(to).every((file) => file.startsWith('.'))) syncWayTo(to, unsupported);
-      if (lock) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
+      if (lock) await this.#heal(signal);
       this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
       if (!place) return;
       // From now on it says that the run has not come to its end: killed between these two it passes for one that has, and has done nothing.
@@ -425,11 +425,10 @@ class State implements ToldFrom {
 
   /** That an earlier run was killed is told also by one that fails before its lock, where nobody holds that. */
   async #lookForDead(signal: AbortSignal): Promise<void> {
-    const { to, stateDir } = this.#config;
     if (this.#name === '') return;
     try {
       await this.#acquire(signal, 0);
-      if (this.#locks.length > 0) this.#buryDead((await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w))).runs);
+      if (this.#locks.length > 0) await this.#heal(signal);
     } catch {
       // What is in its way, the next one meets that gets as far.
     } finally {
@@ -459,13 +458,20 @@ class State implements ToldFrom {
     }
   }
 
-  /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. */
-  #buryDead(left: ReadonlyMap<string, Copy | null>): void {
-    const { telling, to } = this.#config;
+  /** What killed runs of this name left is put right and told; what says that they were killed goes last. */
+  async #heal(signal: AbortSignal): Promise<void> {
+    const { to, stateDir } = this.#config;
+    const { runs, clear } = await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w));
+    if (this.#buryDead(runs)) clear();
+  }
+
+  /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. False where that could not be written down. */
+  #buryDead(left: ReadonlyMap<string, Copy | null>): boolean {
+    const { telling, to, stateDir } = this.#config;
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        if (hasWorkspace(dead.command) && !left.has(dead.runId)) {
+        if (hasWorkspace(dead.command) && !isStateElsewhere(to, stateDir) && !left.has(dead.runId)) {
           this.#history?.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
           continue;
         }
@@ -490,8 +496,10 @@ class State implements ToldFrom {
         if (letters.length > 0) this.#teller.noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }
+      return this.#history !== null;
     } catch (error) {
       this.unwritable(error);
+      return false;
     }
   }
 

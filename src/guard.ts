@@ -44,8 +44,7 @@ export const guardCommand = (ctx: Context, config: Config, name: string, guardin
     recorder.add({ backupPoint: copy.file });
     // Whoever came since then would lose what it commits, if this is rolled back; also who has gone again.
     refuseHolders(source, flags.shared);
-    if (!flags.shared && contentState(source.realPath) !== seen)
-      throw new Failed({ code: 'IN_USE', path: source.path, holders: ['somebody who wrote to it while the backup point was made'], shareable: true });
+    if (!flags.shared && contentState(source.realPath) !== seen) throw new Failed({ code: 'IN_USE', path: source.path, holders: [], shareable: true });
     const original = originalOf(source);
     acting.note();
     signal.throwIfAborted();

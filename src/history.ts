@@ -225,7 +225,13 @@ export class History {
 
   /** Whether a run whose record still says "running", and whose process is gone, came to its end all the same. Where that is not known: no. */
   #hasEnded({ command, name, runId }: RunRecord): boolean {
-    return this.#to !== null && name !== null && hasWorkspace(command) && !lstatOrNull(workspace(this.#to, name, runId).directory);
+    if (this.#to === null || name === null || !hasWorkspace(command)) return false;
+    try {
+      return !lstatOrNull(workspace(this.#to, name, runId).directory);
+    } catch {
+      // Who only reads may not look in there.
+      return false;
+    }
   }
 
   #asSeen(row: Row): RunRecord {
@@ -462,7 +468,7 @@ function killedAt(record: RunRecord, to: string | null, unsettled: readonly RunR
   const from = isFirst ? record : first;
   const copy = from.command === 'restore' ? from.restored?.safetyCopy : from.backupPoint;
   const back = copy ? { copy, target, to, name: record.name, profile: record.profile } : null;
-  return { killed: { command, target, back, isNew: command === 'restore' && source === null, ...(isFirst ? {} : { since: first.startedAt }) } };
+  return { killed: { command, target, back, isUnknown: command === 'restore' && source === null, ...(isFirst ? {} : { since: first.startedAt }) } };
 }
 
 /** The backup directory, where the state lies in its usual place. */

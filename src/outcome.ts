@@ -38,8 +38,8 @@ export interface Killed {
   /** Null: a restore that had not come to its target, or was to make a new file. */
   readonly target: string | null;
   readonly back: WayBack | null;
-  /** There was no database before. */
-  readonly isNew?: boolean;
+  /** There was no database before that could be read: none, or a damaged one. */
+  readonly isUnknown?: boolean;
   /** Such a restore was to replace this database. */
   readonly untouched?: string | undefined;
   /** When an earlier one had begun that was killed with the same database in its hands and never settled: `back` leads to before that one. */
@@ -287,12 +287,13 @@ export function exitCodeOf(failure: Failure, published: boolean): ExitCode {
 }
 
 /** What to look at after the end of a restore or a guard that could not say itself what came of it. */
-export function hintForKilled({ command, target, back: way, isNew, untouched, since }: Killed): string {
+export function hintForKilled({ command, target, back: way, isUnknown, untouched, since }: Killed): string {
   const back = way ? restoreLine(way) : null;
   if (untouched !== undefined) return `${untouched} was not touched: run the restore again; that also clears away what it left beside it (.dbbackup-*)`;
   if (target === null)
     return 'what it was to make is there, whole, or not at all: look, and run it again if not; that also clears away what it left beside it (.dbbackup-*)';
-  if (isNew) return `${target} was not there before: it is the new one now, whole, or it is still not there, and then run the restore again`;
+  if (isUnknown)
+    return `${target} is the new database, whole, or what was there before: nothing, or a damaged one, of which files may lie in .dbbackup/aside; run the restore again if it is not the new one`;
   if (command === 'guard' && back === null) return `the command had not begun, or it was a rehearsal: ${target} is as it was; run it again`;
   // What the later one found was what the earlier one had left.
   const before = since === undefined ? '' : ` the one that began at ${since}, which was not settled either`;
@@ -519,7 +520,10 @@ export function describe(f: Failure): { message: string; hint: string } {
       return { message: `${f.file} is a copy of ${f.source}, not of ${f.target}`, hint: 'name the right database or copy; if this is meant: --force' };
     case 'IN_USE':
       return {
-        message: `${f.path} is open in other processes: ${some(f.holders)}`,
+        message:
+          f.holders.length > 0
+            ? `${f.path} is open in other processes: ${some(f.holders)}`
+            : `${f.path} was written to while the backup point was made, by somebody who has closed it again`,
         hint: `stop what has it open (fuser, lsof), then run again${f.shareable ? '; or let it write meanwhile: --shared' : ''}`,
       };
     case 'RESTORE_FAILED':

@@ -13,13 +13,15 @@ import type { Warning } from './outcome.js';
 import { critical, errnoOf, errnoWords, unsupportedBy, warning } from './outcome.js';
 import { packedAs } from './packing.js';
 import type { Copy, Manifest } from './records.js';
-import { hashFile, IS_THE_FILES, isSameFile, listing, lstatOrNull, publish, readSmall, remove, removeTree, syncDirectory } from './system/files.js';
+import { hashFile, IS_THE_FILES, isSameFile, listing, lstatOrNull, publish, readSmall, remove, syncDirectory } from './system/files.js';
 import type { Workspace } from './workspace.js';
-import { finishedPath, isLiving, parseWorkspace, sweepDirectory, tempRoot, workspace } from './workspace.js';
+import { clearDirectory, finishedPath, isLiving, parseWorkspace, removeQuietly, sweepDirectory, tempRoot, workspace } from './workspace.js';
 
 export interface Recovered {
   /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
   readonly runs: ReadonlyMap<string, Copy | null>;
+  /** Takes their directories away, which are empty now: to be called when it is written down that they were killed, since nothing else says so. */
+  clear(): void;
 }
 
 /**
@@ -29,6 +31,7 @@ export interface Recovered {
 export async function recover(to: string, stateDir: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
   const unsupported = unsupportedBy(warn);
   const runs = new Map<string, Copy | null>();
+  const spent: (() => void)[] = [];
   const tried = async (what: string, work: () => void | Promise<void>): Promise<void> => {
     try {
       await work();
@@ -41,9 +44,9 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const left = parseWorkspace(entry);
     if (left?.name !== name) continue;
     const place = workspace(to, name, left.runId);
+    runs.set(left.runId, null);
     if (isLiving(place.directory)) {
-      sweepDirectory(place.directory);
-      runs.set(left.runId, null);
+      spent.push(() => sweepDirectory(place.directory));
       continue;
     }
     await tried(place.directory, async () => {
@@ -54,12 +57,13 @@ export async function recover(to: string, stateDir: string, name: string, signal
       } else if (found?.healed) {
         warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
       }
-      removeTree(place.directory);
+      clearDirectory(place.directory);
+      spent.push(() => removeQuietly(place.directory));
     });
   }
   await tried(asideRoot(stateDir), () => settleAside(stateDir, name, unsupported, warn, (what, error) => warn(unhealed(what, error))));
   await tried(to, () => finishPrune(to, name, warn, unsupported));
-  return { runs };
+  return { runs, clear: () => spent.forEach((remove) => void remove()) };
 }
 
 const unhealed = (what: string, error: unknown): Warning =>

@@ -16,8 +16,13 @@ const SUSPECTS_KEPT = 3;
 const BAD = 'bad: left for a person to look at';
 const UNVERIFIED = 'unverified: not provably made by dbbackup';
 
-/** Whether a copy is kept for nothing else than that a person may look at it, and remove it. */
-export const isForAPerson = (reason: string): boolean => reason === BAD || reason === UNVERIFIED;
+const SUSPECT = `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`;
+
+/** Whether a copy is kept so that a person may look at it, and remove it. */
+export const isForAPerson = (reason: string): boolean => [BAD, UNVERIFIED, SUSPECT].includes(reason);
+
+/** How a reason begins where nothing is pruned: then it says nothing of the copy. */
+export const WAITS = 'pruning waits: ';
 
 export interface Decision {
   readonly keep: readonly Kept[];
@@ -56,7 +61,7 @@ const rulesOf = (policy: Policy): readonly Rule[] => [
 export function decide(copies: readonly Copy[], policy: Policy, now: number, made: string | null = null): Decision {
   const ahead = copies.find((c) => isAhead(c, now));
   if (ahead) {
-    const reasons = [`pruning waits: ${ahead.file} is dated ahead of the clock`];
+    const reasons = [`${WAITS}${ahead.file} is dated ahead of the clock`];
     return { keep: copies.map((c) => ({ file: c.file, reasons })), remove: [], hold: { code: 'CLOCK', file: ahead.file } };
   }
   const newest = copies.find((c) => c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
@@ -77,7 +82,7 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
   const hasJumped = before !== undefined && now - Date.parse(before.createdAt) > TAGGED_LIFE;
 
   const suspects = copies.filter((c) => c.status === 'suspect' && c.tags.length === 0);
-  for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`);
+  for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, SUSPECT);
   for (const copy of copies) {
     if (copy.file === made && (reasons.get(copy.file) ?? []).length === 0) because(copy, 'made by this run');
     if (copy.status === 'bad') because(copy, BAD);
@@ -86,7 +91,7 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
       if (now - Date.parse(copy.createdAt) < TAGGED_LIFE) because(copy, `${copy.tags.join(', ')}: kept 30 days`);
       else if (hasJumped) because(copy, `${copy.tags.join(', ')}: kept, since the copy before this run is older than 30 days: the clock may be wrong`);
     }
-    if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
+    if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `${WAITS}the newest copy, ${suspectHold.file}, is suspect`);
   }
 
   const keep: Kept[] = [];

@@ -69,7 +69,7 @@ function gone({ kept }: RuleFacts): Warning[] {
   const isAll = kept.gone.length === kept.files.length;
   const names = kept.gone.slice(0, 5).join(', ') + (kept.gone.length > 5 ? ', ...' : '');
   const what = `${isAll ? 'all copies' : plural(kept.gone.length, 'copy', 'copies')} that the run of ${kept.since} had kept ${isAll || kept.gone.length > 1 ? 'are' : 'is'} gone`;
-  const from = 'dbbackup has not removed them: look who or what did, and whether this is the disk that it should be';
+  const from = `dbbackup has not removed ${kept.gone.length === 1 ? 'it' : 'them'}: look who or what did, and whether this is the disk that it should be`;
   return [(kept.gone.includes(newest) ? critical : warning)('COPIES_GONE', `${what} (${names}); ${from}`)];
 }
 

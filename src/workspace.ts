@@ -160,10 +160,15 @@ function emptyDead(directory: string, isMade: (entry: string) => boolean): boole
   }
 }
 
-/** Takes all out of one's own: that it is there says that its run has not come to its end. */
+/** Takes all out of a workspace: that it is there says that its run has not come to its end. Throws what the system says. */
+export function clearDirectory(directory: string): void {
+  for (const entry of readdirSync(directory)) removeTree(join(directory, entry));
+}
+
+/** The same of one's own. */
 export function clearQuietly(directory: string): void {
   try {
-    for (const entry of readdirSync(directory)) removeTree(join(directory, entry));
+    clearDirectory(directory);
   } catch {
     // As said below.
   }

@@ -34,7 +34,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
   const found = choose(ctx, config, flags);
   if (isFailure(found)) {
     // On a timer nobody reads what it prints: told like a run that fails at the door, where there is something to remember it by.
-    if (options.dryRun || config.from || !hasState(config)) throw new Failed(found);
+    if (options.dryRun || config.from || flags.copies.length > 0 || !hasState(config)) throw new Failed(found);
     return await act(ctx, config, 'verify', config.name ?? '', (acting) => {
       acting.setDocument((record) => documentOf(record, []));
       return Promise.resolve({ failure: found, stage: null });

@@ -179,7 +179,9 @@ async function snapshotFailure(error: unknown, input: SnapshotInput): Promise<Fa
   if (!code.startsWith('SQLITE_')) return targetFailure(Object.assign(new Error(message), { code }), input.target);
   if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { code: 'SOURCE_LOCKED', path, waitedMs: SOURCE_BUSY_MS };
   if (code === 'SQLITE_READONLY_ROLLBACK') return { code: 'SOURCE_HOT_JOURNAL', path };
-  if (code === 'SQLITE_READONLY_DIRECTORY' || code === 'SQLITE_READONLY_CANTINIT' || code.startsWith('SQLITE_CANTOPEN')) {
+  // READONLY_RECOVERY: the WAL is to be recovered first, by somebody who may write: its application, which is just doing so, or was killed.
+  const mayNotWrite = ['SQLITE_READONLY_DIRECTORY', 'SQLITE_READONLY_CANTINIT', 'SQLITE_READONLY_RECOVERY'].includes(code);
+  if (mayNotWrite || code.startsWith('SQLITE_CANTOPEN')) {
     if (!lstatOrNull(realPath)) return { code: 'SOURCE_MISSING', path };
     return input.source.journalMode === 'wal'
       ? { code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner }

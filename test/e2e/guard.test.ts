@@ -178,7 +178,7 @@ test('who writes while the backup point is made, and is gone again, would lose t
   db.close();
   const run = await running.result;
   expect([run.code, run.json.error?.code, existsSync(join(s.home, 'ran'))], run.stderr).toEqual([1, 'IN_USE', false]);
-  expect(run.json.error?.message).toContain('somebody who wrote to it while the backup point was made');
+  expect(run.json.error?.message).toContain('was written to while the backup point was made');
   expect(query<number>(s.source, "SELECT count(*) FROM beat WHERE at = 'order 4711'")).toBe(1);
 });
 

@@ -487,6 +487,24 @@ describe('a run that came to its end, and could not write that down, was not kil
     expect([seen?.runId, seen?.copy?.file, seen?.error?.code]).toEqual([run.json.runId, run.json.copy?.file, 'STATE_UNWRITABLE']);
   });
 
+  test('and one that was killed is told also where the next run could not write that down', async () => {
+    const { s } = await sceneWithCopy();
+    const holder = await holdExclusively(s.source);
+    const running = start(['run', s.source, '--to', s.to]);
+    await until('the run to be under way', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.status === 'running');
+    killGroup(running.pid, 'SIGKILL');
+    await running.result;
+    await holder.crash();
+    const history = await useDatabase(join(s.state, 'history.db'), ['BEGIN IMMEDIATE']);
+    expect((await s.run([], env())).code).toBe(0);
+    await history.crash();
+    // It could read the history all the same.
+    expect(subjects()).toEqual([about('RECOVERED')]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([about('INTERRUPTED'), about('RECOVERED')]);
+    expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+  });
+
   test.skipIf(cannot('root', 'mount') !== null)('one that failed, since its disk was full: told once, and so is the recovery', async () => {
     const s = scene({ journal: 'wal' });
     const to = join(mountTmpfs(3_000_000), 'to');

@@ -132,6 +132,19 @@ describe('copies that are gone, and that no prune has removed', () => {
     }
   });
 
+  test('a suspect one that a person removes when the database is mended: nothing to say', async () => {
+    const s = scene({ journal: 'delete' });
+    await nights(s, 2);
+    // More free pages than there are.
+    damage(s.source, 36, Buffer.from([0, 0, 0, 5]));
+    const suspect = await s.run(['--json']);
+    expect([suspect.code, suspect.json.copy?.status]).toEqual([1, 'suspect']);
+    damage(s.source, 36, Buffer.from([0, 0, 0, 0]));
+    for (const file of [suspect.json.copy?.file ?? '', suspect.json.copy?.manifest ?? '']) rmSync(join(s.to, file));
+    const run = await s.run(['--json']);
+    expect([run.code, gone(run)], run.stderr).toEqual([0, []]);
+  });
+
   test('an old one: a remark; none of what pruning removed, or a person after verify had called it bad', async () => {
     const s = scene({ journal: 'wal' });
     const [, middle = '', oldest = ''] = await nights(s, 5);

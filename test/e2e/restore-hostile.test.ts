@@ -156,7 +156,7 @@ describe.skipIf(cannot('strace'))('a restore that is killed', () => {
     rmSync(s.source);
     await killedAt(s, 'link', s.source);
     expect(namesBeside(s)).toEqual([expect.stringMatching(/^\.dbbackup-/)]);
-    expect(await died(s)).toContain(`${s.source} was not there before: it is the new one now, whole, or it is still not there`);
+    expect(await died(s)).toContain(`${s.source} is the new database, whole, or what was there before: nothing, or a damaged one`);
     expect(namesBeside(s).filter((name) => name.startsWith('.dbbackup-') || name === 'app.db')).toEqual([]);
   });
 

@@ -10,7 +10,9 @@ test('a restore that had put nothing into place: what may be there, and that the
   expect(killed.error?.hint).toContain('is there, whole, or not at all');
   expect(killed.error?.hint).toContain('.dbbackup-*');
   const restored = { file: 'app-1.db', target: '/srv/app.db', safetyCopy: null, setAside: [] };
-  expect(asKilled({ ...RECORD, restored }, null, '/backups').error?.hint).toContain('/srv/app.db was not there before: it is the new one now');
+  expect(asKilled({ ...RECORD, restored }, null, '/backups').error?.hint).toContain(
+    '/srv/app.db is the new database, whole, or what was there before: nothing, or a damaged one',
+  );
   const source = { path: '/srv/app.db' } as RunRecord['source'];
   expect(asKilled({ ...RECORD, restored, source }, null, '/backups').error?.hint).toContain('/srv/app.db is the old database as it was, or the new one');
   expect(asKilled({ ...RECORD, source }, null, '/backups').error?.hint).toMatch(/^\/srv\/app\.db was not touched: run the restore again;/);
