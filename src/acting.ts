@@ -138,7 +138,7 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
     await acting.pool.close();
     // Once something was published, it may be the very file.
     if (signal.aborted && !recorder.has('publish')) giveUp(acting.workspace);
-    if (!isLeft) state.isLocked ? clearQuietly(acting.workspace.directory) : removeQuietly(acting.workspace.directory);
+    if (!isLeft) (state.isLocked ? clearQuietly : removeQuietly)(acting.workspace.directory);
   }
   // A full disk is met in many places; what would help is looked for once. Not for a restore, which would
   // lose the copy that it needs, nor for verify, whose doubt is about those that would stay, nor for who prunes already.

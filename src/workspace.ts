@@ -162,7 +162,9 @@ function emptyDead(directory: string, isMade: (entry: string) => boolean): boole
 
 /** Takes all out of a workspace: that it is there says that its run has not come to its end. Throws what the system says. */
 export function clearDirectory(directory: string): void {
-  for (const entry of readdirSync(directory)) removeTree(join(directory, entry));
+  // What is none has such a name only, and goes: through a link this would empty a directory elsewhere.
+  if (!lstatOrNull(directory)?.isDirectory()) removeTree(directory);
+  else for (const entry of readdirSync(directory)) removeTree(join(directory, entry));
 }
 
 /** The same of one's own. */

@@ -1,5 +1,6 @@
 /** State that somebody tampered with, and two runs whose state lies in different places: nothing is believed, and nobody sweeps the other's work. */
 import { execFileSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import {
   chmodSync,
   chownSync,
@@ -170,6 +171,22 @@ test('a run with its state elsewhere waits for one that works in the same backup
   await holder.stop();
   expect((await dbbackup(['run', p.source, '--to', p.to, '--state-dir', elsewhere])).code).toBe(0);
   expect(readdirSync(join(p.to, '.dbbackup/tmp'))).toEqual([]);
+});
+
+test('a link and a file with the name of a workspace are cleared away, and nothing behind the link is', async () => {
+  const home = tempDirectory('workspace-link');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'wal' });
+  expect((await dbbackup(['run', source, '--to', to])).code).toBe(0);
+  const elsewhere = join(home, 'elsewhere');
+  mkdirSync(elsewhere);
+  writeFileSync(join(elsewhere, 'precious'), 'not ours');
+  const temp = join(to, '.dbbackup/tmp');
+  symlinkSync(elsewhere, join(temp, `app-${randomUUID()}`));
+  writeFileSync(join(temp, `app-${randomUUID()}`), 'no directory');
+  const run = await dbbackup(['run', source, '--to', to, '--json']);
+  expect([run.code, run.json.warnings, readdirSync(temp), readdirSync(elsewhere)], run.stderr).toEqual([0, [], [], ['precious']]);
 });
 
 test('what a living verify works on is not swept by a run beside it', { timeout: 60_000 }, async () => {
