@@ -9,7 +9,7 @@ import type { Ledger } from './artifacts.js';
 import { isFailure } from './artifacts.js';
 import { copyOfRun } from './catalog.js';
 import type { Context } from './context.js';
-import { asKilled, asUnrecorded, History, hasWorkspace, historyWarning } from './history.js';
+import { asKilled, asUnrecorded, History, historyWarning } from './history.js';
 import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
@@ -35,7 +35,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { clearQuietly, giveUp, isLiving, isStateElsewhere, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
+import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -390,7 +390,7 @@ class State implements ToldFrom {
     this.#opened = true;
     this.#stateDir = this.#config.stateDir;
     try {
-      this.#history = History.openToWrite(this.#config.stateDir);
+      this.#history = History.openToWrite(this.#config.stateDir, this.#config.to);
     } catch (error) {
       this.unwritable(error);
     }
@@ -467,12 +467,12 @@ class State implements ToldFrom {
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. False where that could not be written down. */
   #buryDead(left: ReadonlyMap<string, Copy | null>): boolean {
-    const { telling, to, stateDir } = this.#config;
+    const { telling, to } = this.#config;
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        if (hasWorkspace(dead.command) && !isStateElsewhere(to, stateDir) && !left.has(dead.runId)) {
-          this.#history?.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
+        if (this.#history?.hasEnded(dead)) {
+          this.#history.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
           continue;
         }
         const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);

@@ -3,7 +3,7 @@
  * Rollback-journal mode: a reader of another user then leaves nothing behind.
  */
 import { closeSync, constants, openSync, readSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { Content } from './artifacts.js';
 import { isSpoilt, SPOILT } from './look-failure.js';
 import type { Failure, Killed, Warning } from './outcome.js';
@@ -15,7 +15,7 @@ import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
-import { workspace } from './workspace.js';
+import { isStateElsewhere, workspace } from './workspace.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
 const KEPT_PER_NAME = 10_000;
@@ -70,15 +70,20 @@ export function historyWarning(stateDir: string, what: 'read' | 'written', error
 /** The history of one state directory. Every method may throw what SQLite says. */
 export class History {
   readonly #db: Database;
-  readonly #to: string | null;
+  readonly #stateDir: string;
+  readonly #to: string;
 
-  private constructor(db: Database, stateDir: string) {
+  private constructor(db: Database, stateDir: string, to: string) {
     this.#db = db;
-    this.#to = directoryOf(stateDir);
+    this.#stateDir = stateDir;
+    this.#to = to;
   }
 
-  /** Opens for writing, creating it where it is missing. The state directory must exist. Throws what the system says. */
-  static openToWrite(stateDir: string): History {
+  /**
+   * Opens for writing, creating it where it is missing. The state directory must exist. Throws what the system says.
+   * @param to the backup directory
+   */
+  static openToWrite(stateDir: string, to: string): History {
     const path = historyPath(stateDir);
     const there = lstatOrNull(path);
     if (there && !there.isFile()) throw Object.assign(new Error(`${path} is not a regular file`), { code: 'EPERM' });
@@ -93,15 +98,15 @@ export class History {
         );
       }
       refuseHostile(db);
-      return new History(db, stateDir);
+      return new History(db, stateDir, to);
     } catch (error) {
       db.close();
       throw error;
     }
   }
 
-  /** Opens what is there, read-only; null when there is none. */
-  static openToRead(stateDir: string): History | null {
+  /** As `openToWrite`, but what is there, and read-only; null when there is none. */
+  static openToRead(stateDir: string, to: string): History | null {
     const path = historyPath(stateDir);
     const there = lstatOrNull(path);
     const directory = lstatOrNull(stateDir);
@@ -115,7 +120,7 @@ export class History {
         db.pragma('trusted_schema = OFF');
         if (db.pragma('user_version', { simple: true }) === 1) {
           refuseHostile(db);
-          return new History(db, stateDir);
+          return new History(db, stateDir, to);
         }
       } catch (error) {
         db.close();
@@ -223,9 +228,12 @@ export class History {
     return found;
   }
 
-  /** Whether a run whose record still says "running", and whose process is gone, came to its end all the same. Where that is not known: no. */
-  #hasEnded({ command, name, runId }: RunRecord): boolean {
-    if (this.#to === null || name === null || !hasWorkspace(command)) return false;
+  /**
+   * Whether a run whose record still says "running", and whose process is gone, came to its end all the same: a run has a workspace from
+   * its first record until after its last. Where that is not known, as with state of several directories: no.
+   */
+  hasEnded({ command, name, runId }: RunRecord): boolean {
+    if (isStateElsewhere(this.#to, this.#stateDir) || name === null || command !== 'run') return false;
     try {
       return !lstatOrNull(workspace(this.#to, name, runId).directory);
     } catch {
@@ -237,7 +245,7 @@ export class History {
   #asSeen(row: Row): RunRecord {
     const record = recordIn(row.record);
     if (record.status !== 'running' || !isGone(parse<ProcessId>(row.process))) return record;
-    return this.#hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, this.#to);
+    return this.hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, this.#to);
   }
 
   /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
@@ -292,7 +300,7 @@ export class History {
       .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
       .all({ name })
       .map((row) => ({ record: recordIn(row.record), process: row.process }))
-      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || (isGone(parse<ProcessId>(process)) && !this.#hasEnded(record)))
+      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || (isGone(parse<ProcessId>(process)) && !this.hasEnded(record)))
       .map(({ record }) => record);
   }
 
@@ -426,9 +434,6 @@ function recordIn(json: string): RunRecord {
   throw notOurs('it holds a record that dbbackup did not write');
 }
 
-/** Whether a command has a workspace from its first record until after its last. */
-export const hasWorkspace = (command: CommandName): boolean => command === 'run';
-
 /** The record of a run that came to its end, but could not write that down: its workspace is gone. */
 export function asUnrecorded(record: RunRecord, copy: Copy | null): RunRecord {
   const message = `the ${record.command} came to its end, and could not write down how: the history could not be written`;
@@ -470,6 +475,3 @@ function killedAt(record: RunRecord, to: string | null, unsettled: readonly RunR
   const back = copy ? { copy, target, to, name: record.name, profile: record.profile } : null;
   return { killed: { command, target, back, isUnknown: command === 'restore' && source === null, ...(isFirst ? {} : { since: first.startedAt }) } };
 }
-
-/** The backup directory, where the state lies in its usual place. */
-const directoryOf = (stateDir: string): string | null => (basename(stateDir) === '.dbbackup' ? dirname(stateDir) : null);

@@ -5,7 +5,6 @@ import { baseOf, newestGood, parseCopyFile, readManifest } from './catalog.js';
 import { errnoWords, warning } from './outcome.js';
 import type { Manifest, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
-import { isForAPerson, WAITS } from './retention.js';
 import type { RuleFacts } from './rules.js';
 import { rules, TREND_RUNS } from './rules.js';
 import { listing } from './system/files.js';
@@ -35,10 +34,8 @@ function keptBefore({ config, name, recorder, ledger }: Acting): RuleFacts['kept
       if (record.runId === recorder.runId || record.name !== name || (record.command !== 'run' && record.command !== 'prune')) continue;
       if (record.exitCode === null) return null;
       if (record.kept.length === 0) continue;
-      if (record.kept.some(({ reasons }) => reasons.some((reason) => reason.startsWith(WAITS)))) return null;
-      const files = record.kept
-        .filter(({ file, reasons }) => !bad.has(file) && !reasons.some((reason) => isForAPerson(reason) || reason.startsWith('was to be removed')))
-        .map(({ file }) => file);
+      if (record.kept.some(({ by }) => by === 'hold')) return null;
+      const files = record.kept.filter(({ file, by }) => by === 'policy' && !bad.has(file)).map(({ file }) => file);
       const gone = files.filter((file) => !there.has(file));
       const kept = { files, gone, since: record.startedAt };
       if (gone.length < files.length) return kept;

@@ -143,9 +143,17 @@ export interface ErrorRecord {
   readonly hint: string;
 }
 
+/**
+ * Why a copy stays: `policy` asks for it; `hold`: pruning waits, which says nothing of the copy; `person`: it is for a person to look at,
+ * and to remove; `failure`: it was to be removed.
+ */
+export type KeptBy = 'policy' | 'hold' | 'person' | 'failure';
+
 export interface Kept {
   readonly file: string;
   readonly reasons: readonly string[];
+  /** Records of older versions have none. */
+  readonly by?: KeptBy;
 }
 
 export interface Pruned {
@@ -215,7 +223,7 @@ const shaped =
   (v: unknown): boolean =>
     typeof v === 'object' && v !== null && Object.entries(fields).every(([field, is]) => is((v as Record<string, unknown>)[field]));
 const isTime = (v: unknown): boolean => typeof v === 'string' && !Number.isNaN(Date.parse(v));
-const isKept = shaped({ file: isText, reasons: listOf(isText) });
+const isKept = shaped({ file: isText, reasons: listOf(isText), by: isMissingOr(isText) });
 const isPruned = shaped({ file: isText, reason: isText });
 
 const RECORD = shaped({

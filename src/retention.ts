@@ -13,17 +13,6 @@ const TAGGED_LIFE = 30 * DAY;
 /** Suspect copies kept for a rescue. */
 const SUSPECTS_KEPT = 3;
 
-const BAD = 'bad: left for a person to look at';
-const UNVERIFIED = 'unverified: not provably made by dbbackup';
-
-const SUSPECT = `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`;
-
-/** Whether a copy is kept so that a person may look at it, and remove it. */
-export const isForAPerson = (reason: string): boolean => [BAD, UNVERIFIED, SUSPECT].includes(reason);
-
-/** How a reason begins where nothing is pruned: then it says nothing of the copy. */
-export const WAITS = 'pruning waits: ';
-
 export interface Decision {
   readonly keep: readonly Kept[];
   readonly remove: readonly Pruned[];
@@ -61,8 +50,8 @@ const rulesOf = (policy: Policy): readonly Rule[] => [
 export function decide(copies: readonly Copy[], policy: Policy, now: number, made: string | null = null): Decision {
   const ahead = copies.find((c) => isAhead(c, now));
   if (ahead) {
-    const reasons = [`${WAITS}${ahead.file} is dated ahead of the clock`];
-    return { keep: copies.map((c) => ({ file: c.file, reasons })), remove: [], hold: { code: 'CLOCK', file: ahead.file } };
+    const reasons = [`pruning waits: ${ahead.file} is dated ahead of the clock`];
+    return { keep: copies.map((c) => ({ file: c.file, reasons, by: 'hold' })), remove: [], hold: { code: 'CLOCK', file: ahead.file } };
   }
   const newest = copies.find((c) => c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
   const suspectHold = newest?.status === 'suspect' ? newest : null;
@@ -82,25 +71,27 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
   const hasJumped = before !== undefined && now - Date.parse(before.createdAt) > TAGGED_LIFE;
 
   const suspects = copies.filter((c) => c.status === 'suspect' && c.tags.length === 0);
-  for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, SUSPECT);
+  for (const copy of suspects.slice(0, SUSPECTS_KEPT)) because(copy, `suspect: the newest ${SUSPECTS_KEPT} are kept for a rescue`);
   for (const copy of copies) {
     if (copy.file === made && (reasons.get(copy.file) ?? []).length === 0) because(copy, 'made by this run');
-    if (copy.status === 'bad') because(copy, BAD);
-    if (copy.status === 'unverified') because(copy, UNVERIFIED);
+    if (copy.status === 'bad') because(copy, 'bad: left for a person to look at');
+    if (copy.status === 'unverified') because(copy, 'unverified: not provably made by dbbackup');
     if (copy.tags.length > 0 && copy.status !== 'bad') {
       if (now - Date.parse(copy.createdAt) < TAGGED_LIFE) because(copy, `${copy.tags.join(', ')}: kept 30 days`);
       else if (hasJumped) because(copy, `${copy.tags.join(', ')}: kept, since the copy before this run is older than 30 days: the clock may be wrong`);
     }
-    if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `${WAITS}the newest copy, ${suspectHold.file}, is suspect`);
+    if (suspectHold && (copy.status !== 'suspect' || copy.tags.length > 0)) because(copy, `pruning waits: the newest copy, ${suspectHold.file}, is suspect`);
   }
 
   const keep: Kept[] = [];
   const remove: Pruned[] = [];
   for (const copy of copies) {
     const why = reasons.get(copy.file) ?? [];
-    if (why.length > 0) keep.push({ file: copy.file, reasons: why });
+    const isForAPerson = ['bad', 'unverified'].includes(copy.status) || (copy.status === 'suspect' && copy.tags.length === 0);
+    const by = isForAPerson ? 'person' : suspectHold ? 'hold' : 'policy';
+    if (why.length > 0) keep.push({ file: copy.file, reasons: why, by });
     // Not even what the rules do not look at (DESIGN, "Retention").
-    else if (policy.last === Number.POSITIVE_INFINITY) keep.push({ file: copy.file, reasons: ['last all: never pruned'] });
+    else if (policy.last === Number.POSITIVE_INFINITY) keep.push({ file: copy.file, reasons: ['last all: never pruned'], by });
     else remove.push({ file: copy.file, reason: reasonToRemove(copy) });
   }
   return { keep, remove, hold: suspectHold ? { code: 'SUSPECT', file: suspectHold.file } : null };

@@ -52,7 +52,7 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   problems.push(warning('NOT_SEEN', 'only opening the database shows whether another process holds it exclusively, or its pages are damaged'));
 
   try {
-    History.openToRead(config.stateDir)?.close();
+    History.openToRead(config.stateDir, config.to)?.close();
     if (!isFailure(facts.target)) problems.push(...foreseeWarnings(ctx, config, name));
   } catch (error) {
     problems.push(historyWarning(config.stateDir, 'read', error));

@@ -26,7 +26,7 @@ export function saveDryRun(ctx: Context, config: Config, recorder: Recorder, ver
   try {
     const there = lstatOrNull(historyPath(config.stateDir));
     if (there?.isFile() && there.uid === ctx.identity.uid) {
-      const history = History.openToWrite(config.stateDir);
+      const history = History.openToWrite(config.stateDir, config.to);
       history.save(redactRecord(recorder.record(verdict, resources), ctx.output.redact));
       history.close();
     }

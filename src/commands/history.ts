@@ -21,7 +21,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
   const to = lstatOrNull(config.to);
   if (to && !to.isDirectory()) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it is no directory', to: config.to, missing: true });
   try {
-    const opened = History.openToRead(config.stateDir);
+    const opened = History.openToRead(config.stateDir, config.to);
     runs = opened?.runs(config.nameGiven ? config.name : null, limit) ?? [];
     opened?.close();
   } catch (error) {

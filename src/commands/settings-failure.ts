@@ -57,7 +57,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
   if (to !== null && stateDir !== null && lstatOrNull(stateDir) && !isFailure(inspectTarget(to, stateDir, ctx.identity, ctx.again))) {
     state = stateDir;
     try {
-      const history = History.openToWrite(stateDir);
+      const history = History.openToWrite(stateDir, to);
       history.save(redactRecord(record, ctx.output.redact));
       history.trim(record.name);
       history.close();

@@ -69,7 +69,7 @@ export async function status(ctx: Context, config: Config, options: { notify: bo
 function onlyNameTried(config: Config, problems: Warning[]): string | null {
   let history: History | null = null;
   try {
-    history = History.openToRead(config.stateDir);
+    history = History.openToRead(config.stateDir, config.to);
     const [name = null, ...others] = history?.names() ?? [];
     return others.length === 0 ? name : null;
   } catch (error) {
@@ -144,7 +144,7 @@ const NO_RUNS: Runs = { lastRun: null, lastTried: null };
 
 function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
   try {
-    const history = History.openToRead(config.stateDir);
+    const history = History.openToRead(config.stateDir, config.to);
     const lastRun = history?.lastRun(name) ?? null;
     const lastTried = lastRun?.exitCode === 75 ? (history?.lastRun(name, (r) => r.exitCode !== 75) ?? null) : lastRun;
     const lastNight = history?.lastFinished(name) ?? null;
@@ -176,7 +176,7 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
 function measure(config: Config, name: string | null, problems: readonly Warning[], now: Date): Warning | null {
   let history: History | null = null;
   try {
-    history = History.openToRead(config.stateDir);
+    history = History.openToRead(config.stateDir, config.to);
   } catch {
     // Said already, and without it the file tells of the copies alone.
   }
@@ -213,7 +213,7 @@ async function notify(ctx: Context, config: Config, name: string | null, newestG
     const target = inspectTarget(config.to, config.stateDir, ctx.identity, ctx.again);
     if (!isFailure(target) && target.exists && !target.network) makeDirectories(config.stateDir, () => undefined);
     // What another user's runs need must not be made by us: they could not write it any more.
-    if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir);
+    if (lstatOrNull(config.stateDir)?.uid === ctx.identity.uid) history = History.openToWrite(config.stateDir, config.to);
   } catch {
     // Without a history nobody can know who was told: then telling once too often is right.
   }

@@ -70,7 +70,7 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
 }
 
 const stayed = (remove: readonly Pruned[], pruned: readonly Pruned[]): Kept[] =>
-  remove.filter((copy) => !pruned.includes(copy)).map(({ file, reason }) => ({ file, reasons: [`was to be removed: ${reason}`] }));
+  remove.filter((copy) => !pruned.includes(copy)).map(({ file, reason }) => ({ file, reasons: [`was to be removed: ${reason}`], by: 'failure' }));
 
 /** Removes files of a directory; one that stays, as by `chattr +i`, keeps no other from going. */
 class Refused {

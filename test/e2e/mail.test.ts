@@ -505,6 +505,24 @@ describe('a run that came to its end, and could not write that down, was not kil
     expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
   });
 
+  test('nor is one that was killed taken for such a one, where its state lies in another backup directory', async () => {
+    const s = scene({ journal: 'wal' });
+    const state = ['--state-dir', join(s.home, 'others/.dbbackup')];
+    expect((await s.run(state)).code).toBe(0);
+    const holder = await holdExclusively(s.source);
+    const running = start(['run', s.source, '--to', s.to, ...state]);
+    await until('the run to be under way', async () => (await s.ask('history', [...state, '--json'])).json.runs?.[0]?.status === 'running');
+    killGroup(running.pid, 'SIGKILL');
+    await running.result;
+    await holder.crash();
+    const [seen] = (await s.ask('history', [...state, '--json'])).json.runs ?? [];
+    expect([seen?.status, seen?.error?.code]).toEqual(['interrupted', 'INTERRUPTED']);
+    expect((await s.ask('status', [...state, '--json', '--name', 'app'])).json.problems?.map((p) => p.code)).toContain('LAST_RUN_DIED');
+    expect((await s.run(state)).code).toBe(0);
+    const [, healed] = (await s.ask('history', [...state, '--json'])).json.runs ?? [];
+    expect([healed?.runId, healed?.error?.code]).toEqual([seen?.runId, 'INTERRUPTED']);
+  });
+
   test.skipIf(cannot('root', 'mount') !== null)('one that failed, since its disk was full: told once, and so is the recovery', async () => {
     const s = scene({ journal: 'wal' });
     const to = join(mountTmpfs(3_000_000), 'to');

@@ -56,9 +56,9 @@ describe('prune', () => {
     expect(problemsIn(again.json, shapes.run)).toEqual([]);
     expect(again.json).toMatchObject({ command: 'prune', name: 'app', status: 'ok', dryRun: false, source: null, copy: null, pruned: [], error: null });
     expect(again.json.kept).toEqual([
-      { file: files[0], reasons: ['newest good copy', 'last #1'] },
-      { file: files[1], reasons: ['last #2'] },
-      { file: files[2], reasons: ['last #3'] },
+      { file: files[0], reasons: ['newest good copy', 'last #1'], by: 'policy' },
+      { file: files[1], reasons: ['last #2'], by: 'policy' },
+      { file: files[2], reasons: ['last #3'], by: 'policy' },
     ]);
     expect(again.json.stages?.map((t) => t.name)).toEqual(['prune', 'report']);
     const history = await s.ask('history', ['--json']);

@@ -110,6 +110,7 @@ const runFields = {
         list(text),
         is('at least one reason', (v) => Array.isArray(v) && v.length > 0),
       ),
+      by: oneOf('policy', 'hold', 'person', 'failure'),
     }),
   ),
   pruned: list(exactly({ file: bareName, reason: text })),

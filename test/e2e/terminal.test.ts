@@ -78,7 +78,7 @@ describe.skipIf(missing)('on a terminal', () => {
     const s = scene(null);
     plantDaily(s.to, 1, DAY);
     expect((await s.ask('prune', ['-q'])).code).toBe(0);
-    const history = History.openToWrite(join(s.to, '.dbbackup'));
+    const history = History.openToWrite(join(s.to, '.dbbackup'), s.to);
     for (let i = 0; i < 21; i++) history.save(recordOf({ runId: `run-${i}`, finishedAt: '2026-11-21T03:17:01.000Z' }));
     history.close();
     expect(linesOf((await onTerminal(['history', '--to', s.to])).stdout)).toHaveLength(21);

@@ -132,13 +132,14 @@ describe('the text', () => {
   });
 });
 
+const TO = '/backups';
 let made = 0;
 const record = (command: CommandName, status: RunStatus, more: Partial<RunRecord> = {}): RunRecord =>
   recordOf({ command, status, runId: `run-${made++}`, finishedAt: status === 'running' ? null : '2026-11-21T03:17:04.000Z', durationMs: 4000, ...more });
 
 describe('the counters', () => {
   test('count what ended, by command and status; not what is dry, runs still, or has another name', () => {
-    const history = History.openToWrite(tempDirectory('history'));
+    const history = History.openToWrite(tempDirectory('history'), TO);
     for (const status of ['ok', 'ok', 'failed', 'running'] as const) history.save(record('run', status));
     history.save(record('verify', 'failed'));
     history.save(record('run', 'ok', { dryRun: true }));
@@ -153,7 +154,7 @@ describe('the counters', () => {
   });
 
   test('and what arrived is known by names of any letters', () => {
-    const history = History.openToWrite(tempDirectory('history'));
+    const history = History.openToWrite(tempDirectory('history'), TO);
     for (const name of ['𠮷', 'app']) history.noteUploaded('there', `${name}-20260101T000000Z.db`, new Date(0));
     expect([history.uploadedFiles('there', '𠮷'), history.uploadedFiles('there', 'app')]).toEqual([['𠮷-20260101T000000Z.db'], ['app-20260101T000000Z.db']]);
     history.close();
@@ -161,7 +162,7 @@ describe('the counters', () => {
 
   test('do not go back when old runs go', () => {
     const stateDir = tempDirectory('history');
-    History.openToWrite(stateDir).close();
+    History.openToWrite(stateDir, TO).close();
     const db = new Database(historyPath(stateDir));
     const insert = db.prepare("INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES (?, 'app', ?, ?, '{}', ?)");
     const whole = JSON.stringify(record('run', 'ok'));
@@ -173,7 +174,7 @@ describe('the counters', () => {
       }
     })();
     db.close();
-    const history = History.openToWrite(stateDir);
+    const history = History.openToWrite(stateDir, TO);
     const before = history.counts('app');
     expect(before).toEqual([
       { command: 'run', status: 'failed', runs: 3 },
@@ -195,13 +196,13 @@ describe('the counters', () => {
 
   test('are there for a history of an earlier version, also where it can only be read', () => {
     const stateDir = tempDirectory('history');
-    const first = History.openToWrite(stateDir);
+    const first = History.openToWrite(stateDir, TO);
     first.save(record('run', 'ok'));
     first.close();
     const db = new Database(historyPath(stateDir));
     db.exec('DROP TABLE trimmed');
     db.close();
-    for (const open of [() => History.openToRead(stateDir), () => History.openToWrite(stateDir)]) {
+    for (const open of [() => History.openToRead(stateDir, TO), () => History.openToWrite(stateDir, TO)]) {
       const history = open();
       expect(history?.counts('app')).toEqual([{ command: 'run', status: 'ok', runs: 1 }]);
       history?.close();

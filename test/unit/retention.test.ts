@@ -239,7 +239,7 @@ describe('for every directory and every policy', () => {
       expect(d.remove).toEqual([]);
       expect(kept(d)).toEqual(copies.map((c) => c.file));
       expect(d.hold).toEqual({ code: 'CLOCK', file: copies[0]?.file });
-      for (const { reasons } of d.keep) expect(reasons.join()).toContain(copies[0]?.file);
+      for (const { reasons, by } of d.keep) expect([reasons.join(), by]).toEqual([expect.stringContaining(copies[0]?.file ?? ''), 'hold']);
     });
   });
 
