@@ -10,6 +10,7 @@ import { isFailure } from './artifacts.js';
 import { copyOfRun } from './catalog.js';
 import type { Context } from './context.js';
 import { asKilled, asUnrecorded, History, historyWarning } from './history.js';
+import { makeLateState } from './late-state.js';
 import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
@@ -23,7 +24,7 @@ import { recover } from './recover.js';
 import { redactRecord } from './redact.js';
 import { withRoomLine } from './room.js';
 import type { Config } from './settings/load.js';
-import { inspectTarget, mayMake } from './stages/inspect.js';
+import { inspectTarget } from './stages/inspect.js';
 import type { Known } from './stages/prove.js';
 import { lettersFor } from './stages/report.js';
 import { sweepStaging } from './staging.js';
@@ -396,22 +397,14 @@ class State implements ToldFrom {
     }
   }
 
-  /**
-   * A run that failed before its lock still leaves a record, where the directory is ours or can be made. Nothing is made for it but
-   * state: without it nobody would be told later what could not be told now, nor that all is well again.
-   */
+  /** A run that failed before its lock still leaves a record, where the directory is ours or can be made. */
   async #openLate(signal: AbortSignal): Promise<void> {
-    const { to, stateDir } = this.#config;
-    const target = inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again);
-    if (isFailure(target) || (!target.exists && !mayMake(target, this.#recorder.command, this.#config.database, this.#ctx.identity))) return;
     try {
-      makeDirectories(stateDir, () => undefined);
+      if (!makeLateState(this.#ctx, { ...this.#config, command: this.#recorder.command })) return;
     } catch (error) {
       this.unwritable(error);
       return;
     }
-    // In a directory that others may add to, somebody may have been faster.
-    if (!target.exists && isFailure(inspectTarget(to, stateDir, this.#ctx.identity, this.#ctx.again))) return;
     this.#openState();
     this.#logOpening = this.#log.open(this.#config.logDir, this.#config.logKeepMs, this.#ctx.identity.uid);
     await this.#lookForDead(signal);

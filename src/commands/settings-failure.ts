@@ -1,9 +1,9 @@
 /** Settings that do not parse: said, recorded where the directory is known, and told on every channel whose own settings parse. */
 import { randomUUID } from 'node:crypto';
-import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { table } from '../format.js';
 import { History, historyWarning } from '../history.js';
+import { makeLateState } from '../late-state.js';
 import { RunLog } from '../log.js';
 import { tell } from '../notifiers/delivery.js';
 import { RunPings } from '../notifiers/ping.js';
@@ -14,7 +14,6 @@ import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { redactRecord } from '../redact.js';
 import type { Loaded } from '../settings/load.js';
-import { inspectTarget } from '../stages/inspect.js';
 import { lettersFor } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 
@@ -50,19 +49,24 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
 }
 
 async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, record: RunRecord): Promise<void> {
-  const { to, stateDir, telling, name, database } = loaded.partial;
+  const { to, stateDir, toIsSetUp, telling, name, database } = loaded.partial;
   const warn = recorder.warn.bind(recorder);
   let state: string | null = null;
-  // Nothing is made for a run that cannot be: only state that is there already, and ours, is written to.
-  if (to !== null && stateDir !== null && lstatOrNull(stateDir) && !isFailure(inspectTarget(to, stateDir, ctx.identity, ctx.again))) {
-    state = stateDir;
+  if (to !== null && stateDir !== null && (toIsSetUp || lstatOrNull(stateDir))) {
     try {
-      const history = History.openToWrite(stateDir, to);
+      if (makeLateState(ctx, { command: record.command, to, stateDir, database })) state = stateDir;
+    } catch (error) {
+      warn(historyWarning(stateDir, 'written', error));
+    }
+  }
+  if (to !== null && state !== null) {
+    try {
+      const history = History.openToWrite(state, to);
       history.save(redactRecord(record, ctx.output.redact));
       history.trim(record.name);
       history.close();
     } catch (error) {
-      warn(historyWarning(stateDir, 'written', error));
+      warn(historyWarning(state, 'written', error));
     }
   }
   const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: [] });

@@ -133,7 +133,12 @@ export interface Loaded {
   readonly problems: readonly SettingsProblem[];
   readonly shown: readonly ShownSetting[];
   /** What parsed on its own, so that a settings error can still be recorded and mailed. */
-  readonly partial: Pick<Config, 'profile' | 'name' | 'telling' | 'database'> & { readonly to: string | null; readonly stateDir: string | null };
+  readonly partial: Pick<Config, 'profile' | 'name' | 'telling' | 'database'> & {
+    readonly to: string | null;
+    readonly stateDir: string | null;
+    /** `to` is said by a profile, a file that was named, or the environment: not mistyped just now, nor by a .env that happens to lie here. */
+    readonly toIsSetUp: boolean;
+  };
   /** The values that must never be printed. */
   readonly secrets: readonly string[];
   /** Said to the operator: the env file that was found by itself. */
@@ -255,6 +260,7 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
       database: config.database,
       telling: config.telling,
       to: config.to === '' ? null : config.to,
+      toIsSetUp: given.has('to') && !input.flags.has('to') && given.get('to')?.from?.found !== 'cwd',
       stateDir: config.to === '' || failed('state-dir') ? null : config.stateDir,
     },
     secrets,

@@ -333,6 +333,25 @@ describe('settings that do not parse', () => {
     expect(subjects()).toEqual([about('RECOVERED')]);
   });
 
+  test('on the first night: recorded where the settings lie in a file, the mail kept, and recovered from', async () => {
+    const s = scene();
+    const profile = join(s.home, 'app.env');
+    const write = (more: string): void => {
+      writeFileSync(profile, `DBBACKUP_DATABASE=${s.source}\nDBBACKUP_TO=${s.to}\n${more}`, { mode: 0o600 });
+    };
+    const run = (at: Options): Promise<Result> => dbbackup(['run', '--env-file', profile, '--json'], at);
+    write('DBBACKUP_TIMEOUT=soon\n');
+    expect((await run(down())).code).toBe(78);
+    expect([readdirSync(s.to), (await s.ask('history', ['--json'])).json.runs?.map((r) => r.error?.code), outbox(s).length]).toEqual([
+      ['.dbbackup'],
+      ['SETTINGS'],
+      1,
+    ]);
+    write('');
+    expect((await run(env())).code).toBe(0);
+    expect(subjects()).toEqual([about('FAILED', 'SETTINGS'), about('RECOVERED')]);
+  });
+
   test('are mailed even where there is no directory to record them in', async () => {
     const s = scene();
     const run = await dbbackup(['run', s.source, '--json'], env());
