@@ -656,9 +656,19 @@ export const unsupportedBy =
   (what: string): void =>
     warn(warning('SYNC_UNSUPPORTED', `${what} is not supported by this file system`));
 
-/** What helps where files could not be opened because too many are. */
-export const moreFiles = (error: unknown): { remedy?: string } =>
-  ['EMFILE', 'ENFILE'].includes(errnoOf(error)) ? { remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' } : {};
+/** What helps against an error of the system that is no sign of a dying disk. */
+export function remedyFor(error: unknown): { remedy?: string } {
+  switch (errnoOf(error)) {
+    case 'EMFILE':
+    case 'ENFILE':
+      return { remedy: 'raise the limit of open files (ulimit -n, LimitNOFILE=), then run again' };
+    case 'EACCES':
+    case 'EPERM':
+      return { remedy: 'look at the permissions of it and of the directories on the way to it, and run this as a user who may' };
+    default:
+      return {};
+  }
+}
 
 /** The failure inside anything thrown: our own value, an error of the system, or a bug of ours. */
 export function failureOf(error: unknown): Failure {
@@ -669,7 +679,7 @@ export function failureOf(error: unknown): Failure {
       return { code: 'USAGE', message: 'the working directory is not there any more', hint: 'go to a directory that is there (cd), and run it again' };
     }
     const path = 'path' in e && typeof e.path === 'string' ? e.path : `system call ${String(e.syscall)}`;
-    return { code: 'IO_ERROR', path, reason: errnoWords(e), ...moreFiles(e) };
+    return { code: 'IO_ERROR', path, reason: errnoWords(e), ...remedyFor(e) };
   }
   return { code: 'INTERNAL', message: e.message, stack: e.stack ?? '' };
 }
@@ -734,6 +744,6 @@ export function targetFailure(error: unknown, path: string): Failure {
     case '':
       return failureOf(error);
     default:
-      return { code: 'IO_ERROR', path, reason: errnoWords(error), ...moreFiles(error) };
+      return { code: 'IO_ERROR', path, reason: errnoWords(error), ...remedyFor(error) };
   }
 }

@@ -13,7 +13,7 @@ import { runBefore } from './hooks.js';
 import { includesOwn, measureIncluded } from './including.js';
 import { lookBack, stateBefore } from './looking-back.js';
 import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
-import { critical, describe, errnoWords, Failed, moreFiles } from './outcome.js';
+import { critical, describe, errnoWords, Failed, remedyFor } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import { withRetries } from './retry.js';
@@ -34,7 +34,7 @@ export function inspect(ctx: Context, config: Config, database: string, name: st
   try {
     return { source, target, included: [], ...inspectCopies(config.to, name, ctx.clock.now(), copies) };
   } catch (error) {
-    return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error), ...moreFiles(error) }, ...none };
+    return { source, target: { code: 'IO_ERROR', path: config.to, reason: errnoWords(error), ...remedyFor(error) }, ...none };
   }
 }
 

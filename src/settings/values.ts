@@ -189,10 +189,10 @@ export function mailRoute(raw: string): MailRoute {
   }
   const url = URL.canParse(raw) ? new URL(raw) : null;
   if (!url || (url.protocol !== 'smtp:' && url.protocol !== 'smtps:') || url.hostname === '') {
-    throw new Error('must be smtp://[USER:PASSWORD@]HOST[:PORT], smtps://... or sendmail:');
+    throw new Error('must be smtp://[USER:PASSWORD@]HOST[:PORT], smtps://... or sendmail:; percent-encode / ? # @ in user and password (# is %23)');
   }
   if (!['', '/'].includes(url.pathname) || url.search !== '' || url.hash !== '') {
-    throw new Error('takes no path or query behind the host; percent-encode / ? # in a password');
+    throw new Error('takes no path or query behind the host; percent-encode / ? # @ in user and password');
   }
   const tls = url.protocol === 'smtps:';
   let user: string;

@@ -672,6 +672,7 @@ describe('smtp-url', () => {
     ['smtp://h/path', /path or query/],
     ['smtp://h?pool=true', /path or query/],
     ['smtp://h#x', /path or query/],
+    ['smtp://u:p#x@h', /# is %23/],
     ['smtp://u:a%zz@h', /percent-encoded/],
     ['smtp://u:a%ff@h', /percent-encoded/],
     ['smtp://h:0x10', /smtp:\/\//],
