@@ -306,9 +306,10 @@ export class History {
 
   /** Since when a name has this destination; from `now` on, if it is new. */
   destinationSince(destination: string, name: string, now: Date): Date {
-    this.#db.prepare('INSERT OR IGNORE INTO destinations(destination, name, since) VALUES (?, ?, ?)').run(destination, name, now.toISOString());
     const since = this.#db.prepare<unknown[], string>('SELECT since FROM destinations WHERE destination = ? AND name = ?').pluck().get(destination, name);
-    return new Date(since ?? now);
+    if (since !== undefined) return new Date(since);
+    this.#db.prepare('INSERT OR IGNORE INTO destinations(destination, name, since) VALUES (?, ?, ?)').run(destination, name, now.toISOString());
+    return now;
   }
 
   /** Whether a copy was proven to have arrived. */

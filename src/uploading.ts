@@ -8,7 +8,7 @@ import { Failed } from './outcome.js';
 import type { UploadResult } from './records.js';
 import { again } from './retry.js';
 import type { Uploaded } from './stages/upload.js';
-import { upload, uploadFailure } from './stages/upload.js';
+import { Books, upload, uploadFailure } from './stages/upload.js';
 
 const note = ({ results }: Uploaded): string =>
   results.map((r) => `${r.destination}: ${r.error ? `FAILED, ${r.error.message}` : plural(r.uploaded.length, 'copy', 'copies')}`).join('; ');
@@ -37,7 +37,7 @@ export async function uploadStage(acting: Acting, made: string): Promise<Failure
     name,
     made,
     scratch: acting.workspace.directory,
-    ledger: acting.ledger(),
+    books: new Books(acting.ledger(), (error) => recorder.warn(historyWarning(config.stateDir, 'written', error))),
     startedAt: recorder.startedAt,
     now: () => ctx.clock.now(),
     open: (url: DestinationUrl) => openDestination(url, env, { apartFrom: [config.to] }),

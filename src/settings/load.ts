@@ -123,6 +123,8 @@ export interface RawSettings {
   /** --from: then the backup directory is not needed. */
   readonly from: string | null;
   readonly envFile: string | null;
+  /** `status --notify`. */
+  readonly notify?: boolean;
   /** Secrets may come later, as credentials of the unit that will run: that one is missing is no problem here. */
   readonly secretsLater?: boolean;
 }
@@ -367,7 +369,7 @@ function toConfig(
     upload: { to: distinct(p.upload ?? []), prune: p['upload-prune'] ?? false, timeoutMs: sure(p['upload-timeout'], 0), env: keys.uploadEnv },
     from: null,
     identity: keys.identity,
-    telling: toTelling(p, problem, originOf, failed),
+    telling: toTelling(p, mustTell(input) ? problem : () => undefined, originOf, failed),
     metricsFile: p['metrics-file'] ?? null,
     logDir: p['log-dir'] ?? join(stateDir, 'log'),
     logKeepMs: sure(p['log-keep'], 0),
@@ -387,6 +389,9 @@ function toPolicy(p: Parsed): Policy {
   return Object.values(given).every((n) => n === null) ? { ...given, last: 7, daily: 30 } : given;
 }
 
+/** Where smtp-url is a credential of a unit, a command by hand has none: who looks, or wants the data back, is not to be kept from it by that. */
+const mustTell = ({ command, notify }: RawSettings): boolean => !['list', 'history', 'restore', 'status'].includes(command) || notify === true;
+
 function toTelling(p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): Telling {
   const hook = (channel: Channel, url: URL | undefined): HookSettings | null => (url ? { url, on: eventsFor(channel, p) } : null);
   return {
@@ -403,7 +408,8 @@ function toMail(p: Parsed, problem: Problem, originOf: (option: OptionName) => s
   const route = p['smtp-url'];
   for (const option of ['mail-to', 'mail-to-critical'] as const) {
     if ((p[option] ?? []).length > 0 && !route && !failed('smtp-url')) {
-      problem(option, `${option} needs smtp-url: without it nobody would be told`, originOf(option));
+      const byHand = 'where a unit has it as a credential, start the unit, or give DBBACKUP_SMTP_URL=sendmail: by hand';
+      problem(option, `${option} needs smtp-url: without it nobody would be told; ${byHand}`, originOf(option));
     }
   }
   const first = to[0] ?? critical[0];

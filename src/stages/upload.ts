@@ -30,8 +30,8 @@ export interface UploadInput {
   readonly made: string;
   /** A private directory of this run. */
   readonly scratch: string;
-  /** Remembers what arrived; null: state cannot be written, and only tonight's copy goes. */
-  readonly ledger: Ledger | null;
+  /** Remembers what arrived. */
+  readonly books: Books;
   readonly startedAt: Date;
   readonly now: () => Date;
   readonly open: (url: DestinationUrl) => Destination;
@@ -43,6 +43,35 @@ export interface UploadInput {
   readonly done: (result: UploadResult) => void;
   readonly warn: (w: Warning) => void;
   readonly progress: (doneBytes: number, totalBytes: number) => void;
+}
+
+/**
+ * The history, as far as it knows of uploads. Once it cannot be read or written it is as if there were none, and only tonight's copy goes: state that
+ * fails is no fault of a destination's.
+ */
+export class Books {
+  #ledger: Ledger | null;
+  readonly #unwritable: (error: unknown) => void;
+
+  constructor(ledger: Ledger | null, unwritable: (error: unknown) => void) {
+    this.#ledger = ledger;
+    this.#unwritable = unwritable;
+  }
+
+  get areLost(): boolean {
+    return this.#ledger === null;
+  }
+
+  /** What `work` finds or writes; null: there are no books any more. */
+  try<T>(work: (ledger: Ledger) => T): T | null {
+    try {
+      return this.#ledger && work(this.#ledger);
+    } catch (error) {
+      this.#ledger = null;
+      this.#unwritable(error);
+      return null;
+    }
+  }
 }
 
 export interface Uploaded {
@@ -73,7 +102,7 @@ export function uploadFailure(results: readonly UploadResult[]): Failure | null 
 type Listed = ReadonlyMap<string, RemoteObject> | null;
 
 async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadResult> {
-  const { ledger } = input;
+  const { books } = input;
   const uploaded: { file: string; proved: Proved }[] = [];
   let missing: readonly Copy[] = [];
   let pruned: readonly Pruned[] = [];
@@ -91,8 +120,8 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
     missing = lackedBy(input, url, home, []);
     there = input.open(url);
     const listed = await listedAt(there, input.signal);
-    if (ledger && listed) {
-      if (url.kind === 'directory') requireDisk(ledger, url, listed);
+    if (!books.areLost && listed) {
+      if (url.kind === 'directory') requireDisk(books, url, listed);
       missing = lackedBy(input, url, home, vanished(input, url, home, listed));
     }
     await sweep(input, there);
@@ -107,7 +136,7 @@ async function toOne(input: UploadInput, url: DestinationUrl): Promise<UploadRes
         continue;
       }
       uploaded.push({ file: copy.file, proved });
-      ledger?.noteUploaded(url.shown, copy.file, input.now());
+      books.try((ledger) => ledger.noteUploaded(url.shown, copy.file, input.now()));
     }
     if (url.kind === 'directory' && listed && !listed.has(MARKER)) await mark(input, there);
     if (input.upload.prune) pruned = await pruneThere(input, there);
@@ -124,8 +153,8 @@ const MARKER = '.dbbackup-destination';
 const MARKER_TEXT = 'dbbackup stores copies in this directory. One without copies and without this file it takes for a disk that is not mounted.\n';
 
 /** What would be stored in an empty mount point would fill the disk that it is to be safe from, and everybody would think that it is safe. */
-function requireDisk(ledger: Ledger, url: DirectoryUrl, listed: NonNullable<Listed>): void {
-  const stored = ledger.uploadedFiles(url.shown, null);
+function requireDisk(books: Books, url: DirectoryUrl, listed: NonNullable<Listed>): void {
+  const stored = books.try((ledger) => ledger.uploadedFiles(url.shown, null)) ?? [];
   if (stored.length === 0 || listed.has(MARKER) || stored.some((file) => listed.has(file))) return;
   const what = `nothing of what was stored in ${url.path} is there (${plural(stored.length, 'copy', 'copies')}): is the disk mounted?`;
   throw new DestinationError('unreachable', `${what} If it is a new one: touch ${shellWord(join(url.path, MARKER))}`, true);
@@ -166,12 +195,13 @@ const copiesHere = ({ to, name }: UploadInput): Copy[] =>
   readCopies(to, name).filter((c) => c.manifest !== null && c.tags.length === 0 && (c.status === 'good' || c.status === 'suspect'));
 
 /** Tonight's copy, then what was made since the destination was set and never arrived there or is gone, newest first. */
-function lackedBy({ name, made, ledger, startedAt }: UploadInput, url: DestinationUrl, home: readonly Copy[], gone: readonly Copy[]): Copy[] {
+function lackedBy({ name, made, books, startedAt }: UploadInput, url: DestinationUrl, home: readonly Copy[], gone: readonly Copy[]): Copy[] {
   const tonight = home.filter((c) => c.file === made);
-  if (!ledger) return tonight;
+  const setAt = books.try((ledger) => ledger.destinationSince(url.shown, name, startedAt));
+  if (!setAt) return tonight;
   // Since this run began: its own copy was made after that, however long it took. Names tell time to the second.
-  const since = Math.floor(ledger.destinationSince(url.shown, name, startedAt).getTime() / 1000) * 1000;
-  const never = (c: Copy): boolean => Date.parse(c.createdAt) >= since && !ledger.hasUploaded(url.shown, c.file);
+  const since = Math.floor(setAt.getTime() / 1000) * 1000;
+  const never = (c: Copy): boolean => Date.parse(c.createdAt) >= since && books.try((ledger) => ledger.hasUploaded(url.shown, c.file)) === false;
   return [...tonight, ...home.filter((c) => c.file !== made && (never(c) || gone.includes(c)))];
 }
 
@@ -179,8 +209,8 @@ function lackedBy({ name, made, ledger, startedAt }: UploadInput, url: Destinati
  * Copies here that had arrived there, were not removed by us, and are not there now, or in another size. Manifests are only
  * missed: `verify` writes its verdict into those here.
  */
-function vanished({ to, name, ledger, warn }: UploadInput, url: DestinationUrl, home: readonly Copy[], listed: NonNullable<Listed>): Copy[] {
-  const stored = new Set(ledger?.uploadedFiles(url.shown, name));
+function vanished({ to, name, books, warn }: UploadInput, url: DestinationUrl, home: readonly Copy[], listed: NonNullable<Listed>): Copy[] {
+  const stored = new Set(books.try((ledger) => ledger.uploadedFiles(url.shown, name)));
   const archives = archivesIn(to, name);
   const isWhole = (c: Copy): boolean => {
     const archive = archives.get(baseOf(c.file));
@@ -243,13 +273,14 @@ async function putCopy({ to, signal }: UploadInput, there: Destination, copy: Co
  * Credentials that may not delete are only remarked on.
  */
 async function pruneThere(input: UploadInput, there: Destination): Promise<Pruned[]> {
-  const { name, policy, made, signal, ledger } = input;
+  const { name, policy, made, signal, books } = input;
   const removed: Pruned[] = [];
-  if (!ledger) return removed;
+  if (books.areLost) return removed;
   try {
     const objects = await there.list(signal);
     const all = await copiesOf(there, objects, name, signal);
-    const copies = all.filter((c) => ledger.hasUploaded(there.shown, c.copy.file));
+    const copies = all.filter((c) => books.try((ledger) => ledger.hasUploaded(there.shown, c.copy.file)));
+    if (books.areLost) return removed;
     const foreign = all.filter((c) => !copies.includes(c)).map((c) => c.copy.file);
     if (foreign.length > 0) {
       const some = `${foreign.slice(0, 3).join(', ')}${foreign.length > 3 ? ', ...' : ''}`;
@@ -272,7 +303,8 @@ async function pruneThere(input: UploadInput, there: Destination): Promise<Prune
       const manifest = copies.find((c) => c.copy.file === one.file)?.manifest;
       if (!manifest) continue;
       // Before it goes: what we have removed must never look as if it had vanished.
-      ledger.noteRemoved(there.shown, one.file, input.now());
+      books.try((ledger) => ledger.noteRemoved(there.shown, one.file, input.now()));
+      if (books.areLost) return removed;
       await there.remove(manifest.file, signal);
       if (manifest.files) await there.remove(manifest.files.file, signal);
       if (manifest.manifest !== null) await there.remove(manifest.manifest, signal);

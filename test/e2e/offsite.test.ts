@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { UploadResult } from '../../src/records.js';
-import { dbbackup, type Options, PATH, query, type Result, readJson, start, tempDirectory, until } from '../support/cli.js';
+import { dbbackup, type Options, PATH, query, type Result, readJson, start, tempDirectory, until, useDatabase } from '../support/cli.js';
 import { noRclone } from '../support/destinations.js';
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
 import { makeKey } from '../support/packed.js';
@@ -103,6 +103,24 @@ describe('a run', () => {
     expect(named(prefix)).not.toContain(early);
     const again = await s.run(['--upload', url, '--json'], withKeys());
     expect(uploadsOf(again)[0]?.uploaded.map((u) => u.file)).toEqual([again.json.copy?.file]);
+  });
+
+  test.each([
+    ['not be written', ['BEGIN', 'SELECT count(*) FROM runs']],
+    ['not be read', ['BEGIN EXCLUSIVE']],
+  ])('whose history can %s: what is made tonight goes everywhere, and no destination is blamed', async (_, sql) => {
+    const s = scene({ journal: 'wal' });
+    const [known, fresh] = [tempDirectory('disk'), tempDirectory('disk')];
+    const to = ['--upload', `file://${known}`, '--upload', `file://${fresh}`, '--json'];
+    expect((await s.run(to.slice(0, 2))).code).toBe(0);
+    const holder = await useDatabase(join(s.state, 'history.db'), sql);
+    const run = await s.run(to);
+    await holder.crash();
+    expect([run.code, [...new Set(run.json.warnings?.map((w) => w.code))]], run.stderr).toEqual([0, ['STATE_UNWRITABLE']]);
+    for (const disk of [known, fresh]) expect(readdirSync(disk)).toContain(run.json.copy?.file);
+    const next = await s.run(to);
+    expect([next.code, uploadsOf(next).map((u) => u.error)], next.stderr).toEqual([0, [null, null]]);
+    for (const disk of [known, fresh]) expect(readdirSync(disk)).toContain(next.json.copy?.file);
   });
 
   test('with retries what did not answer is asked again, and only that', async () => {

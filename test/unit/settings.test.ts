@@ -28,6 +28,7 @@ interface Given {
   readonly profile?: string;
   readonly cwd?: string;
   readonly uid?: number;
+  readonly notify?: boolean;
 }
 
 let files = 0;
@@ -49,6 +50,7 @@ async function load(given: Given): Promise<Loaded> {
     cwd: given.cwd ?? HOME,
     uid: given.uid ?? UID,
     profile: given.profile ?? null,
+    notify: given.notify ?? false,
     from: null,
     envFile: given.envFile ?? (given.file ? envFile(given.file) : null),
   };
@@ -504,6 +506,14 @@ describe('problems', () => {
       const loaded = await load({ command, flags: { to: '/b' } });
       expect(loaded.problems.map((p) => p.setting)).toEqual(['run', 'guard', 'check'].includes(command) ? ['database'] : []);
     }
+  });
+
+  test('who looks or restores by hand is not refused where smtp-url is a credential of the unit', async () => {
+    const given = { flags: { ...LEAST }, env: { DBBACKUP_MAIL_TO: 'a@x.org' } };
+    const refused: string[] = [];
+    for (const command of Object.keys(COMMANDS) as CommandName[]) if (!(await load({ ...given, command })).config) refused.push(command);
+    expect(refused.sort()).toEqual(['check', 'guard', 'prune', 'run', 'schedule', 'verify']);
+    expect((await load({ ...given, command: 'status', notify: true })).problems.map((p) => p.setting)).toEqual(['mail-to']);
   });
 
   test('whatever is given: a Config or problems, never an exception, never a raw control character', async () => {
