@@ -36,7 +36,7 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, workspace } from './workspace.js';
+import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, whereabouts, workspace } from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -331,7 +331,8 @@ class State implements ToldFrom {
   /** Writes the record, tells people, closes everything, says the last word. */
   async finish(verdict: Verdict, resources: RunRecord['resources'], signal: AbortSignal, ended: () => void): Promise<ExitCode> {
     const { output } = this.#ctx;
-    if (!this.#opened) await this.#openLate(signal);
+    const isRefused = !this.#opened;
+    if (isRefused) await this.#openLate(signal);
     if (verdict.failure) {
       output.error(verdict.failure, verdict.failedStage);
       const written = this.#recorder.record(verdict, resources).error;
@@ -342,11 +343,15 @@ class State implements ToldFrom {
       });
     }
     const record = this.#recorder.record(verdict, resources);
-    // Telling can take half a minute: what came of the run is written down before.
-    if (this.#teller.hasWork) this.#save(record);
-    const untold = await this.#recorder.report(() => this.#teller.tell(record, signal));
+    // Of one that never began there is no record yet.
+    if (isRefused) this.#save(record);
+    // Telling can take half a minute: what came of the run is written down before, and not before its messages are queued. Killed in
+    // between, it is told twice; the other way round nobody would hear of it.
+    const untold = await this.#recorder.report(() => this.#teller.tell(record, signal, () => this.#save(record)));
     const final = this.#finalVerdict(verdict, untold, signal);
-    if (final.status === 'interrupted' && final !== verdict) this.#teller.takeBack(this.#recorder.record(final, resources));
+    if (final.failure !== verdict.failure && (final.failure?.code === 'INTERRUPTED' || final.failure?.code === 'TIMEOUT')) {
+      this.#teller.takeBack(this.#recorder.record(final, resources));
+    }
     this.#log.write('info', `ends: ${final.status}, exit ${final.exitCode}`, { durationMs: this.#recorder.elapsedMs(), ...resources });
     await this.#logOpening;
     const logProblem = await this.#log.close();
@@ -460,7 +465,7 @@ class State implements ToldFrom {
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. False where that could not be written down. */
   #buryDead(left: ReadonlyMap<string, Copy | null>): boolean {
-    const { telling, to } = this.#config;
+    const { telling, to, stateDir } = this.#config;
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
@@ -468,7 +473,7 @@ class State implements ToldFrom {
           this.#history.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
           continue;
         }
-        const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, to, unsettled), this.#ctx.output.redact);
+        const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, whereabouts(to, stateDir), unsettled), this.#ctx.output.redact);
         // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
         const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;
         if (beside !== undefined) sweepStaging(dirname(beside));
@@ -484,7 +489,7 @@ class State implements ToldFrom {
           telling,
           record,
           { events: ['failure'], news: null },
-          { to, database: this.#config.database, logLines: [], again: 'nothing' },
+          { ...whereabouts(to, stateDir), database: this.#config.database, logLines: [], again: 'nothing' },
         );
         if (letters.length > 0) this.#teller.noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));

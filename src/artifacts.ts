@@ -131,8 +131,8 @@ export interface Ledger {
   since(name: string | null): IterableIterator<RunRecord>;
   /** When the oldest record of a name began, milliseconds; null: there is none. */
   beganAt(name: string): number | null;
-  /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. */
-  provenAt(name: string): number | null;
+  /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. Not by a clock that was ahead of `now`. */
+  provenAt(name: string, now: number): number | null;
   /** When this content was last proven in full by the same version of ours and this build of SQLite, RFC 3339; null: not known to be. */
   contentProvenAt(content: Content, by: string): string | null;
   noteProven(content: Content, by: string, at: Date): void;

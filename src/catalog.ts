@@ -420,8 +420,11 @@ const CLOCK_TOLERANCE_MS = 3_600_000;
 /** A copy that `latest`, `status` and the keep rules may see. */
 export const isPlainGood = (copy: Copy): boolean => copy.status === 'good' && copy.tags.length === 0;
 
+/** More than an hour ahead of the clock; both milliseconds since the epoch. */
+export const isFuture = (at: number, now: number): boolean => at > now + CLOCK_TOLERANCE_MS;
+
 /** Dated more than an hour ahead of the clock. */
-export const isAhead = (copy: Copy, now: number): boolean => Date.parse(copy.createdAt) > now + CLOCK_TOLERANCE_MS;
+export const isAhead = (copy: Copy, now: number): boolean => isFuture(Date.parse(copy.createdAt), now);
 
 /** The newest good, untagged copy that is not dated ahead of the clock; reads manifests from the newest on until one is good. */
 export function newestGood(directory: string, name: string, now: number): Copy | null {

@@ -8,7 +8,7 @@ import type { CommandName } from './records.js';
 import type { Calendar } from './schedule.js';
 import { calendar } from './schedule.js';
 import type { Group, OptionName } from './settings/options.js';
-import { OPTION_NAMES, spec, variableOf } from './settings/options.js';
+import { NOT_SHARED, OPTION_NAMES, spec, variableOf } from './settings/options.js';
 import { duration, positiveDuration, size } from './settings/values.js';
 
 export interface Invocation {
@@ -285,11 +285,11 @@ function toInvocation(command: CommandName, argument: unknown, from: Command): I
   if (values['allProfiles'] === true) {
     for (const other of ['profile', 'envFile', 'from'])
       if (values[other] !== undefined) throw usage(`--all-profiles and --${other.replace('F', '-f')} exclude one another`, 'leave one of them out');
-    for (const own of ['database', 'name'] as const)
+    for (const own of NOT_SHARED)
       if (flags.has(own))
         throw usage(
           `--all-profiles takes no ${own}: each profile has its own`,
-          `leave ${own === 'database' ? 'the database' : '--name'} out, or name one profile with -P`,
+          `leave ${own === 'database' ? 'the database' : `--${own}`} out, or name one profile with -P`,
         );
   }
   const words = Array.isArray(argument) ? argument.map(String) : typeof argument === 'string' ? [argument] : [];

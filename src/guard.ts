@@ -26,6 +26,7 @@ import type { CheckedLive } from './system/worker-protocol.js';
 import { WorkerPool } from './system/workers.js';
 import { makeTaggedCopy } from './tagged.js';
 import { isOpen, nextOpening } from './window.js';
+import { whereabouts } from './workspace.js';
 
 /** Runs COMMAND behind a backup point and returns the exit code. */
 export const guardCommand = (ctx: Context, config: Config, name: string, guarding: Guarding): Promise<ExitCode> =>
@@ -170,7 +171,8 @@ async function rollBack(acting: Acting, way: WayBack, failure: Failure, stage: S
   const { recorder, ctx } = acting;
   const { manifest, original, guarding } = way;
   const { path, realPath } = original.source;
-  const back = { copy: manifest.file, target: realPath, to: acting.config.to, name: acting.name, profile: acting.config.profile };
+  const { to, stateDir, profile } = acting.config;
+  const back = { ...whereabouts(to, stateDir), copy: manifest.file, target: realPath, name: acting.name, profile };
   const refused = await refusal(acting, guarding, original.source);
   if (refused !== null) {
     recorder.warn(

@@ -5,8 +5,9 @@
 import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Content } from './artifacts.js';
+import { isFuture } from './catalog.js';
 import { isSpoilt, SPOILT } from './look-failure.js';
-import type { Failure, Killed, Warning } from './outcome.js';
+import type { Failure, Killed, Warning, Whereabouts } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
 import { isFinishedRun, isRunRecord } from './records.js';
@@ -15,7 +16,7 @@ import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
 import { isGone, ownProcessId } from './system/processes.js';
-import { isStateElsewhere, workspace } from './workspace.js';
+import { isStateElsewhere, whereabouts, workspace } from './workspace.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
 const KEPT_PER_NAME = 10_000;
@@ -245,7 +246,7 @@ export class History {
   #asSeen(row: Row): RunRecord {
     const record = recordIn(row.record);
     if (record.status !== 'running' || !isGone(parse<ProcessId>(row.process))) return record;
-    return this.hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, this.#to);
+    return this.hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, whereabouts(this.#to, this.#stateDir));
   }
 
   /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
@@ -257,15 +258,16 @@ export class History {
     return at === undefined ? null : Date.parse(at);
   }
 
-  /** When the last `verify` began that proved a stored copy of a name in full, milliseconds since the epoch; null: none did. */
-  provenAt(name: string): number | null {
+  /** When the last `verify` began that proved a stored copy of a name in full, milliseconds since the epoch; null: none did, by a clock that was not ahead of `now`. */
+  provenAt(name: string, now: number): number | null {
     const rows = this.#db
       .prepare<unknown[], string>("SELECT record FROM runs WHERE name = ? AND dry_run = 0 AND record ->> '$.command' = 'verify' ORDER BY seq DESC")
       .pluck()
       .iterate(name);
     for (const row of rows) {
       const { results, startedAt } = recordIn(row);
-      if (results?.some((r) => r.proved === 'full' && r.problems.length === 0)) return Date.parse(startedAt);
+      const at = Date.parse(startedAt);
+      if (!isFuture(at, now) && results?.some((r) => r.proved === 'full' && r.problems.length === 0)) return at;
     }
     return null;
   }
@@ -454,17 +456,17 @@ function touchedBy({ command, restored, backupPoint, guarded, source }: RunRecor
  * @param copy the copy it had published, or that the next run completed for it
  * @param unsettled what else is to be looked at, oldest first: the state before the first of them is the one to go back to
  */
-export function asKilled(record: RunRecord, copy: Copy | null, to: string | null, unsettled: readonly RunRecord[] = []): RunRecord {
+export function asKilled(record: RunRecord, copy: Copy | null, at: Whereabouts, unsettled: readonly RunRecord[] = []): RunRecord {
   const failure: Failure = {
     code: 'INTERRUPTED',
     signal: 'SIGKILL',
     published: record.command === 'run' ? ((copy ?? record.copy)?.file ?? null) : null,
-    ...killedAt(record, to, unsettled),
+    ...killedAt(record, at, unsettled),
   };
   return { ...record, copy: copy ?? record.copy, status: 'interrupted', error: { code: failure.code, stage: null, ...describe(failure) } };
 }
 
-function killedAt(record: RunRecord, to: string | null, unsettled: readonly RunRecord[]): { killed?: Killed } {
+function killedAt(record: RunRecord, at: Whereabouts, unsettled: readonly RunRecord[]): { killed?: Killed } {
   const { command, source } = record;
   if (command === 'restore' && !record.restored) return { killed: { command, target: null, back: null, untouched: source?.path } };
   if (command !== 'restore' && (command !== 'guard' || !source)) return {};
@@ -473,6 +475,6 @@ function killedAt(record: RunRecord, to: string | null, unsettled: readonly RunR
   const isFirst = first === undefined || first.runId === record.runId || touchedBy(record) === null;
   const from = isFirst ? record : first;
   const copy = from.command === 'restore' ? from.restored?.safetyCopy : from.backupPoint;
-  const back = copy ? { copy, target, to, name: record.name, profile: record.profile } : null;
+  const back = copy ? { ...at, copy, target, name: record.name, profile: record.profile } : null;
   return { killed: { command, target, back, isUnknown: command === 'restore' && source === null, ...(isFirst ? {} : { since: first.startedAt }) } };
 }

@@ -66,7 +66,7 @@ export function lookBack(acting: Acting, made: Manifest, before: Pick<RuleFacts,
       warnAfterMs: config.warnAfterMs,
       source: { sizeBytes: recorder.sourceBytes, walGrewBytes },
       freeBytes,
-      ...(ledger ? past(ledger, name, recorder.runId) : { runs: [], provenAt: null, sinceAt: null }),
+      ...(ledger ? past(ledger, name, recorder.runId, now) : { runs: [], provenAt: null, sinceAt: null }),
       behind: ledger ? behind(acting, ledger) : [],
       maxAgeMs: config.maxAgeMs,
     };
@@ -77,13 +77,13 @@ export function lookBack(acting: Acting, made: Manifest, before: Pick<RuleFacts,
 }
 
 /** The last runs, the last `verify` that proved something, and when all this began. */
-function past(ledger: Ledger, name: string, runId: string): { runs: RunRecord[]; provenAt: number | null; sinceAt: number | null } {
+function past(ledger: Ledger, name: string, runId: string, now: number): { runs: RunRecord[]; provenAt: number | null; sinceAt: number | null } {
   const runs: RunRecord[] = [];
   for (const record of ledger.since(name)) {
     if (runs.length === TREND_RUNS) break;
     if (record.name === name && record.runId !== runId && isFinishedRun(record)) runs.push(record);
   }
-  return { runs, provenAt: ledger.provenAt(name), sinceAt: ledger.beganAt(name) };
+  return { runs, provenAt: ledger.provenAt(name, now), sinceAt: ledger.beganAt(name) };
 }
 
 /** Destinations that tonight's run could not bring up to date. */

@@ -11,22 +11,28 @@ import type { EndSignal } from './system/signals.js';
 
 export type StageName = 'inspect' | 'snapshot' | 'verify' | 'pack' | 'publish' | 'upload' | 'restore' | 'check' | 'command' | 'rollback' | 'prune' | 'report';
 
-/** A restore that would bring a database back. `to` null: it is not known from here. */
-export interface WayBack {
+/** Where copies and state lie, for a command that is to be pasted. `to` null: it is not known from here. `stateDir` null: in its usual place. */
+export interface Whereabouts {
+  readonly to: string | null;
+  readonly stateDir: string | null;
+}
+
+/** A restore that would bring a database back. */
+export interface WayBack extends Whereabouts {
   readonly copy: string;
   readonly target: string;
-  readonly to: string | null;
   readonly name: string | null;
   /** It has settings that the safety copy and the messages of that restore need as well. */
   readonly profile: string | null;
 }
 
 /** The line to paste. */
-export const restoreLine = ({ copy, target, to, name, profile }: WayBack, how: '--yes' | '--dry-run' = '--yes'): string =>
+export const restoreLine = ({ copy, target, to, stateDir, name, profile }: WayBack, how: '--yes' | '--dry-run' = '--yes'): string =>
   [
     `dbbackup restore ${shellWord(copy)} --into ${shellWord(target)}`,
     ...(profile === null ? [] : [`-P ${shellWord(profile)}`]),
     ...(to === null ? [] : [`--to ${shellWord(to)}`]),
+    ...(stateDir === null ? [] : [`--state-dir ${shellWord(stateDir)}`]),
     ...(name === null ? [] : [`--name ${shellWord(name)}`]),
     ...(copy.endsWith('.age') ? ['--identity-file YOUR-KEY-FILE'] : []),
     how,

@@ -23,7 +23,7 @@ import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
-import { provenPath } from './workspace.js';
+import { provenPath, whereabouts } from './workspace.js';
 
 export interface PutBackInput {
   readonly manifest: Manifest;
@@ -178,7 +178,7 @@ function endedMidway({ signal, recorder, config, name }: Acting, { target }: Put
   const ended = failureOf(signal.reason);
   if (ended.code !== 'INTERRUPTED' && ended.code !== 'TIMEOUT') return ended;
   const copy = recorder.restored?.safetyCopy ?? null;
-  const back = copy === null ? null : { copy, target, to: config.to, name, profile: config.profile };
+  const back = copy === null ? null : { ...whereabouts(config.to, config.stateDir), copy, target, name, profile: config.profile };
   return { ...ended, midway: target, next: hintForKilled({ command: 'restore', target, back }) };
 }
 
@@ -238,9 +238,9 @@ async function syncLive(acting: Acting, path: string): Promise<void> {
 }
 
 const wayBack = ({ config, name }: Acting, { manifest, target }: PutBackInput): WayBack => ({
+  ...whereabouts(config.to, config.stateDir),
   copy: manifest.file,
   target,
-  to: config.to,
   name,
   profile: config.profile,
 });

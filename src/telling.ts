@@ -53,29 +53,29 @@ export class Teller {
     this.#pings?.start(this.#log.tail(), signal);
   }
 
-  /** Whether telling may take its time: then what came of the run is written down before. */
-  get hasWork(): boolean {
-    return hasWork(this.#config.telling, this.#state.directory) || this.#pings !== null;
-  }
-
-  /** Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws. */
-  async tell(record: RunRecord, signal: AbortSignal): Promise<Failure | null> {
+  /**
+   * Sends what this run calls for, after what earlier ones could not send; then pings. Null: nothing is left to tell. Never throws.
+   * @param queued called before anything is sent
+   */
+  async tell(record: RunRecord, signal: AbortSignal, queued: () => void): Promise<Failure | null> {
     const { telling } = this.#config;
     if (record.exitCode === 75) return null;
-    const failure = hasWork(telling, this.#state.directory) ? await this.#tellAll(record, signal) : null;
-    // After the others, since what they could not tell is a failure as well.
-    const unpinged = await this.#ping(record.exitCode === 0 && failure === null ? 'success' : 'fail', signal);
+    const mayTell = hasWork(telling, this.#state.directory);
+    if (!mayTell && this.#pings) queued();
+    const failure = mayTell ? await this.#tellAll(record, signal, queued) : null;
+    // After the others, since what they could not tell is a failure as well. The time limit may have ended them, and so the run.
+    const unpinged = await this.#ping(record.exitCode === 0 && failure === null && !signal.aborted ? 'success' : 'fail', this.#ctx.signal);
     return together([failure, unpinged].filter((f) => f !== null));
   }
 
-  async #tellAll(record: RunRecord, signal: AbortSignal): Promise<NotifyFailure | null> {
-    const { telling, to, database } = this.#config;
+  async #tellAll(record: RunRecord, signal: AbortSignal, queued: () => void): Promise<NotifyFailure | null> {
+    const { telling, to, stateDir, database } = this.#config;
     const occasion = this.#occasionOf(record);
-    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, database, logLines: this.#log.tail() });
+    const letters = lettersFor(this.#ctx, telling, record, occasion, { to, stateDir, database, logLines: this.#log.tail() });
     this.#letters = letters;
     const box = { stateDir: this.#state.directory, name: this.#name };
     const warn = (w: Warning): void => this.#recorder.warn(w);
-    const first = await tell(this.#ctx, telling, box, letters, warn, signal);
+    const first = await tell(this.#ctx, telling, box, letters, warn, signal, queued);
     const told = [first];
     // What was queued is in the outbox: another attempt sends what waits there, on the channels that were not to be reached.
     for (let attempt = 1, last = first; last.unreachable.size > 0 && last.failure?.kept; attempt++) {
@@ -130,8 +130,8 @@ export class Teller {
     } catch (error) {
       this.#state.unwritable(error);
     }
-    const { telling, to, database } = this.#config;
-    const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: this.#log.tail() });
+    const { telling, to, stateDir, database } = this.#config;
+    const letters = lettersFor(this.#ctx, telling, record, { events: ['failure'], news: null }, { to, stateDir, database, logLines: this.#log.tail() });
     const kept = letters.filter((letter) => keep(directory, letter, (w) => this.#recorder.warn(w)));
     if (kept.length > 0) this.noteTold(record);
   }

@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { closeSync, constants, fstatSync, openSync, readdirSync, rmdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import type { Whereabouts } from './outcome.js';
 import { errnoOf } from './outcome.js';
 import type { Packed } from './packing.js';
 import { emptyFiles, lstatOrNull, makePrivateDirectory, remove, removeTree } from './system/files.js';
@@ -27,6 +28,9 @@ export const stateDirOf = (to: string): string => join(to, '.dbbackup');
 
 /** `state-dir` was given, and is another. */
 export const isStateElsewhere = (to: string, stateDir: string): boolean => stateDir !== stateDirOf(to);
+
+/** As a command line has to say it: state in its usual place goes without saying. */
+export const whereabouts = (to: string, stateDir: string): Whereabouts => ({ to, stateDir: isStateElsewhere(to, stateDir) ? stateDir : null });
 
 /** Where unfinished work lies. */
 export const tempRoot = (to: string): string => join(stateDirOf(to), 'tmp');

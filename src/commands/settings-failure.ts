@@ -69,7 +69,7 @@ async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, r
       warn(historyWarning(state, 'written', error));
     }
   }
-  const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, database, logLines: [] });
+  const letters = lettersFor(ctx, telling, record, { events: ['failure'], news: null }, { to, stateDir, database, logLines: [] });
   const { failure } = letters.length === 0 ? { failure: null } : await tell(ctx, telling, { stateDir: state, name }, letters, warn, ctx.signal);
   if (failure) warn(warning('NOTIFY_FAILED', describe(failure).message));
   if (record.command !== 'run' || !telling.ping || ctx.signal.aborted) return;

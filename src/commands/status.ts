@@ -1,6 +1,6 @@
 /** `dbbackup status`: is there a fresh, good copy? With --notify, people are told what nobody was told yet. */
 import { isFailure } from '../artifacts.js';
-import { baseOf, isAhead, isPlainGood, readCopy, readManifest, scan, wholeSize } from '../catalog.js';
+import { baseOf, isAhead, isFuture, isPlainGood, readCopy, readManifest, scan, wholeSize } from '../catalog.js';
 import type { Context } from '../context.js';
 import { bytes, duration, plural } from '../format.js';
 import { asKilled, History, historyWarning } from '../history.js';
@@ -10,7 +10,7 @@ import { resolveName } from '../names.js';
 import { hasChannel, hasWork, onlyOn, tell } from '../notifiers/delivery.js';
 import { composeStatus } from '../notifiers/message.js';
 import { outboxPath, pending } from '../notifiers/outbox.js';
-import type { ExitCode, Failure, Warning } from '../outcome.js';
+import type { ExitCode, Failure, Warning, Whereabouts } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import type { Copy, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
@@ -21,6 +21,7 @@ import { inspectTarget } from '../stages/inspect.js';
 import { lettersToAll, messageFacts } from '../stages/report.js';
 import { lstatOrNull, makeDirectories } from '../system/files.js';
 import { fileSystem } from '../system/processes.js';
+import { whereabouts } from '../workspace.js';
 
 interface Look {
   readonly newestGood: (Copy & { readonly ageSeconds: number }) | null;
@@ -153,13 +154,14 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
     for (const run of unsettled) {
-      const { command, startedAt, error } = run.exitCode === 4 ? run : asKilled(run, run.copy, config.to, unsettled);
+      const { command, startedAt, error } = run.exitCode === 4 ? run : asKilled(run, run.copy, whereabouts(config.to, config.stateDir), unsettled);
       const code = run.exitCode === 4 ? 'ROLLBACK_FAILED' : 'LAST_RUN_DIED';
       const until = `said until a restore or guard of it has gone well`;
       problems.push(critical(code, `${command} of ${startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''} (${until})`));
     }
-    for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, config.to)));
-    if (lastTried?.error?.code === 'INTERRUPTED' && lastTried.exitCode === null) problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, config.to)));
+    for (const run of dead) problems.push(critical('LAST_RUN_DIED', killedInWords(run, whereabouts(config.to, config.stateDir))));
+    if (lastTried?.error?.code === 'INTERRUPTED' && lastTried.exitCode === null)
+      problems.push(critical('LAST_RUN_DIED', killedInWords(lastTried, whereabouts(config.to, config.stateDir))));
     else if (lastTried?.error)
       problems.push(warning('LAST_RUN_FAILED', `the run of ${lastTried.startedAt} ended ${lastTried.status}: ${lastTried.error.code}`));
     // What looks at more than one night is said until a later night does not find it any more.
@@ -277,7 +279,7 @@ const STILL_STALE_MS = 7 * 86_400_000;
  */
 function untoldProblems(
   history: History | null,
-  { to, maxAgeMs }: Pick<Config, 'to' | 'maxAgeMs'>,
+  { to, stateDir, maxAgeMs }: Pick<Config, 'to' | 'stateDir' | 'maxAgeMs'>,
   name: string | null,
   newestGood: Copy | null,
   problems: readonly Warning[],
@@ -288,7 +290,7 @@ function untoldProblems(
   const stale = problems.find((p) => p.code === 'COPY_STALE' || p.code === 'COPY_NOT_FOUND');
   const staleKey = `stale ${name ?? ''} ${newestGood?.file ?? 'none'}`;
   const toldAt = history?.toldAt(staleKey) ?? null;
-  const isKnown = (toldAt !== null && now - toldAt < STILL_STALE_MS) || failureWasTold(history, name, newestGood, now - maxAgeMs);
+  const isKnown = (toldAt !== null && isWithin(toldAt, STILL_STALE_MS, now)) || failureWasTold(history, name, newestGood, maxAgeMs, now);
   if (stale && !isKnown) {
     told.push(stale);
     keys.push(staleKey);
@@ -296,27 +298,31 @@ function untoldProblems(
   const dead = name === null ? [] : (history?.unfinished(name, 'not held') ?? []);
   for (const run of dead) {
     if (history?.wasTold(`run ${run.runId}`)) continue;
-    told.push(critical('LAST_RUN_DIED', killedInWords(run, to)));
+    told.push(critical('LAST_RUN_DIED', killedInWords(run, whereabouts(to, stateDir))));
     keys.push(`run ${run.runId}`);
   }
   return { problems: told, keys };
 }
 
 /** A killed backup has left nothing that matters; what a killed restore or guard left is for a person to look at. Both say how to go on. */
-function killedInWords(run: RunRecord, to: string): string {
-  const { error } = asKilled(run, null, to);
+function killedInWords(run: RunRecord, at: Whereabouts): string {
+  const { error } = asKilled(run, null, at);
   return run.command === 'restore' || run.command === 'guard'
     ? `the ${run.command} of ${run.startedAt}: ${error?.message ?? ''}: ${error?.hint ?? ''}`
     : `the ${run.command} of ${run.startedAt} was killed before it could finish: ${error?.hint ?? ''}`;
 }
 
-/** Of a run that began at `since`, milliseconds, or later. */
-function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null, since: number): boolean {
+/** What a clock that ran ahead has written down would else be known until that time comes. */
+const isWithin = (at: number, spanMs: number, now: number): boolean => now - at < spanMs && !isFuture(at, now);
+
+/** Of a run that began in the last `spanMs` milliseconds. */
+function failureWasTold(history: History | null, name: string | null, newestGood: Copy | null, spanMs: number, now: number): boolean {
   if (!history) return false;
   for (const run of history.since(name)) {
     // Not as texts: one has milliseconds, the other has none.
     const began = Date.parse(run.startedAt);
-    if (began < since || (newestGood && began < Date.parse(newestGood.createdAt))) return false;
+    if (isFuture(began, now)) continue;
+    if (now - began > spanMs || (newestGood && began < Date.parse(newestGood.createdAt))) return false;
     if (run.command === 'run' && history.wasTold(`run ${run.runId}`)) return true;
   }
   return false;

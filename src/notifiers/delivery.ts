@@ -11,7 +11,7 @@ import { lstatOrNull } from '../system/files.js';
 import { acquireLock } from '../system/lock.js';
 import type { Taken } from './mail.js';
 import type { Audience, Letter, Pending } from './outbox.js';
-import { enqueue, forget, keepFor, noteAttempt, outboxLock, outboxPath, pending } from './outbox.js';
+import { enqueue, forget, keepFor, noteAttempt, outboxLock, outboxPath, pending, sweepUnfinished } from './outbox.js';
 import { slackBody } from './slack.js';
 import type { NotifyFailure } from './undelivered.js';
 import { notifyFailure, Undelivered } from './undelivered.js';
@@ -128,6 +128,7 @@ export interface Box {
 /**
  * Queues these messages and sends what waits, theirs and older ones, oldest first, each channel apart. What cannot be queued
  * is sent at once. Never throws; what was not sent because a signal came stays queued.
+ * @param queued called when all that can be is queued, before anything is sent
  */
 export async function tell(
   ctx: Context,
@@ -136,8 +137,10 @@ export async function tell(
   letters: readonly Letter[],
   warn: (w: Warning) => void,
   signal: AbortSignal,
+  queued: () => void = () => undefined,
 ): Promise<Told> {
   const kept = letters.filter((letter) => keep(box.stateDir, letter, warn));
+  queued();
   const sent: Sent[] = [];
   // A signal leaves two seconds: the next run sends it.
   if (signal.aborted) return told(sent, kept.length === letters.length);
@@ -211,6 +214,7 @@ async function deliver(
     return;
   }
   try {
+    sweepUnfinished(outbox, ctx.clock.now());
     const waiting = pending(outbox, box.name);
     const channels = CHANNELS.map((channel) => {
       const queue = waiting.filter((letter) => letter.channel === channel);

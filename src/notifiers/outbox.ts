@@ -39,6 +39,7 @@ export interface Pending extends Letter {
 
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;
 const FILE = /^\d{8}T\d{6}Z-[A-Za-z0-9][A-Za-z0-9._-]{0,109}\.json$/;
+const UNFINISHED = /^(\d{8}T\d{6}Z)-[A-Za-z0-9][A-Za-z0-9._-]{0,109}\.json\.new$/;
 const MAX_BYTES = 4 << 20;
 const KINDS: readonly string[] = ['failure', 'recovery', 'warning', 'success', 'status', 'test'] satisfies Message['kind'][];
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$/;
@@ -79,6 +80,18 @@ export function pending(dir: string, name: string | null): Pending[] {
   return found
     .filter((p) => p.message.name === name || p.message.name === null)
     .sort((a, b) => order(a.message.createdAt, b.message.createdAt) || order(a.path, b.path));
+}
+
+/** A message is written in a moment; so long after it was made nobody is at it any more, milliseconds. */
+const UNFINISHED_MS = 3_600_000;
+
+/** Removes what a run that was killed while it queued a message has left of it: that it was killed is told instead. */
+export function sweepUnfinished(dir: string, now: Date): void {
+  for (const file of list(dir)) {
+    const [, stamp] = UNFINISHED.exec(file) ?? [];
+    const madeAt = stamp?.replace(/^(....)(..)(..)T(..)(..)(..)Z$/, '$1-$2-$3T$4:$5:$6Z');
+    if (madeAt !== undefined && now.getTime() - Date.parse(madeAt) > UNFINISHED_MS) remove(join(dir, file));
+  }
 }
 
 /** Forgets a message that was delivered or given up; synced, so that a power cut does not send it again. */

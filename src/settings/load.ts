@@ -14,7 +14,7 @@ import { readSmall } from '../system/files.js';
 import { shutToOthers } from '../system/processes.js';
 import { stateDirOf } from '../workspace.js';
 import type { OptionName, Parsed } from './options.js';
-import { OPTION_NAMES, spec, variableOf } from './options.js';
+import { NOT_SHARED, OPTION_NAMES, spec, variableOf } from './options.js';
 import type { Channel, MailRoute, NotifyEvent } from './values.js';
 import { isName, nameFromFile, PROFILE, printable, secretsOf } from './values.js';
 
@@ -466,9 +466,8 @@ function readSecret(option: OptionName, input: RawSettings, files: readonly EnvF
     const origin = from ? `${fileVariable} in ${from.path}` : fileVariable;
     ways.push({ origin, base, from, read: () => readSecretFile(join(named.startsWith('/') ? '/' : base, named), input.uid) });
   }
-  const directory = input.env['CREDENTIALS_DIRECTORY'];
-  const credential = directory ? join(directory, option.replaceAll('-', '_')) : '';
-  if (credential && isThere(credential)) {
+  const credential = credentialOf(option, input.env);
+  if (credential !== null) {
     ways.push({ origin: `credential ${option.replaceAll('-', '_')}`, base: input.cwd, from: null, read: () => readSecretFile(credential, null) });
   }
   if (ways.length > 1) {
@@ -517,15 +516,16 @@ export function profileDirectories(env: Readonly<Record<string, string | undefin
 /** Settings that all profiles of a directory share; it is no profile itself. */
 export const DEFAULTS = 'defaults.env';
 
-/**
- * What belongs to one database alone. In one metrics file the last profile would replace what the others wrote, and of one
- * dead man's switch a profile that is well would hide another one that is not.
- */
-const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved', 'metrics-file', 'ping-url'];
-
-/** Which of these an environment or an env file holds, as itself or as the file that holds it. */
+/** Which of what belongs to one database alone an environment or an env file holds, as itself, as the file that holds it, or as a credential. */
 export const notShared = (values: Readonly<Record<string, string | undefined>>): OptionName[] =>
-  NOT_SHARED.filter((option) => values[variableOf(option)] || values[`${variableOf(option)}_FILE`]);
+  NOT_SHARED.filter((option) => values[variableOf(option)] || values[`${variableOf(option)}_FILE`] || credentialOf(option, values) !== null);
+
+/** The systemd credential that holds a secret setting, or null. */
+function credentialOf(option: OptionName, env: Readonly<Record<string, string | undefined>>): string | null {
+  const directory = env['CREDENTIALS_DIRECTORY'];
+  const path = directory && spec(option).secret ? join(directory, option.replaceAll('-', '_')) : '';
+  return path && isThere(path) ? path : null;
+}
 
 /** The shared settings beside a profile; null: there are none, or no profile was named. */
 async function findDefaults(profile: EnvFile | null, input: RawSettings, problem: Problem): Promise<EnvFile | null> {

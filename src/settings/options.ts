@@ -382,3 +382,9 @@ export const OPTION_NAMES = Object.keys(OPTIONS) as OptionName[];
 export const spec = (option: OptionName): OptionSpec => OPTIONS[option];
 
 export const variableOf = (option: string): string => `DBBACKUP_${option.toUpperCase().replaceAll('-', '_')}`;
+
+/**
+ * What belongs to one database alone. In one metrics file the last profile would replace what the others wrote, and of one
+ * dead man's switch a profile that is well would hide another one that is not.
+ */
+export const NOT_SHARED: readonly OptionName[] = ['database', 'name', 'accept-moved', 'metrics-file', 'ping-url'];

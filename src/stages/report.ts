@@ -10,11 +10,13 @@ import { composeRun } from '../notifiers/message.js';
 import type { Occasion } from '../notifiers/news.js';
 import { isCritical } from '../notifiers/news.js';
 import type { Audience, Letter } from '../notifiers/outbox.js';
+import type { Whereabouts } from '../outcome.js';
 import { errnoWords, restoreLine } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
 import { shellWord, userName } from '../system/processes.js';
+import { whereabouts } from '../workspace.js';
 
 /** Whether the command at work now is the one to try again: not where it only tells of another. */
 export type Again = 'this command' | 'nothing';
@@ -22,21 +24,22 @@ export type Again = 'this command' | 'nothing';
 /** What a message says besides the record. */
 export function messageFacts(
   ctx: Context,
-  about: { readonly to: string | null; readonly name: string | null; readonly profile: string | null; readonly database: string | null },
+  about: Whereabouts & { readonly name: string | null; readonly profile: string | null; readonly database: string | null },
   logLines: readonly string[],
   again: Again = 'this command',
 ): MessageFacts {
   const now = ctx.clock.now();
-  const { to, name, profile, database } = about;
+  const { to, stateDir, name, profile, database } = about;
   const newest = to === null || name === null ? null : newestOf(to, name, now);
   const copy = newest !== null && 'file' in newest ? newest : null;
+  const at = to === null || stateDir === null ? { to, stateDir: null } : whereabouts(to, stateDir);
   return {
     id: randomUUID(),
     now,
     host: ctx.host,
     newestGood: copy,
     unseen: newest !== null && 'unseen' in newest ? newest.unseen : null,
-    restore: copy && database !== null ? restoreLine({ copy: copy.file, target: database, to, name, profile }, '--dry-run') : '',
+    restore: copy && database !== null ? restoreLine({ ...at, copy: copy.file, target: database, name, profile }, '--dry-run') : '',
     user: userName(ctx.identity.uid),
     program: ctx.invocation[0] ?? 'dbbackup',
     logLines,
@@ -70,13 +73,11 @@ export function lettersFor(
   telling: Telling,
   record: RunRecord,
   occasion: Occasion,
-  about: { readonly to: string | null; readonly database: string | null; readonly logLines: readonly string[]; readonly again?: Again },
+  about: Whereabouts & { readonly database: string | null; readonly logLines: readonly string[]; readonly again?: Again },
 ): Letter[] {
   const composed = new Map<NotifyEvent, Message>();
   const compose = (event: NotifyEvent): Message => {
-    const message =
-      composed.get(event) ??
-      composeRun(record, event, messageFacts(ctx, { ...record, to: about.to, database: about.database }, about.logLines, about.again), occasion.news);
+    const message = composed.get(event) ?? composeRun(record, event, messageFacts(ctx, { ...record, ...about }, about.logLines, about.again), occasion.news);
     composed.set(event, message);
     return message;
   };
@@ -90,11 +91,14 @@ export function lettersFor(
   });
 }
 
-/** The same message goes to both in one mail. */
+/** The same message goes to both in one mail; of two, who is in both gets the grave one. */
 function mailLetters(mail: MailSettings | null, regular: Message | null, grave: Message | null): Letter[] {
   const letter = (audience: Audience, message: Message | null): Letter[] => (message ? [{ channel: 'mail', audience, message }] : []);
   if (!mail || mail.to.length === 0) return letter('critical', grave);
-  return regular === grave ? letter('everyone', regular) : [...letter('regular', regular), ...letter('critical', grave)];
+  if (regular === grave) return letter('everyone', regular);
+  const only = grave ? mail.to.filter((address) => !mail.critical.includes(address)) : mail.to;
+  const toThem = letter('regular', regular).map((one) => (only.length < mail.to.length ? { ...one, only } : one));
+  return [...(only.length > 0 ? toThem : []), ...letter('critical', grave)];
 }
 
 /** One message to all channels that are set. `grave`: also for those who want to know of nothing else. */

@@ -173,6 +173,15 @@ describe('--all-profiles', () => {
     expect([run.code, run.json.error?.message, existsSync(a)]).toEqual([78, expect.stringContaining(`takes no ${setting} from the environment`), false]);
   });
 
+  test('and so would a credential', async () => {
+    const w = world();
+    const a = w.add('a');
+    const credentials = tempDirectory('credentials');
+    writeFileSync(join(credentials, 'ping_url'), 'https://example.org/x', { mode: 0o600 });
+    const run = await dbbackup(['run', '--all-profiles', '--json'], { env: { ...w.options.env, CREDENTIALS_DIRECTORY: credentials } });
+    expect([run.code, run.json.error?.message, existsSync(a)]).toEqual([78, expect.stringContaining('takes no ping-url'), false]);
+  });
+
   test.skipIf(cannot('root', 'setpriv') !== null)('a profile directory that cannot be read is a failure, and not one without profiles', async () => {
     const home = openTempDirectory('profiles');
     mkdirSync(join(home, 'dbbackup'), { mode: 0o700 });
@@ -187,6 +196,8 @@ describe('--all-profiles', () => {
   test.each([
     [['run', '--all-profiles', '--profile', 'a'], 64],
     [['run', '/x.db', '--all-profiles'], 64],
+    [['run', '--metrics-file', '/x.prom', '--all-profiles'], 64],
+    [['run', '--accept-moved', '--all-profiles'], 64],
     [['restore', '--all-profiles', '-o', 'x'], 64],
     [['run', '--all-profiles'], 78],
   ])('%j', async (args, code) => {

@@ -1,5 +1,5 @@
 /** Slack, a JSON webhook and a ping beside mail: who hears what, and what becomes of it while servers misbehave. Real servers on loopback. */
-import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
@@ -223,6 +223,25 @@ describe('what arrives', () => {
     plant(s.to, baseAt(ago(40 * HOUR), 'stale'));
     await s.ask('status', ['--notify', '--name', 'stale'], options);
     expect(mails()).toEqual([[about('UNHEALTHY', 'COPY_STALE', 'stale'), ['ops@example.org', 'boss@example.org']]]);
+  });
+
+  test('who is in mail-to and in mail-to-critical gets one of two, the grave one', async () => {
+    const at = await servers();
+    const s = scene(WAL);
+    const to = { DBBACKUP_MAIL_TO: 'ops@example.org,dev@example.org', DBBACKUP_MAIL_TO_CRITICAL: 'boss@example.org,ops@example.org' };
+    const mails = (): [string, readonly string[]][] => at.mail.received.splice(0).map((m) => [parseMail(m.raw).headers.get('subject') ?? '', m.to]);
+    await s.run([], env(at, to));
+    const newest = (await s.run(['--json'], env(at, to))).json.copy;
+    hide(s);
+    await s.run([], env(at, to));
+    bringBack(s);
+    for (const file of [newest?.file ?? '', newest?.manifest ?? '']) rmSync(join(s.to, file));
+    mails();
+    await s.run([], env(at, to));
+    expect(mails()).toEqual([
+      [about('RECOVERED', 'COPIES_GONE'), ['dev@example.org']],
+      [about('CRITICAL', 'COPIES_GONE'), ['boss@example.org', 'ops@example.org']],
+    ]);
   });
 
   test('a run that was killed, and a stale copy, once on each channel', async () => {

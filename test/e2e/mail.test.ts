@@ -17,6 +17,7 @@ import {
   type Result,
   signalTo,
   start,
+  tempDirectory,
   until,
   useDatabase,
   wrap,
@@ -262,7 +263,13 @@ describe('a server that cannot be reached', () => {
     const late = command === 'run' ? await s.run(limited, at) : await s.ask(command, limited, at);
     await silent.close();
     expect([late.code, late.json.status, late.json.error?.code, late.json.error?.stage], late.stderr).toEqual([3, 'incomplete', 'TIMEOUT', 'report']);
-    expect(outbox(s)).toHaveLength(command === 'run' ? 2 : 1);
+    // Not that it has recovered: that it came short is told, and its end after that.
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([
+      about('FAILED', 'SOURCE_MISSING'),
+      about('INCOMPLETE', 'TIMEOUT', command === 'run' ? 'app' : 'app prune'),
+      about('RECOVERED'),
+    ]);
   });
 
   test('a signal that ends the telling of a restore says that the copy is in place', async () => {
@@ -480,6 +487,15 @@ describe('a run that was killed', () => {
   });
 });
 
+test.skipIf(cannot('strace') !== null)('a run that is killed while it queues its message is told all the same', async () => {
+  const { s } = await sceneWithCopy();
+  const log = join(tempDirectory('trace'), 'log');
+  await s.run(['--before', 'false'], { ...env(), through: wrap.fault(log, [{ calls: 'rename', signal: 'KILL', when: 1 }]) });
+  expect(readdirSync(join(s.state, 'outbox')).map((file) => file.slice(-9))).toEqual(['.json.new']);
+  await s.ask('status', ['--notify', '--name', 'app'], env());
+  expect(subjects()).toEqual([about('UNHEALTHY', 'LAST_RUN_DIED')]);
+});
+
 describe('a run that came to its end, and could not write that down, was not killed', () => {
   const codes = async (s: Scene): Promise<string[]> => (await s.ask('status', ['--json', '--name', 'app'], env())).json.problems?.map((p) => p.code) ?? [];
 
@@ -641,6 +657,25 @@ describe('status --notify', () => {
     }
     const stale = [about('UNHEALTHY', 'COPY_STALE')];
     expect(told).toEqual([[], stale, [], [], stale, []]);
+  });
+
+  test('also where a clock that ran ahead had told of it: that was not yet', async () => {
+    const s = scene(null);
+    plantDaily(s.to, 2, 40 * HOUR);
+    await s.run([], env());
+    const ahead = new Date(Date.now() + 300 * 24 * HOUR).toISOString();
+    const tell = async (sql: string): Promise<string[]> => {
+      await notify(s);
+      const db = new Database(join(s.state, 'history.db'));
+      db.prepare(sql).run(ahead);
+      db.close();
+      arrived();
+      await notify(s);
+      return subjects();
+    };
+    const stale = [about('UNHEALTHY', 'COPY_STALE')];
+    expect(await tell("UPDATE runs SET record = json_set(record, '$.startedAt', ?)")).toEqual(stale);
+    expect(await tell('UPDATE told SET at = ?')).toEqual(stale);
   });
 
   test('sends what lies undelivered, once', async () => {

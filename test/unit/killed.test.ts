@@ -3,20 +3,25 @@ import { expect, test } from 'vitest';
 import { asKilled } from '../../src/history.js';
 import type { RunRecord } from '../../src/records.js';
 
+const BACKUPS = { to: '/backups', stateDir: null };
 const RECORD = { command: 'restore', name: 'app', source: null, copy: null, status: 'running' } as unknown as RunRecord;
 
 test('a restore that had put nothing into place: what may be there, and that the next one clears away what lies beside it', () => {
-  const killed = asKilled(RECORD, null, '/backups');
+  const killed = asKilled(RECORD, null, BACKUPS);
   expect(killed.error?.hint).toContain('is there, whole, or not at all');
   expect(killed.error?.hint).toContain('.dbbackup-*');
   const restored = { file: 'app-1.db', target: '/srv/app.db', safetyCopy: null, setAside: [] };
-  expect(asKilled({ ...RECORD, restored }, null, '/backups').error?.hint).toContain(
+  expect(asKilled({ ...RECORD, restored }, null, BACKUPS).error?.hint).toContain(
     '/srv/app.db is the new database, whole, or what was there before: nothing, or a damaged one',
   );
+  // Else the history that knows of it would never learn that it is settled.
+  const elsewhere = { to: '/backups', stateDir: '/var/lib/state' };
+  const back = { ...RECORD, restored: { ...restored, safetyCopy: 'app-0.db' } };
   const source = { path: '/srv/app.db' } as RunRecord['source'];
-  expect(asKilled({ ...RECORD, restored, source }, null, '/backups').error?.hint).toContain('/srv/app.db is the old database as it was, or the new one');
-  expect(asKilled({ ...RECORD, source }, null, '/backups').error?.hint).toMatch(/^\/srv\/app\.db was not touched: run the restore again;/);
-  expect(asKilled({ ...RECORD, command: 'run' }, null, '/backups').error?.hint).toContain('out-of-memory');
+  expect(asKilled({ ...back, source }, null, elsewhere).error?.hint).toContain('--to /backups --state-dir /var/lib/state --name app --yes');
+  expect(asKilled({ ...RECORD, restored, source }, null, BACKUPS).error?.hint).toContain('/srv/app.db is the old database as it was, or the new one');
+  expect(asKilled({ ...RECORD, source }, null, BACKUPS).error?.hint).toMatch(/^\/srv\/app\.db was not touched: run the restore again;/);
+  expect(asKilled({ ...RECORD, command: 'run' }, null, BACKUPS).error?.hint).toContain('out-of-memory');
 });
 
 test('of several that were killed with one database in their hands, each leads back to before the first', () => {
@@ -31,7 +36,7 @@ test('of several that were killed with one database in their hands, each leads b
       profile: null,
     }) as unknown as RunRecord;
   const unsettled = [guard(1), guard(2), guard(3, '/srv/other.db')];
-  const hint = (record: RunRecord): string => asKilled(record, null, '/backups', unsettled).error?.hint ?? '';
+  const hint = (record: RunRecord): string => asKilled(record, null, BACKUPS, unsettled).error?.hint ?? '';
   expect(hint(guard(1))).toContain('back to what it was before: dbbackup restore app-1.db');
   expect(hint(guard(2))).toContain('before the one that began at 2026-11-21T03:17:00Z, which was not settled either: dbbackup restore app-1.db');
   expect(hint(guard(3, '/srv/other.db'))).toContain('back to what it was before: dbbackup restore app-3.db');

@@ -29,7 +29,7 @@ test('an errno with a name keeps it', () => {
 });
 
 test('the line that goes back names the profile, whose settings the safety copy and the messages need as well', () => {
-  const back = { copy: 'app-20261121T031700Z.db.age', target: '/srv/my app.db', to: '/b', name: 'app' };
+  const back = { copy: 'app-20261121T031700Z.db.age', target: '/srv/my app.db', to: '/b', stateDir: null, name: 'app' };
   expect(restoreLine({ ...back, profile: null })).toBe(
     "dbbackup restore app-20261121T031700Z.db.age --into '/srv/my app.db' --to /b --name app --identity-file YOUR-KEY-FILE --yes",
   );
