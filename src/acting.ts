@@ -36,7 +36,18 @@ import { WorkerPool } from './system/workers.js';
 import type { ToldFrom } from './telling.js';
 import { Teller } from './telling.js';
 import type { Workspace } from './workspace.js';
-import { clearQuietly, giveUp, isLiving, makeLivingDirectory, parseWorkspace, removeQuietly, tempRoot, whereabouts, workspace } from './workspace.js';
+import {
+  clearQuietly,
+  giveUp,
+  isLiving,
+  isStateElsewhere,
+  makeLivingDirectory,
+  parseWorkspace,
+  removeQuietly,
+  tempRoot,
+  whereabouts,
+  workspace,
+} from './workspace.js';
 
 /** What a body works with. */
 export interface Acting {
@@ -460,20 +471,25 @@ class State implements ToldFrom {
   async #heal(signal: AbortSignal): Promise<void> {
     const { to, stateDir } = this.#config;
     const { runs, clear } = await recover(to, stateDir, this.#name, signal, (w) => this.#recorder.warn(w));
-    if (this.#buryDead(runs)) clear();
+    // What another state directory may have on record is only emptied: that it is there says that the run was killed.
+    const isElsewhere = isStateElsewhere(to, stateDir);
+    if (this.#buryDead(runs)) clear((runId) => !isElsewhere || this.#history?.knows(runId) === true);
   }
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. False where that could not be written down. */
   #buryDead(left: ReadonlyMap<string, Copy | null>): boolean {
-    const { telling, to, stateDir } = this.#config;
+    const { telling, stateDir } = this.#config;
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
-      for (const dead of this.#history?.unfinished(this.#name, 'held') ?? []) {
-        if (this.#history?.hasEnded(dead)) {
-          this.#history.save(asUnrecorded(dead, copyOfRun(to, this.#name, dead.runId)));
+      for (const { record: dead, to: theirs, hasEnded } of this.#history?.unfinished(this.#name, 'held') ?? []) {
+        if (hasEnded) {
+          this.#history?.save(asUnrecorded(dead, copyOfRun(theirs, this.#name, dead.runId)));
           continue;
         }
-        const record = redactRecord(asKilled(dead, left.get(dead.runId) ?? null, whereabouts(to, stateDir), unsettled), this.#ctx.output.redact);
+        const record = redactRecord(
+          asKilled(dead, left.get(dead.runId) ?? copyOfRun(theirs, this.#name, dead.runId), whereabouts(theirs, stateDir), unsettled),
+          this.#ctx.output.redact,
+        );
         // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
         const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;
         if (beside !== undefined) sweepStaging(dirname(beside));
@@ -489,7 +505,7 @@ class State implements ToldFrom {
           telling,
           record,
           { events: ['failure'], news: null },
-          { ...whereabouts(to, stateDir), database: this.#config.database, logLines: [], again: 'nothing' },
+          { ...whereabouts(theirs, stateDir), database: this.#config.database, logLines: [], again: 'nothing' },
         );
         if (letters.length > 0) this.#teller.noteTold(record);
         for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));

@@ -54,7 +54,10 @@ function toolName(): string {
 /** `env NAME=VALUE ...`, or nothing: the settings of the environment that may be said, and for a profile where it is looked for. */
 function settingsIn(env: NodeJS.ProcessEnv, isProfile: boolean): string[] {
   const secret = new Set(OPTION_NAMES.filter((option) => spec(option).secret).map(variableOf));
-  const said = Object.entries(env).filter(([name]) => (name.startsWith('DBBACKUP_') && !secret.has(name)) || (isProfile && name === 'XDG_CONFIG_HOME'));
+  // To whom mail goes is refused where it is not said how, and that is a secret.
+  const isSecret = Boolean(env['DBBACKUP_SMTP_URL'] || env['CREDENTIALS_DIRECTORY']);
+  const maySay = (name: string): boolean => !secret.has(name) && !(isSecret && /^DBBACKUP_MAIL_(TO|TO_CRITICAL|FROM)$/.test(name));
+  const said = Object.entries(env).filter(([name]) => (name.startsWith('DBBACKUP_') && maySay(name)) || (isProfile && name === 'XDG_CONFIG_HOME'));
   return said.length === 0 ? [] : ['env', ...said.map(([name, value]) => `${name}=${value ?? ''}`)];
 }
 

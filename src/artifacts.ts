@@ -127,8 +127,10 @@ export interface Ledger {
   hasUploaded(destination: string, file: string): boolean;
   /** The files of a name, or of all, that were proven to have arrived and were not removed there by us. */
   uploadedFiles(destination: string, name: string | null): string[];
-  /** Records of a name that are not dry, newest first. */
-  since(name: string | null): IterableIterator<RunRecord>;
+  /** Records of a name that are not dry, newest first; `here`: of runs that worked in this backup directory. */
+  since(name: string | null, where?: 'anywhere' | 'here'): IterableIterator<RunRecord>;
+  /** Whether a run is on record. */
+  knows(runId: string): boolean;
   /** When the oldest record of a name began, milliseconds; null: there is none. */
   beganAt(name: string): number | null;
   /** When `verify` last proved a stored copy of a name in full, milliseconds; null: never. Not by a clock that was ahead of `now`. */

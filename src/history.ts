@@ -20,6 +20,9 @@ import { isStateElsewhere, whereabouts, workspace } from './workspace.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
 const KEPT_PER_NAME = 10_000;
+/** And of these beyond that number. */
+const KEPT_SELDOM = 1000;
+const SELDOM = "record ->> '$.command' IN ('restore', 'guard', 'verify')";
 /** Proofs kept, of all names. One that is gone is only made anew. */
 const KEPT_PROOFS = 10_000;
 /** Short, since it blocks the event loop and signals must be heard within 2 s. */
@@ -54,6 +57,20 @@ const SCHEMA = [
 interface Row {
   readonly record: string;
   readonly process: string;
+}
+
+/** The column `process`: who writes the record, and into which backup directory it works. Older versions did not say that. */
+interface Writer extends ProcessId {
+  readonly to?: string;
+}
+
+/** A record that still says "running" though nobody is at work any more. */
+export interface Unfinished {
+  readonly record: RunRecord;
+  /** Its own backup directory. */
+  readonly to: string;
+  /** The run came to its end, and could only not write that down. */
+  readonly hasEnded: boolean;
 }
 
 export const historyPath = (stateDir: string): string => join(stateDir, 'history.db');
@@ -151,27 +168,34 @@ export class History {
         name: record.name,
         status: record.status,
         dryRun: record.dryRun ? 1 : 0,
-        process: JSON.stringify(ownProcessId()),
+        process: JSON.stringify({ ...ownProcessId(), to: this.#to } satisfies Writer),
         record: JSON.stringify(record),
       });
   }
 
-  /** Removes what is beyond the kept number of one name, or of none; their numbers stay, since a counter must not go back. */
+  /**
+   * Removes what is beyond the kept number of one name, or of none; their numbers stay, since a counter must not go back. The first record
+   * stays, since it says when all began, and of what is seldom done more: that a copy was proven, and what a person still has to settle.
+   */
   trim(name: string | null): void {
-    const last = this.#db
-      .prepare<unknown[], number>('SELECT seq FROM runs WHERE name IS ? ORDER BY seq DESC LIMIT 1 OFFSET ?')
-      .pluck()
-      .get(name, KEPT_PER_NAME);
-    if (last === undefined) return;
+    const nth = (more: string, of: { readonly n: number; readonly last?: number }): number =>
+      this.#db
+        .prepare<unknown[], number>(`SELECT seq FROM runs WHERE name IS :name ${more} ORDER BY seq DESC LIMIT 1 OFFSET :n`)
+        .pluck()
+        .get({ name, ...of }) ?? 0;
+    const last = nth('', { n: KEPT_PER_NAME });
+    if (last === 0) return;
+    const lastSeldom = nth(`AND seq <= :last AND ${SELDOM}`, { n: KEPT_SELDOM, last });
+    const gone = `name IS :name AND seq <= :last AND seq > (SELECT min(seq) FROM runs WHERE name IS :name) AND (seq <= :lastSeldom OR NOT ${SELDOM})`;
     this.#db.transaction(() => {
       this.#db
         .prepare(
           `INSERT INTO trimmed(name, command, status, runs)
-           SELECT name, record ->> '$.command', status, count(*) FROM runs WHERE name = :name AND seq <= :last AND ${COUNTED} GROUP BY 2, 3
+           SELECT name, record ->> '$.command', status, count(*) FROM runs WHERE name = :name AND ${gone} AND ${COUNTED} GROUP BY 2, 3
            ON CONFLICT(name, command, status) DO UPDATE SET runs = runs + excluded.runs`,
         )
-        .run({ name, last });
-      this.#db.prepare('DELETE FROM runs WHERE name IS :name AND seq <= :last').run({ name, last });
+        .run({ name, last, lastSeldom });
+      this.#db.prepare(`DELETE FROM runs WHERE ${gone}`).run({ name, last, lastSeldom });
     })();
   }
 
@@ -198,12 +222,17 @@ export class History {
     return rows.map((row) => this.#asSeen(row));
   }
 
-  /** As `runs`, one by one, and with the runs that failed before their name was known. */
-  *since(name: string | null): IterableIterator<RunRecord> {
+  /** Whether a run is on record. */
+  knows(runId: string): boolean {
+    return this.#db.prepare('SELECT 1 FROM runs WHERE run_id = ?').get(runId) !== undefined;
+  }
+
+  /** As `runs`, one by one, and with the runs that failed before their name was known. `here`: those alone that worked in this backup directory. */
+  *since(name: string | null, where: 'anywhere' | 'here' = 'anywhere'): IterableIterator<RunRecord> {
     const rows = this.#db
       .prepare<unknown[], Row>('SELECT record, process FROM runs WHERE (name IS :name OR name IS NULL) AND dry_run = 0 ORDER BY seq DESC')
       .iterate({ name });
-    for (const row of rows) yield this.#asSeen(row);
+    for (const row of rows) if (where === 'anywhere' || this.#toOf(row) === this.#to) yield this.#asSeen(row);
   }
 
   /**
@@ -229,14 +258,19 @@ export class History {
     return found;
   }
 
+  /** The backup directory of a run. */
+  #toOf({ process }: Row): string {
+    return parse<Writer>(process).to ?? this.#to;
+  }
+
   /**
-   * Whether a run whose record still says "running", and whose process is gone, came to its end all the same: a run has a workspace from
-   * its first record until after its last. Where that is not known, as with state of several directories: no.
+   * Whether a run whose record still says "running", and whose process is gone, came to its end all the same: it has a workspace from its first
+   * record until after its last. Where that is not known, as of another backup directory, or with state elsewhere: no.
    */
-  hasEnded({ command, name, runId }: RunRecord): boolean {
-    if (isStateElsewhere(this.#to, this.#stateDir) || name === null || command !== 'run') return false;
+  #hasEnded({ command, name, runId }: RunRecord, to: string): boolean {
+    if (to !== this.#to || isStateElsewhere(to, this.#stateDir) || name === null || command !== 'run') return false;
     try {
-      return !lstatOrNull(workspace(this.#to, name, runId).directory);
+      return !lstatOrNull(workspace(to, name, runId).directory);
     } catch {
       // Who only reads may not look in there.
       return false;
@@ -245,8 +279,9 @@ export class History {
 
   #asSeen(row: Row): RunRecord {
     const record = recordIn(row.record);
-    if (record.status !== 'running' || !isGone(parse<ProcessId>(row.process))) return record;
-    return this.hasEnded(record) ? asUnrecorded(record, null) : asKilled(record, null, whereabouts(this.#to, this.#stateDir));
+    if (record.status !== 'running' || !isGone(parse<Writer>(row.process))) return record;
+    const to = this.#toOf(row);
+    return this.#hasEnded(record, to) ? asUnrecorded(record, null) : asKilled(record, null, whereabouts(to, this.#stateDir));
   }
 
   /** When the oldest record of a name began, milliseconds since the epoch; null: there is none. */
@@ -295,15 +330,18 @@ export class History {
 
   /**
    * Records of a name that still say "running". `held`: the caller holds the lock of the name, so whoever needs it is
-   * dead; of the others only those whose process is certainly gone are returned.
+   * dead; of the others only those whose process is certainly gone are returned, and that did not come to their end.
    */
-  unfinished(name: string, held: 'held' | 'not held'): RunRecord[] {
+  unfinished(name: string, held: 'held' | 'not held'): Unfinished[] {
     return this.#db
       .prepare<unknown[], Row>("SELECT record, process FROM runs WHERE name = :name AND status = 'running' ORDER BY seq")
       .all({ name })
-      .map((row) => ({ record: recordIn(row.record), process: row.process }))
-      .filter(({ record, process }) => (held === 'held' && HOLD_THE_LOCK.has(record.command)) || (isGone(parse<ProcessId>(process)) && !this.hasEnded(record)))
-      .map(({ record }) => record);
+      .map((row) => {
+        const record = recordIn(row.record);
+        const to = this.#toOf(row);
+        return { record, to, isGone: isGone(parse<Writer>(row.process)), hasEnded: this.#hasEnded(record, to) };
+      })
+      .filter((one) => (held === 'held' && HOLD_THE_LOCK.has(one.record.command)) || (one.isGone && !one.hasEnded));
   }
 
   /** Since when a name has this destination; from `now` on, if it is new. */

@@ -15,21 +15,26 @@ export function stateBefore(acting: Acting): Pick<RuleFacts, 'before' | 'kept'> 
   const { config, name, ctx } = acting;
   const copy = newestGood(config.to, name, ctx.clock.now().getTime());
   const manifest = copy && readManifest(config.to, baseOf(copy.file));
-  return { before: manifest && !('unreadable' in manifest) ? manifest : null, kept: keptBefore(acting) };
+  const before = manifest && !('unreadable' in manifest) ? manifest : null;
+  return { before, kept: keptBefore(acting, before) };
 }
 
 /** So many runs are looked through for one that worked in this directory: disks may take turns, with one state directory for all. */
 const TURNS = 50;
 
-/** Null also where a run was killed since: it may have been pruning. And where the history cannot be read, which `lookBack` says. */
-function keptBefore({ config, name, recorder, ledger }: Acting): RuleFacts['kept'] {
+/**
+ * Null also where a run was killed since, or is not on record: it may have pruned. And where the history cannot be read, which `lookBack` says.
+ * @param newest the newest good copy
+ */
+function keptBefore({ config, name, recorder, ledger }: Acting, newest: Manifest | null): RuleFacts['kept'] {
   // What was found bad since then a person may have removed as well.
   const bad = new Set<string>();
   let last: RuleFacts['kept'] = null;
   let turns = 0;
   try {
+    if (newest && ledger()?.knows(newest.runId) !== true) return null;
     const there = new Set(listing(config.to));
-    for (const record of ledger()?.since(name) ?? []) {
+    for (const record of ledger()?.since(name, 'here') ?? []) {
       for (const { file, problems } of record.results ?? []) if (problems.length > 0) bad.add(file);
       if (record.runId === recorder.runId || record.name !== name || (record.command !== 'run' && record.command !== 'prune')) continue;
       if (record.exitCode === null) return null;

@@ -20,8 +20,11 @@ import { clearDirectory, finishedPath, isLiving, parseWorkspace, removeQuietly, 
 export interface Recovered {
   /** Run id of a killed run → the copy it had published or that was completed for it, or null. */
   readonly runs: ReadonlyMap<string, Copy | null>;
-  /** Takes their directories away, which are empty now: to be called when it is written down that they were killed, since nothing else says so. */
-  clear(): void;
+  /**
+   * Takes their directories away, which are empty now: to be called when it is written down that they were killed, since nothing else says so.
+   * @param isWritten whether it is, of this run
+   */
+  clear(isWritten: (runId: string) => boolean): void;
 }
 
 /**
@@ -31,7 +34,7 @@ export interface Recovered {
 export async function recover(to: string, stateDir: string, name: string, signal: AbortSignal, warn: (w: Warning) => void): Promise<Recovered> {
   const unsupported = unsupportedBy(warn);
   const runs = new Map<string, Copy | null>();
-  const spent: (() => void)[] = [];
+  const spent: { readonly runId: string | null; readonly remove: () => void }[] = [];
   const tried = async (what: string, work: () => void | Promise<void>): Promise<void> => {
     try {
       await work();
@@ -46,7 +49,8 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const place = workspace(to, name, left.runId);
     runs.set(left.runId, null);
     if (isLiving(place.directory)) {
-      spent.push(() => sweepDirectory(place.directory));
+      // Of a command that has no workspace to say that it was killed.
+      spent.push({ runId: null, remove: () => sweepDirectory(place.directory) });
       continue;
     }
     await tried(place.directory, async () => {
@@ -58,12 +62,15 @@ export async function recover(to: string, stateDir: string, name: string, signal
         warn(warning('HEALED', `a killed run had not finished publishing ${found.copy.file}: it was proven again and completed`));
       }
       clearDirectory(place.directory);
-      spent.push(() => removeQuietly(place.directory));
+      spent.push({ runId: left.runId, remove: () => removeQuietly(place.directory) });
     });
   }
   await tried(asideRoot(stateDir), () => settleAside(stateDir, name, unsupported, warn, (what, error) => warn(unhealed(what, error))));
   await tried(to, () => finishPrune(to, name, warn, unsupported));
-  return { runs, clear: () => spent.forEach((remove) => void remove()) };
+  const clear = (isWritten: (runId: string) => boolean): void => {
+    for (const { runId, remove } of spent) if (runId === null || isWritten(runId)) remove();
+  };
+  return { runs, clear };
 }
 
 const unhealed = (what: string, error: unknown): Warning =>

@@ -1,9 +1,9 @@
 /** The two ways of a restore, each on one screen: into a new file, and into a database. */
 import { lstatSync, readdirSync, realpathSync, renameSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Acting, BodyResult } from './acting.js';
 import { act } from './acting.js';
-import { baseOf, isCopyOf, readManifest, sizesProblem } from './catalog.js';
+import { baseOf, isCopyOf, parseCopyFile, readManifest, sizesProblem } from './catalog.js';
 import type { Chosen } from './choose.js';
 import { passedOverWarning } from './choose.js';
 import { outerState } from './content-state.js';
@@ -20,6 +20,7 @@ import { makeStaging, STAGED } from './staging.js';
 import { directoryProblem, lstatOrNull, publish, remove } from './system/files.js';
 import { syncLargeFile } from './system/syncing.js';
 import { makeTaggedCopy } from './tagged.js';
+import { stateDirOf } from './workspace.js';
 
 export interface Restoring {
   readonly chosen: Chosen;
@@ -41,7 +42,7 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
     throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config), others: copy.name });
   const impossible = sizesProblem(manifest);
   if (impossible !== null) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [impossible], to: placeOf(config), others: copy.name });
-  refuseInside(config, input.target);
+  refuseInside(config, input.target, way === 'into');
   if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
@@ -58,17 +59,18 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   return { copy, manifest };
 }
 
-/** Not over a copy, a manifest or our own state, and nothing of another kind among them. */
-function refuseInside(config: Config, target: string): void {
+/** Not over a copy, a manifest or our own state, and nothing of another kind among them. `mayLie`: a database that has its place there gets it back. */
+function refuseInside(config: Config, target: string, mayLie = false): void {
   let directory = dirname(target);
   try {
     directory = realpathSync(directory);
   } catch {
     // It is not there: said below.
   }
-  for (const ours of [config.to, config.stateDir].filter((d) => lstatOrNull(d))) {
+  for (const ours of [config.to, config.stateDir, stateDirOf(config.to)].filter((d) => lstatOrNull(d))) {
     const real = realpathSync(ours);
     if (directory !== real && !directory.startsWith(`${real}/`)) continue;
+    if (mayLie && ours === config.to && parseCopyFile(basename(target)) === null) continue;
     throw new Failed({
       code: 'RESTORE_FAILED',
       path: target,

@@ -150,7 +150,9 @@ function lookAtRuns(config: Config, name: string, problems: Warning[]): Runs {
     const lastTried = lastRun?.exitCode === 75 ? (history?.lastRun(name, (r) => r.exitCode !== 75) ?? null) : lastRun;
     const lastNight = history?.lastFinished(name) ?? null;
     const unsettled = history?.unsettled(name) ?? [];
-    const dead = (history?.unfinished(name, 'not held') ?? []).filter((r) => r.command !== 'run' && unsettled.every(({ runId }) => runId !== r.runId));
+    const dead = (history?.unfinished(name, 'not held') ?? [])
+      .map(({ record }) => record)
+      .filter((r) => r.command !== 'run' && unsettled.every(({ runId }) => runId !== r.runId));
     history?.close();
     // What it left is for a person to look at, whatever the copies are like.
     for (const run of unsettled) {
@@ -295,7 +297,7 @@ function untoldProblems(
     told.push(stale);
     keys.push(staleKey);
   }
-  const dead = name === null ? [] : (history?.unfinished(name, 'not held') ?? []);
+  const dead = name === null ? [] : (history?.unfinished(name, 'not held') ?? []).map(({ record }) => record);
   for (const run of dead) {
     if (history?.wasTold(`run ${run.runId}`)) continue;
     told.push(critical('LAST_RUN_DIED', killedInWords(run, whereabouts(to, stateDir))));

@@ -563,6 +563,7 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
   let text: string;
   let owner: number;
   let mode: number;
+  let group: number;
   try {
     const { bytes, stats } = readSmall(path, ENV_FILE_MAX, 'follow');
     text = bytes.toString('utf8');
@@ -570,6 +571,7 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     const { uid: laidBy } = lstatSync(path);
     owner = laidBy === 0 || laidBy === input.uid ? stats.uid : laidBy;
     mode = stats.mode;
+    group = stats.gid;
   } catch (error) {
     // An application's own .env that we may not read is none of our business; one that was named is.
     if (found !== 'cwd') problem('env-file', `cannot read ${path}: ${errnoWords(error)}`, found === 'profile' ? '--profile' : '--env-file');
@@ -590,6 +592,11 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
   }
   if (mode & 0o002) {
     problem('env-file', `${path} can be written by others: chmod o-w ${path}`, path);
+    return null;
+  }
+  // It may name commands. A group of one's own is nobody else.
+  if (mode & 0o020 && group !== 0 && group !== process.getegid?.()) {
+    problem('env-file', `${path} can be written by its group (${group}): chmod g-w ${path}`, path);
     return null;
   }
   const secret =

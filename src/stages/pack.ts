@@ -92,7 +92,8 @@ async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepa
       target: workspace.files,
       signal: tools.signal,
       exclude: ours(snapshot, input),
-      leftOut: input.destinations,
+      // By name as well: an application makes its journal anew while the archive grows.
+      leftOut: [...input.destinations, ...['', '-wal', '-shm', '-journal'].map((suffix) => snapshot.source.realPath + suffix)],
     });
     await syncLargeFile(workspace.files, tools.signal);
     const compressed = await compress(input, workspace.files);

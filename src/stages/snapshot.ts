@@ -187,7 +187,8 @@ async function snapshotFailure(error: unknown, input: SnapshotInput): Promise<Fa
       ? { code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner }
       : { code: 'SOURCE_UNREADABLE', path, reason: message, owner };
   }
-  if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') return corrupt;
+  // A schema format that SQLite never wrote.
+  if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB' || message === 'unsupported file format') return corrupt;
   if (code === 'SQLITE_FULL') return diskFull(input.target);
   if (/^SQLITE_IOERR_(WRITE|FSYNC|TRUNCATE|DELETE|CLOSE|DIR_FSYNC)/.test(code)) {
     // EDQUOT and EFBIG arrive like a broken disk (traps, 19), and SQLite has taken back what it had written: we write as much to be told.

@@ -104,11 +104,22 @@ const pidNamespace = (): string => {
 
 export const ownProcessId = (): ProcessId => ({ pid: process.pid, startTicks: startTicks(process.pid), bootId: bootId(), pidNamespace: pidNamespace() });
 
+function mayBeThere(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return error instanceof Error && 'code' in error && error.code === 'EPERM';
+  }
+}
+
 /** True only when that process is certainly gone; a process of another container cannot be judged. */
 export function isGone(id: ProcessId): boolean {
   if (id.bootId !== bootId()) return true;
   if (id.pidNamespace !== pidNamespace()) return false;
-  return startTicks(id.pid) !== id.startTicks;
+  const ticks = startTicks(id.pid);
+  // Where /proc shows nobody's processes but one's own, the kernel says whether it is there.
+  return ticks === '' ? !mayBeThere(id.pid) : ticks !== id.startTicks;
 }
 
 const NETWORK_FS: Record<number, string> = {

@@ -18,9 +18,22 @@ const linesOf = (message: string): string[] =>
     .filter((line) => !line.startsWith('*** in database '))
     .slice(0, 5);
 
+/**
+ * What is said of the index of a full-text table whose words lie elsewhere, or are compressed: it is the application's to keep, and without its functions or
+ * its other table SQLite cannot read them. The table's name, where it is such a one.
+ */
+function ofTheApplication(db: Db, message: string): string | null {
+  const [, table] = /^(?:unable to validate the|malformed) inverted index for FTS\d table (?:main\.)?(.*?)(?:: [^:]*)?$/.exec(message) ?? [];
+  if (table === undefined) return null;
+  const sql = db.prepare<[string], string>("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?").pluck().get(table) ?? '';
+  const told = message.startsWith('malformed') ? /\bcontent\s*=/i : /\b(content|compress|uncompress)\s*=/i;
+  return told.test(sql) ? table : null;
+}
+
 /** Sorts what quick_check or integrity_check says. At most 50 structural findings are kept; the rest is counted into the last. */
-function sort(messages: Iterable<string>): Findings & { readonly seen: number } {
+function sort(db: Db, messages: Iterable<string>): Findings & { readonly seen: number } {
   const structural: string[] = [];
+  const unchecked: string[] = [];
   let more = 0;
   let notNull = 0;
   let check = 0;
@@ -30,11 +43,13 @@ function sort(messages: Iterable<string>): Findings & { readonly seen: number } 
     seen++;
     if (message.startsWith('NULL value in ')) notNull++;
     else if (message.startsWith('CHECK constraint failed in ')) check++;
+    else if (message.includes(' inverted index for FTS') && ofTheApplication(db, message) !== null)
+      unchecked.push(`${ofTheApplication(db, message)}: ${message}`);
     else if (structural.length < 50) structural.push(...linesOf(message));
     else more++;
   }
   if (more > 0) structural.push(`and ${more} more`);
-  return { structural, notNull, check, unchecked: [], seen };
+  return { structural, notNull, check, unchecked, seen };
 }
 
 /**
@@ -52,9 +67,9 @@ function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number
  */
 export function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings & { readonly byTable: boolean } {
   try {
-    const first = sort(findings(db, pragma, LIMIT));
+    const first = sort(db, findings(db, pragma, LIMIT));
     if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
-    return { ...sort(findings(db, pragma, NO_LIMIT)), byTable: false };
+    return { ...sort(db, findings(db, pragma, NO_LIMIT)), byTable: false };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
     return { ...checkEach(db, pragma), byTable: true };
@@ -114,9 +129,9 @@ function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings 
 
 export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Findings & { readonly seen: number } {
   try {
-    const found = sort(findings(db, pragma, table));
+    const found = sort(db, findings(db, pragma, table));
     const missing = missingModule(db, table);
-    return missing === null ? found : { ...found, unchecked: [`${table}: ${missing}`] };
+    return missing === null ? found : { ...found, unchecked: [...found.unchecked, `${table}: ${missing}`] };
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
     const virtual = isVirtual(db, table);
@@ -131,6 +146,8 @@ export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', tabl
       virtual ? errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`) : null,
     ].find((e) => e && saysWhatIsMissing(e) && !(NO_COLUMN.test(e.message) && virtual));
     if (why) return { ...nothing, unchecked: [`${table}: ${why.message}`] };
+    // A generated column that cannot be evaluated for one of its rows: what is damaged is told in another way.
+    if (!virtual) return { ...nothing, unchecked: [`${table}: ${error.message}`] };
     // Any other error is that of a module which is there and cannot make sense of its tables.
     return { ...nothing, structural: [`${table}: ${error.message}`], seen: 1 };
   }
@@ -141,7 +158,7 @@ function withoutConstraints(db: Db, pragma: 'quick_check' | 'integrity_check', t
   if (number(db, 'ignore_check_constraints') !== 0) return null;
   db.pragma('ignore_check_constraints = ON');
   try {
-    return sort(findings(db, pragma, table));
+    return sort(db, findings(db, pragma, table));
   } catch (error) {
     if (!needsTheApplication(error)) throw error;
     return null;

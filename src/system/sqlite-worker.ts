@@ -38,6 +38,7 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     db.pragma('cache_size = -4000');
     createPrivate(r.target);
     let why: string | null = null;
+    let schemaAfter: string | null = null;
     try {
       db.prepare('VACUUM INTO ?').run(r.target);
     } catch (error) {
@@ -49,10 +50,19 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     if (why !== null) {
       discard(r.target);
       createPrivate(r.target);
-      await copyPages(db, r.target);
+      schemaAfter = await copyPages(db, r.target);
     }
     const { v } = db.prepare<[], { v: string }>('SELECT sqlite_version() AS v').get() ?? { v: '' };
-    return { method: why === null ? 'vacuum-into' : 'page-copy', takenAt, why, schemaBefore, schemaAfter: hashSchema(db), properties, journalMode, sqlite: v };
+    return {
+      method: why === null ? 'vacuum-into' : 'page-copy',
+      takenAt,
+      why,
+      schemaBefore,
+      schemaAfter: schemaAfter ?? hashSchema(db),
+      properties,
+      journalMode,
+      sqlite: v,
+    };
   } finally {
     db.close();
   }
@@ -76,9 +86,15 @@ function discard(file: string): void {
   }
 }
 
-/** One step for all pages: more steps start again at every foreign write. Trap 17: "success" without a page is a lock-out. */
-async function copyPages(db: Db, target: string): Promise<void> {
+/**
+ * One step for all pages: more steps start again at every foreign write. Trap 17: "success" without a page is a lock-out. Returns the
+ * schema of that very state: one transaction reads both, since an application may change it all the time.
+ */
+async function copyPages(db: Db, target: string): Promise<string> {
+  db.exec('BEGIN');
+  const schema = hashSchema(db);
   const { totalPages, remainingPages } = await db.backup(target, { progress: () => 0x7fffffff });
+  db.exec('COMMIT');
   if (totalPages === 0 || remainingPages !== 0) {
     throw Object.assign(new Error('the page copy was locked out'), { code: 'SQLITE_BUSY' });
   }
@@ -87,6 +103,7 @@ async function copyPages(db: Db, target: string): Promise<void> {
     copy.pragma('journal_mode = DELETE');
     if (number(copy, 'page_count') !== totalPages) throw Object.assign(new Error('the page copy is short'), { code: 'SQLITE_IOERR_SHORT_READ' });
   });
+  return schema;
 }
 
 function describe(db: Db): Answers['describe'] {

@@ -553,6 +553,10 @@ describe('a run that came to its end, and could not write that down, was not kil
     const [seen] = (await s.ask('history', [...state, '--json'])).json.runs ?? [];
     expect([seen?.status, seen?.error?.code]).toEqual(['interrupted', 'INTERRUPTED']);
     expect((await s.ask('status', [...state, '--json', '--name', 'app'])).json.problems?.map((p) => p.code)).toContain('LAST_RUN_DIED');
+    // Nor by whoever has that directory, nor where a command with state of its own has put away what the run left.
+    const others = join(s.home, 'others');
+    expect((await dbbackup(['prune', '--to', s.to, '--name', 'app', '--state-dir', join(s.home, 'own')])).code).toBe(0);
+    expect((await dbbackup(['history', '--to', others, '--json'])).json.runs?.[0]?.error?.code).toBe('INTERRUPTED');
     expect((await s.run(state)).code).toBe(0);
     const [, healed] = (await s.ask('history', [...state, '--json'])).json.runs ?? [];
     expect([healed?.runId, healed?.error?.code]).toEqual([seen?.runId, 'INTERRUPTED']);

@@ -181,16 +181,47 @@ describe('the counters', () => {
       { command: 'run', status: 'ok', runs: 9999 },
     ]);
     history.trim('app');
-    expect(history.runs('app', null)).toHaveLength(10_000);
+    // The first stays, since it says when all began.
+    expect(history.runs('app', null)).toHaveLength(10_001);
     expect(history.counts('app')).toEqual(before);
     history.save(record('run', 'ok'));
     history.trim('app');
     history.trim('app');
-    expect(history.runs('app', null)).toHaveLength(10_000);
+    expect(history.runs('app', null)).toHaveLength(10_001);
     expect(history.counts('app')).toEqual([
       { command: 'run', status: 'failed', runs: 3 },
       { command: 'run', status: 'ok', runs: 10_000 },
     ]);
+    history.close();
+  });
+
+  test('nor does what is still to be settled, or was proven, go when many runs come after it', () => {
+    const stateDir = tempDirectory('history');
+    const history = History.openToWrite(stateDir, TO);
+    const restored = { file: 'app-1.db', target: '/srv/app.db', safetyCopy: null, setAside: [] };
+    const results = [{ file: 'app-1.db', status: 'good', proved: 'full', problems: [] }] as const;
+    history.save(record('run', 'ok', { startedAt: '2026-01-01T00:00:00.000Z' }));
+    history.save(record('restore', 'failed', { exitCode: 4, restored }));
+    history.save(record('verify', 'ok', { results }));
+    const before = { unsettled: history.unsettled('app'), provenAt: history.provenAt('app', Date.now()), beganAt: history.beganAt('app') };
+    expect([before.unsettled.length, before.provenAt, before.beganAt]).toEqual([1, expect.any(Number), Date.UTC(2026, 0, 1)]);
+    const db = new Database(historyPath(stateDir));
+    const insert = db.prepare("INSERT INTO runs(run_id, name, status, dry_run, process, record) VALUES (?, 'app', 'ok', 0, '{}', ?)");
+    const whole = (command: CommandName): string => JSON.stringify(record(command, 'ok'));
+    const [run, verify] = [whole('run'), whole('verify')];
+    db.transaction(() => {
+      for (let i = 0; i < 10_100; i++) insert.run(`run-${i}-later`, run);
+    })();
+    history.trim('app');
+    expect({ unsettled: history.unsettled('app'), provenAt: history.provenAt('app', Date.now()), beganAt: history.beganAt('app') }).toEqual(before);
+    expect(history.runs('app', null)).toHaveLength(10_003);
+    // Nor do these fill the disk.
+    db.transaction(() => {
+      for (let i = 0; i < 12_000; i++) insert.run(`verify-${i}-later`, verify);
+    })();
+    history.trim('app');
+    expect(history.runs('app', null)).toHaveLength(11_001);
+    db.close();
     history.close();
   });
 
