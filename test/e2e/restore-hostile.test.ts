@@ -139,6 +139,40 @@ describe('a live restore that is ended', () => {
   });
 });
 
+/**
+ * Closing any descriptor of a file drops all locks that the process has on it (traps, 8): while SQLite has a database open, nothing else in
+ * that process opens it. `log` is of one process after the other, the calls on the database alone.
+ */
+function openTwice(log: string): { twice: string[]; locked: number } {
+  const open = new Map<string, Set<string>>();
+  const twice: string[] = [];
+  let locked = 0;
+  for (const line of readFileSync(log, 'utf8').split('\n')) {
+    const [, process = '', call = '', rest = ''] = /^(\d+) +(\w+)\((.*)$/.exec(line) ?? [];
+    const descriptors = open.get(process) ?? new Set<string>();
+    open.set(process, descriptors);
+    const opened = call === 'openat' ? / = (\d+)/.exec(rest)?.[1] : undefined;
+    if (opened !== undefined) descriptors.add(opened);
+    if (call === 'close') descriptors.delete(/^\d+/.exec(rest)?.[0] ?? '');
+    if (descriptors.size > 1) twice.push(line);
+    if (call === 'fcntl' && rest.includes('F_WRLCK')) locked++;
+  }
+  return { twice, locked };
+}
+
+test.skipIf(cannot('strace')).each(['wal', 'delete'] as const)('no process of a live restore opens the database beside SQLite: %s', async (journal) => {
+  const { s, file } = await made(journal, 300_000);
+  const db = new Database(s.source);
+  db.exec('DELETE FROM invoice');
+  db.close();
+  const log = join(tempDirectory('trace'), 'log');
+  const through = ['strace', '-f', '-qq', '-o', log, '-P', s.source, '-e', 'trace=openat,close,fcntl', '--'];
+  const restore = await s.ask('restore', [file, '--into', s.source, '--yes', '--json'], { through });
+  expect([restore.code, differences(join(s.to, file), s.source)], restore.stderr).toEqual([0, []]);
+  const { twice, locked } = openTwice(log);
+  expect([twice, locked > 0]).toEqual([[], true]);
+});
+
 describe.skipIf(cannot('strace'))('a restore that is killed', () => {
   const killedAt = async (s: Scene, call: string, path: string): Promise<void> => {
     const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', path, '-e', `trace=${call}`, '-e', `inject=${call}:signal=KILL:when=1`, '--'];

@@ -1,0 +1,40 @@
+/** A command that stands still at a chosen system call, so that a test can do something at that very moment. Needs strace. */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { descendants } from '../fault/proof.js';
+import { type Options, type Result, signalTo, startCommand, tempDirectory, until } from './cli.js';
+
+export interface StandingStill {
+  /** Of strace; the command is the first below it. */
+  readonly pid: number;
+  /** Lets it go on, to its end. */
+  readonly goOn: () => Promise<Result>;
+}
+
+export interface Where {
+  /** As strace names it. The call itself is made. */
+  readonly call: string;
+  /** Only calls on this file count. */
+  readonly path?: string;
+  /** The N-th such call of a thread. */
+  readonly when?: number;
+}
+
+/** Resolves when the command stands still; throws where it ends without having come so far. */
+export async function standStill(words: readonly string[], { call, path, when = 1 }: Where, options: Options = {}): Promise<StandingStill> {
+  const log = join(tempDirectory('standstill'), 'log');
+  const only = path === undefined ? [] : ['-P', path];
+  const strace = ['strace', '-f', '-qq', '-o', log, ...only, '-e', `trace=${call}`, '-e', `inject=${call}:signal=STOP:when=${when}`, '--'];
+  const running = startCommand([...strace, ...words], options);
+  await until(`${call} ${when}, to stand still at`, async () => {
+    if (!running.isRunning()) throw new Error(`it ended without ${call} ${when}: ${(await running.result).stderr}`);
+    return existsSync(log) && readFileSync(log, 'utf8').includes('stopped by SIGSTOP');
+  });
+  return {
+    pid: running.pid,
+    goOn: () => {
+      for (const pid of descendants(running.pid)) signalTo(pid, 'SIGCONT');
+      return running.result;
+    },
+  };
+}
