@@ -1,7 +1,8 @@
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, copyFileSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { cannot, dbbackup, makeDatabase, tempDirectory, wrap } from '../support/cli.js';
+import { cannot, damage, dbbackup, EXECUTABLE, makeDatabase, type Result, tempDirectory, wrap } from '../support/cli.js';
+import { standStill } from '../support/standstill.js';
 import { testScenario } from './in-vitest.js';
 import { inject } from './inject.js';
 import { mustBeWhole } from './proof.js';
@@ -137,4 +138,54 @@ test.skipIf(reason)('a staged manifest that cannot be read is kept for a better 
   const next = await dbbackup(args);
   expect([next.code, next.json.warnings?.map(({ code }) => code)], next.stderr).toEqual([0, ['HEALED']]);
   expect(mustBeWhole(to, 'after the next run').pairs.size).toBe(5);
+});
+
+/** Between its last link and its last look a run stands still: whatever stands under the name then is what everybody will take for the copy. */
+test.skipIf(reason).each([
+  ['another file of its size', (path: string, other: string) => renameSync(other, path)],
+  ['the same file, but longer', (path: string) => appendFileSync(path, 'more')],
+])('what has the name of the copy is not what was verified: %s; there is no copy then', { timeout: 60_000 }, async (_, disturb) => {
+  const home = tempDirectory('exchanged');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'delete', bytes: 200_000 });
+  const args = ['run', source, '--to', to, '--json'];
+  expect((await dbbackup(args)).code).toBe(0);
+  const before = readdirSync(to);
+  const run = await standStill([EXECUTABLE, ...args], { call: 'link', when: 2 });
+  const [data = '', ...others] = readdirSync(to).filter((file) => file.endsWith('.db') && !before.includes(file));
+  expect([data === '', others]).toEqual([false, []]);
+  const other = join(home, 'other.db');
+  copyFileSync(join(to, data), other);
+  damage(other, 5000, Buffer.from([1, 2, 3]));
+  disturb(join(to, data), other);
+  const ended = await run.goOn();
+  expect([ended.code, ended.json.copy, ended.json.error?.code], ended.stderr).toEqual([1, null, 'IO_ERROR']);
+  expect(readdirSync(to)).toEqual(before);
+  mustBeWhole(to, 'after the run');
+});
+
+test.skipIf(reason)('a directory that its file system cannot sync is a remark; one that could not be synced is a failure', { timeout: 60_000 }, async () => {
+  const home = tempDirectory('unsynced');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'wal', bytes: 200_000 });
+  const args = ['run', source, '--to', to, '--json'];
+  expect((await dbbackup(args)).code).toBe(0);
+  const run = (error: string): Promise<Result> =>
+    dbbackup(args, { through: ['strace', '-f', '-qq', '-o', '/dev/null', '-P', to, '-e', 'trace=fsync', '-e', `inject=fsync:error=${error}`, '--'] });
+  for (const error of ['EINVAL', 'EOPNOTSUPP', 'ENOSYS']) {
+    const { code, json, stderr } = await run(error);
+    const remark = {
+      code: 'SYNC_UNSUPPORTED',
+      severity: 'warning',
+      message: expect.stringContaining(`syncing the directory ${to} is not supported`) as string,
+    };
+    expect([code, json.status, json.copy?.status, json.warnings], stderr).toEqual([0, 'ok', 'good', [remark]]);
+  }
+  const found = mustBeWhole(to, 'after the runs').pairs;
+  expect(found.size).toBe(4);
+  const failed = await run('EIO');
+  expect([failed.code, failed.json.copy, failed.json.error?.code], failed.stderr).toEqual([1, null, 'IO_ERROR']);
+  expect(mustBeWhole(to, 'after the failure').pairs).toEqual(found);
 });
