@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { bindReadOnly } from '../fault/mounts.js';
-import { cannot, damage, dbbackup, type Result, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
+import { cannot, damage, dbbackup, EXECUTABLE, type Result, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
 import { dataFileOf, manifestFileOf, type Otherwise, type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
+import { standStill } from '../support/standstill.js';
 import { ago, baseAt, type Copied, dataFiles, HOUR, type Scene, sceneWithCopy, tree } from './scene.js';
 
 interface Made extends Copied {
@@ -252,4 +253,23 @@ test('a state directory over a link on the way: nobody shuts himself out', async
   const holder = await useDatabase(join(s.home, 'way/.dbbackup/app.lock.db'), ['BEGIN IMMEDIATE']);
   expect((await s.run(['--json'])).json.error?.code).toBe('LOCKED');
   await holder.stop();
+});
+
+test.skipIf(cannot('strace'))('a verdict is not written into the manifest of another copy that has the name meanwhile', async () => {
+  const { s, file, said } = await made();
+  const bytes = readFileSync(join(s.to, file));
+  damage(join(s.to, file), 5000, Buffer.from([1, 2, 3]));
+  // It has its verdict, and is about to take the lock for writing it down.
+  const words = [EXECUTABLE, 'verify', file, '--to', s.to, '--json'];
+  const verify = await standStill(words, { call: 'openat', path: join(s.state, 'app.lock.db') });
+  writeFileSync(join(s.to, file), bytes);
+  const other = textOf(said, { runId: '11111111-1111-4111-8111-111111111111' });
+  writeFileSync(jsonOf(s, file), other);
+  const ended = await verify.goOn();
+  expect([ended.code, ended.json.error?.code, verdictOf(ended, file)], ended.stderr).toEqual([1, 'COPY_BAD', 'bad']);
+  expect(readFileSync(jsonOf(s, file), 'utf8')).toBe(other);
+  // Left alone, the same would have been written down.
+  damage(join(s.to, file), 5000, Buffer.from([1, 2, 3]));
+  expect((await s.ask('verify', [file])).code).toBe(1);
+  expect(saidOf(s, file)).toMatchObject({ status: 'bad', runId: '11111111-1111-4111-8111-111111111111' });
 });

@@ -1,10 +1,23 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, mkdirSync, openSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { damage, dbbackup, holdExclusively, makeDatabase, type Running, signalTo, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
+import {
+  cannot,
+  damage,
+  dbbackup,
+  holdExclusively,
+  makeDatabase,
+  type Running,
+  signalTo,
+  start,
+  tempDirectory,
+  until,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
 import { testScenario } from './in-vitest.js';
-import { descendants, listing, mustBeWhole, processesAt } from './proof.js';
+import { descendants, listing, mustBeWhole, processesAt, tempEntries } from './proof.js';
 import { signals } from './signals.js';
 
 testScenario(signals);
@@ -232,4 +245,23 @@ describe('a bug of ours in the middle of a run', () => {
     expect(readdirSync(join(to, '.dbbackup/outbox'))).toHaveLength(1);
     expect([readdirSync(join(to, '.dbbackup/tmp')), processesAt(home)]).toEqual([[], []]);
   });
+});
+
+/** What has to be written down now would otherwise wait for gigabytes that nobody needs any more; and their space would stay taken. */
+test.skipIf(cannot('strace'))('a run that is ended gives its space back, also where somebody else has its files open', { timeout: 60_000 }, async () => {
+  const p = place(3_000_000);
+  // Some 750 pages, 5 ms each.
+  const running = start(p.run(), { through: wrap.slow('pwrite64', 5000) });
+  const path = (): string => join(p.to, '.dbbackup/tmp', tempEntries(p.to).find((file) => file.endsWith('data.db')) ?? 'none');
+  await until('the snapshot to grow', () => existsSync(path()) && statSync(path()).size > 0);
+  const fd = openSync(path(), 'r');
+  try {
+    signalTo(descendants(running.pid)[0] ?? 0, 'SIGTERM');
+    const ended = await running.result;
+    expect([ended.code, ended.json.error?.code, tempEntries(p.to)], ended.stderr).toEqual([143, 'INTERRUPTED', []]);
+    const { nlink, size } = fstatSync(fd);
+    expect({ nlink, size }).toEqual({ nlink: 0, size: 0 });
+  } finally {
+    closeSync(fd);
+  }
 });
