@@ -1,8 +1,8 @@
 /** Looking changes nothing: dry runs, list, status, history and check leave every byte, mode and time as it was. */
 import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { dbbackup, leaveSidecars, makeDatabase, makeHotJournal, query, type Result, useDatabase } from '../support/cli.js';
+import { cannot, dbbackup, leaveSidecars, makeDatabase, makeHotJournal, query, type Result, useDatabase } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -309,6 +309,33 @@ describe('the journal of a crash', () => {
     const dry = await s.run(['--dry-run', '--json']);
     expect([dry.code, dry.json.error], dry.stderr).toEqual([0, null]);
     await user.stop();
+  });
+
+  const noStrace = cannot('strace');
+  if (noStrace) process.stderr.write(`not run here: a list of locks that cannot be read: ${noStrace}\n`);
+
+  describe.skipIf(noStrace)('where nobody may see who holds which lock', () => {
+    const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', '/proc/locks', '-e', 'trace=openat', '-e', 'inject=openat:error=EACCES', '--'];
+
+    test('is not a journal of a transaction that is under way', async () => {
+      const s = scene(null);
+      makeDatabase(s.source, { journal: 'delete', bytes: 400_000 });
+      const user = await useDatabase(s.source, ['PRAGMA cache_size = 5', 'BEGIN IMMEDIATE', 'UPDATE invoice SET note = note || 1']);
+      const dry = await s.run(['--dry-run', '--json'], { through });
+      expect([dry.code, dry.json.error], dry.stderr).toEqual([0, null]);
+      await user.stop();
+    });
+
+    test('is told by the run itself, which SQLite tells', async () => {
+      const s = scene(null);
+      await makeHotJournal(s.source);
+      const before = tree(dirname(s.source));
+      const dry = await s.run(['--dry-run', '--json'], { through });
+      expect([dry.code, dry.json.error], dry.stderr).toEqual([0, null]);
+      const run = await s.run(['--json'], { through });
+      expect([run.code, run.json.error?.code, dataFiles(s.to)], run.stderr).toEqual([1, 'SOURCE_HOT_JOURNAL', []]);
+      expect(tree(dirname(s.source))).toEqual(before);
+    });
   });
 });
 
