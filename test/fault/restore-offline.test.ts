@@ -6,7 +6,23 @@ import { lstatSync, readdirSync, renameSync, rmSync, truncateSync, writeFileSync
 import { basename, dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { type Copied, type Scene, sceneWithCopy } from '../e2e/scene.js';
-import { cannot, dbbackup, EXECUTABLE, leaveSidecars, makeDatabase, query, type Result, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
+import {
+  cannot,
+  dbbackup,
+  directoryOf,
+  EXECUTABLE,
+  executableFor,
+  giveDatabase,
+  leaveSidecars,
+  makeDatabase,
+  openTempDirectory,
+  query,
+  type Result,
+  readJson,
+  tempDirectory,
+  useDatabase,
+  wrap,
+} from '../support/cli.js';
 import { differences } from '../support/rows.js';
 import { type StandingStill, standStill } from '../support/standstill.js';
 import { mustBeWhole, sha256 } from './proof.js';
@@ -14,6 +30,9 @@ import { readTrace } from './trace.js';
 
 const noStrace = cannot('strace');
 if (noStrace) process.stderr.write(`not run here: a restore that is disturbed while it exchanges files: ${noStrace}\n`);
+
+/** The application's user, where another one is at work. */
+const APP = 4001;
 
 /** A copy, and in the place of its database one that is cut short, with the -wal and -shm of an application that was killed. */
 async function damagedWithWal(): Promise<Copied> {
@@ -131,4 +150,31 @@ describe.skipIf(noStrace)('between its last look and the exchange', () => {
     expect([beside(s), readdirSync(setAside(s))]).toEqual([before, ['restore.json']]);
     mustBeWhole(s.to, 'after the restore');
   });
+});
+
+const noMount = cannot('root', 'setpriv', 'mount');
+if (noMount) process.stderr.write(`not run here: somebody who cannot be seen: ${noMount}\n`);
+
+/** Of processes of other users /proc may show nothing, and then the list of those that have the database open is empty. */
+test.skipIf(noMount)('somebody who cannot be seen is in the middle of something: SQLite says so, and nothing is replaced', async () => {
+  const home = openTempDirectory('unseen');
+  const data = directoryOf(join(home, 'data'), APP);
+  const to = directoryOf(join(home, 'backups'), APP, APP, 0o700);
+  const source = join(data, 'app.db');
+  const options = { through: wrap.unseeing(APP), executable: executableFor(APP) };
+  makeDatabase(source, { journal: 'delete' });
+  giveDatabase(source, APP);
+  expect((await dbbackup(['run', source, '--to', to], options)).code).toBe(0);
+  rmSync(source);
+  makeDatabase(source, { journal: 'delete', pageSize: 512 });
+  giveDatabase(source, APP);
+  const before = [lstatSync(source).ino, sha256(source)];
+  const app = await useDatabase(source, ['BEGIN', 'SELECT count(*) FROM customer']);
+  const words = ['restore', '--into', source, '--yes', '--to', to, '--json'];
+  const refused = await dbbackup(words, options);
+  expect([refused.code, refused.json.error?.code], refused.stderr).toEqual([1, 'IN_USE']);
+  expect(refused.json.error?.message).toContain('a process that cannot be seen from here');
+  expect([readdirSync(data), lstatSync(source).ino, sha256(source)]).toEqual([['app.db'], ...before]);
+  await app.stop();
+  expect((await dbbackup(words, options)).code).toBe(0);
 });

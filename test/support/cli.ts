@@ -345,6 +345,11 @@ export const wrap = {
     const minus = capabilities.map((c) => `-${c}`).join(',');
     return ['setpriv', '--bounding-set', minus, '--inh-caps', minus, '--'];
   },
+  /** As another user, to whom /proc shows no process but his own (hidepid, systemd's ProtectProc=invisible). */
+  unseeing: (uid: number): string[] => [
+    ...['unshare', '-m', 'sh', '-c', 'mount -t proc -o hidepid=2 proc /proc && exec "$0" "$@"'],
+    ...['setpriv', '--reuid', String(uid), '--regid', String(uid), '--clear-groups', '--'],
+  ],
   /** Errors or signals put into system calls. `log` gets one file per thread: `log.TID`. */
   fault: (log: string, faults: readonly Fault[]): string[] => {
     const inject = faults.flatMap((f) => {

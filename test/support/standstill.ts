@@ -2,11 +2,9 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { descendants } from '../fault/proof.js';
-import { type Options, type Result, signalTo, startCommand, tempDirectory, until } from './cli.js';
+import { atEnd, type Options, type Result, signalTo, startCommand, tempDirectory, until } from './cli.js';
 
 export interface StandingStill {
-  /** Of strace; the command is the first below it. */
-  readonly pid: number;
   /** Lets it go on, to its end. */
   readonly goOn: () => Promise<Result>;
 }
@@ -30,10 +28,16 @@ export async function standStill(words: readonly string[], { call, path, when = 
     if (!running.isRunning()) throw new Error(`it ended without ${call} ${when}: ${(await running.result).stderr}`);
     return existsSync(log) && readFileSync(log, 'utf8').includes('stopped by SIGSTOP');
   });
+  const pids = descendants(running.pid);
+  let stands = true;
+  // strace is ended with the test, and would leave them behind as they are.
+  atEnd(() => {
+    if (stands) for (const pid of pids) signalTo(pid, 'SIGKILL');
+  });
   return {
-    pid: running.pid,
     goOn: () => {
-      for (const pid of descendants(running.pid)) signalTo(pid, 'SIGCONT');
+      stands = false;
+      for (const pid of pids) signalTo(pid, 'SIGCONT');
       return running.result;
     },
   };
