@@ -2,7 +2,7 @@
  * Who runs it, with which rights, on a database in which state: whatever dbbackup answers, the application (another
  * user) can open its database and write to it afterwards, and one that was running never had a failed write (traps, 1).
  */
-import { chmodSync, chownSync, existsSync, lstatSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, lstatSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import {
@@ -15,9 +15,12 @@ import {
   makeDatabase,
   openTempDirectory,
   openWriter,
+  signalTo,
+  until,
   useDatabase,
   wrap,
 } from '../support/cli.js';
+import { standStill } from '../support/standstill.js';
 import { mustBeWhole, mustHaveNoTemp, sha256 } from './proof.js';
 
 /** The application's user and group. */
@@ -244,4 +247,44 @@ test.skipIf(reason)('a lock that cannot be written is none: nobody works beside 
     }
     expect(existsSync(work)).toBe(true);
   }
+});
+
+const untraced = cannot('root', 'setpriv', 'strace');
+if (untraced) process.stderr.write(`not run here: an application that is just opening its database: ${untraced}\n`);
+
+/**
+ * An application that starts again after a crash has the index of its WAL (-shm) open for a moment before it fills it anew: who may only read
+ * is then told to leave that to somebody else (SQLITE_READONLY_RECOVERY).
+ */
+test.skipIf(untraced).each([
+  ['by then it has done that', true, 0],
+  ['it does not come to that', false, 'SOURCE_READONLY_DIRECTORY'],
+] as const)('an application that is just opening its database is looked at once more, and %s', { timeout: 60_000 }, async (_, goesOn, outcome) => {
+  const home = openTempDirectory('moment');
+  const data = directoryOf(join(home, 'data'), APP, APP, RIGHTS.group[0]);
+  const source = join(data, 'app.db');
+  const to = directoryOf(join(home, 'backups'), OTHER, OTHER, 0o700);
+  makeDatabase(source, { journal: 'wal', bytes: 50_000 });
+  giveDatabase(source, APP, APP, RIGHTS.group[1]);
+  await leaveSidecars(source, { through: wrap.as(APP) });
+  // Of its locks on the index the third call makes sure that it has it open; with the next one it would begin to fill it.
+  const log = join(home, 'log');
+  const through = ['strace', '-f', '-qq', '-o', log, '-P', `${source}-shm`, '-e', 'trace=fcntl', '-e', 'inject=fcntl:signal=STOP:when=3', '--'];
+  const opening = useDatabase(source, ['SELECT count(*) FROM beat'], { through: [...through, ...wrap.as(APP)] });
+  const stopped = (): string | undefined => (existsSync(log) ? /^(\d+) .*stopped by SIGSTOP/m.exec(readFileSync(log, 'utf8'))?.[1] : undefined);
+  await until('the application to stand still', () => stopped() !== undefined);
+  expect(readFileSync(log, 'utf8')).toMatch(/F_RDLCK.*l_start=128/);
+  const goOn = (): boolean => signalTo(Number(stopped()), 'SIGCONT');
+  try {
+    const words = [...RUNNERS['other, in the group'].through, executableFor(OTHER), 'run', source, '--to', to, '--json'];
+    // The first attempt has failed, and its child is ended.
+    const run = await standStill(words, { call: 'kill' });
+    if (goesOn && goOn()) await opening;
+    const ended = await run.goOn();
+    expect(ended.json.error?.code ?? ended.code, ended.stderr).toBe(outcome);
+  } finally {
+    goOn();
+  }
+  expect((await (await opening).stop()).failed).toBe(0);
+  expect(mustBeWhole(to, 'after the run').pairs.size).toBe(goesOn ? 1 : 0);
 });
