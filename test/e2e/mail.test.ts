@@ -1,5 +1,5 @@
 /** Somebody hears of it: who is told what, when, and how often, with a real mail server on loopback. */
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmdirSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { type AddressInfo, createServer } from 'node:net';
 import { hostname } from 'node:os';
@@ -427,12 +427,12 @@ test('a run that is killed while it tells has its end on record already', async 
 
 describe('a run that was killed', () => {
   /** Runs, and is killed in the middle of the snapshot. */
-  async function killOne(s: Scene): Promise<string> {
+  async function killOne(s: Scene, more: readonly string[] = []): Promise<string> {
     const holder = await holdExclusively(s.source);
-    const run = start(['run', s.source, '--to', s.to], env());
+    const run = start(['run', s.source, '--to', s.to, ...more], env());
     let id = '';
     await until('the run to be recorded', async () => {
-      const [newest] = (await s.ask('history', ['--json', '--limit', '1'])).json.runs ?? [];
+      const [newest] = (await s.ask('history', ['--json', '--limit', '1', ...more])).json.runs ?? [];
       id = newest?.status === 'running' ? newest.runId : '';
       return id !== '';
     });
@@ -470,6 +470,32 @@ describe('a run that was killed', () => {
     expect((await s.run([], env())).code).toBe(0);
     expect(subjects()).toEqual([about('RECOVERED')]);
     expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+  });
+
+  describe('with its state in a directory that a run to another place shares', () => {
+    async function shared(): Promise<{ s: Scene; state: string[]; elsewhere: (more?: readonly string[]) => Promise<Result> }> {
+      const s = scene({ journal: 'wal' });
+      const state = ['--state-dir', join(s.home, 'state')];
+      const elsewhere = (more: readonly string[] = []): Promise<Result> =>
+        dbbackup(['run', s.source, '--to', join(s.home, 'elsewhere'), ...state, '--json', ...more], env());
+      expect([(await s.run(state)).code, (await elsewhere()).code]).toEqual([0, 0]);
+      return { s, state, elsewhere };
+    }
+
+    test('is told by that one, once, and cleared away by the next one of its own', async () => {
+      const { s, state, elsewhere } = await shared();
+      const id = await killOne(s, state);
+      expect((await elsewhere()).code).toBe(0);
+      const [killed, recovery, ...others] = arrived();
+      expect([killed, recovery].map((m) => m?.headers.get('subject'))).toEqual([about('INTERRUPTED'), about('RECOVERED')]);
+      expect([killed?.text.includes(id), others]).toEqual([true, []]);
+      expect(readdirSync(join(s.state, 'tmp'))).toEqual([`app-${id}`]);
+      const own = await s.run([...state, '--json'], env());
+      expect([own.code, subjects(), readdirSync(join(s.state, 'tmp'))], own.stderr).toEqual([0, [], []]);
+      const interrupted = (await s.ask('history', [...state, '--json'])).json.runs?.filter((run) => run.status === 'interrupted');
+      expect(interrupted?.map(({ runId, error }) => [runId, error?.code])).toEqual([[id, 'INTERRUPTED']]);
+      expect(dataFiles(s.to)).toHaveLength(2);
+    });
   });
 
   test('is told by status --notify, and then by nobody else', async () => {
@@ -522,22 +548,39 @@ describe('a run that came to its end, and could not write that down, was not kil
     expect([seen?.runId, seen?.copy?.file, seen?.error?.code]).toEqual([run.json.runId, run.json.copy?.file, 'STATE_UNWRITABLE']);
   });
 
-  test('and one that was killed is told also where the next run could not write that down', async () => {
+  test('and one that was killed is told, once, also where the next two runs could not write that down', async () => {
     const { s } = await sceneWithCopy();
     const holder = await holdExclusively(s.source);
     const running = start(['run', s.source, '--to', s.to]);
-    await until('the run to be under way', async () => (await s.ask('history', ['--json'])).json.runs?.[0]?.status === 'running');
+    let id = '';
+    await until('the run to be under way', async () => {
+      const [newest] = (await s.ask('history', ['--json'])).json.runs ?? [];
+      id = newest?.status === 'running' ? newest.runId : '';
+      return id !== '';
+    });
     killGroup(running.pid, 'SIGKILL');
     await running.result;
     await holder.crash();
-    const history = await useDatabase(join(s.state, 'history.db'), ['BEGIN IMMEDIATE']);
-    expect((await s.run([], env())).code).toBe(0);
+    const unwritten = async (): Promise<void> => {
+      const run = await s.run(['--json'], env());
+      expect([run.code, run.json.warnings?.some((w) => w.code === 'STATE_UNWRITABLE')], run.stderr).toEqual([0, true]);
+    };
+    const path = join(s.state, 'history.db');
+    const history = await useDatabase(path, ['BEGIN IMMEDIATE']);
+    await unwritten();
     await history.crash();
     // It could read the history all the same.
     expect(subjects()).toEqual([about('RECOVERED')]);
+    mkdirSync(`${path}-journal`);
+    await unwritten();
+    rmdirSync(`${path}-journal`);
+    expect(subjects()).toEqual([]);
     expect((await s.run([], env())).code).toBe(0);
     expect(subjects()).toEqual([about('INTERRUPTED'), about('RECOVERED')]);
-    expect(readdirSync(join(s.state, 'tmp'))).toEqual([]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect([subjects(), outbox(s), readdirSync(join(s.state, 'tmp'))]).toEqual([[], [], []]);
+    const interrupted = (await s.ask('history', ['--json'])).json.runs?.filter((run) => run.error?.code === 'INTERRUPTED');
+    expect(interrupted?.map(({ runId, status }) => [runId, status])).toEqual([[id, 'interrupted']]);
   });
 
   test('nor is one that was killed taken for such a one, where its state lies in another backup directory', async () => {
