@@ -160,7 +160,10 @@ function openTwice(log: string): { twice: string[]; locked: number } {
   return { twice, locked };
 }
 
-test.skipIf(cannot('strace')).each(['wal', 'delete'] as const)('no process of a live restore opens the database beside SQLite: %s', async (journal) => {
+const untraced = cannot('strace');
+if (untraced) process.stderr.write(`not run here: what a live restore opens: ${untraced}\n`);
+
+test.skipIf(untraced).each(['wal', 'delete'] as const)('no process of a live restore opens the database beside SQLite: %s', async (journal) => {
   const { s, file } = await made(journal, 300_000);
   const db = new Database(s.source);
   db.exec('DELETE FROM invoice');

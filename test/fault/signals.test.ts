@@ -247,8 +247,11 @@ describe('a bug of ours in the middle of a run', () => {
   });
 });
 
+const noStrace = cannot('strace');
+if (noStrace) process.stderr.write(`not run here: a run that gives its space back: ${noStrace}\n`);
+
 /** What has to be written down now would otherwise wait for gigabytes that nobody needs any more; and their space would stay taken. */
-test.skipIf(cannot('strace'))('a run that is ended gives its space back, also where somebody else has its files open', { timeout: 60_000 }, async () => {
+test.skipIf(noStrace)('a run that is ended gives its space back, also where somebody else has its files open', { timeout: 60_000 }, async () => {
   const p = place(3_000_000);
   // Some 750 pages, 5 ms each.
   const running = start(p.run(), { through: wrap.slow('pwrite64', 5000) });
