@@ -111,6 +111,25 @@ test('killed, the way back that it leaves names the file that a link leads to, a
   expect([back.code, await problems()], back.stderr).toEqual([0, expect.not.stringContaining('LAST_RUN_DIED')]);
 });
 
+test('killed, the way back that a run to another directory tells of, which shares its state, leads to the copy', async () => {
+  const s = scene({ journal: 'wal' });
+  const state = ['--state-dir', join(s.home, 'state')];
+  const elsewhere = join(s.home, 'elsewhere');
+  const before = contentOf(s.source);
+  const started = join(s.home, 'started');
+  const body = `db.exec('DELETE FROM beat; DELETE FROM invoice'); require('fs').writeFileSync(${JSON.stringify(started)}, ''); setTimeout(() => {}, 60000)`;
+  const running = start(['guard', '--database', s.source, '--to', s.to, ...state, '--', ...migration(body)]);
+  await until('the command to have written', () => existsSync(started), 20_000);
+  killGroup(running.pid, 'SIGKILL');
+  await running.result;
+  await until('its command to be gone', () => processesAt(s.home).length === 0);
+  const run = await dbbackup(['run', s.source, '--to', elsewhere, ...state, '--json']);
+  const told = run.json.warnings?.find(({ code }) => code === 'LAST_RUN_DIED')?.message ?? '';
+  const [, back = ''] = /dbbackup (restore \S+ --into .*--yes)/.exec(told) ?? [];
+  const restore = await dbbackup([...back.split(' '), ...state]);
+  expect([restore.code, contentOf(s.source)], `${told}: ${restore.stderr}`).toEqual([0, before]);
+});
+
 test('killed twice, both are told of, and both lead back to before the first: what the second one found was half done already', async () => {
   const s = scene({ journal: 'wal' });
   const before = contentOf(s.source);

@@ -496,6 +496,25 @@ describe('a run that was killed', () => {
       expect(interrupted?.map(({ runId, error }) => [runId, error?.code])).toEqual([[id, 'INTERRUPTED']]);
       expect(dataFiles(s.to)).toHaveLength(2);
     });
+
+    const noStrace = cannot('strace');
+    if (noStrace) process.stderr.write(`not run here: a run that is killed when it has made its copy: ${noStrace}\n`);
+
+    test.skipIf(noStrace !== null)('and has made its copy: nobody is told that there is none, and it stays', async () => {
+      const { s, state, elsewhere } = await shared();
+      const before = dataFiles(s.to);
+      // At the first sync of the directory, which follows the last link.
+      const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', s.to, '-e', 'trace=fsync', '-e', 'inject=fsync:signal=KILL:when=1', '--'];
+      const ended = await s.run(state, { through });
+      expect(ended.signal === 'SIGKILL' || ended.code === 137, ended.stderr).toBe(true);
+      const [made = ''] = dataFiles(s.to).filter((file) => !before.includes(file));
+      expect((await elsewhere()).code).toBe(0);
+      const [killed] = arrived();
+      expect(killed?.headers.get('subject')).toBe(about('INTERRUPTED'));
+      expect(killed?.text).not.toContain('No good new copy was made');
+      expect((await s.run(state, env())).code).toBe(0);
+      expect((await s.ask('list', ['--json'])).json.copies?.find(({ file }) => file === made)?.status).toBe('good');
+    });
   });
 
   test('is told by status --notify, and then by nobody else', async () => {

@@ -2,7 +2,8 @@
  * Who runs it, with which rights, on a database in which state: whatever dbbackup answers, the application (another
  * user) can open its database and write to it afterwards, and one that was running never had a failed write (traps, 1).
  */
-import { chmodSync, chownSync, existsSync, lstatSync, readFileSync, statSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, chownSync, existsSync, lstatSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import {
@@ -11,11 +12,14 @@ import {
   directoryOf,
   executableFor,
   giveDatabase,
+  killGroup,
   leaveSidecars,
   makeDatabase,
   openTempDirectory,
   openWriter,
+  type Result,
   signalTo,
+  start,
   until,
   useDatabase,
   wrap,
@@ -287,4 +291,36 @@ test.skipIf(untraced).each([
   }
   expect((await (await opening).stop()).failed).toBe(0);
   expect(mustBeWhole(to, 'after the run').pairs.size).toBe(goesOn ? 1 : 0);
+});
+
+const noMount = cannot('root', 'setpriv', 'mount');
+if (noMount) process.stderr.write(`not run here: a run that cannot be seen: ${noMount}\n`);
+
+/** A monitor of another user, who was let into the directory, on a machine that shows nobody the processes of others. */
+test.skipIf(noMount)('a run that cannot be seen is not said to be dead', { timeout: 60_000 }, async () => {
+  const home = openTempDirectory('unseen');
+  const source = join(home, 'app.db');
+  const to = join(home, 'backups');
+  makeDatabase(source, { journal: 'wal' });
+  expect((await dbbackup(['run', source, '--to', to])).code).toBe(0);
+  for (const path of [to, join(to, '.dbbackup')]) chmodSync(path, 0o755);
+  for (const file of readdirSync(to).filter((name) => name.startsWith('app-'))) chmodSync(join(to, file), 0o644);
+  chmodSync(join(to, '.dbbackup/history.db'), 0o644);
+  const pipe = join(home, 'pipe');
+  spawnSync('mkfifo', [pipe]);
+  const running = start(['run', source, '--to', to], { env: { DBBACKUP_BEFORE: `cat ${pipe}` } });
+  const ask = (command: string, through: readonly string[] = []): Promise<Result> =>
+    dbbackup([command, '--to', to, '--name', 'app', '--json'], { through, executable: executableFor(OTHER) });
+  const newest = async (through: readonly string[] = []): Promise<unknown> => (await ask('history', through)).json.runs?.[0]?.status;
+  await until('the run to be under way', async () => (await newest()) === 'running');
+  const seen = [await newest(wrap.as(OTHER)), await newest(wrap.unseeing(OTHER)), (await ask('status', wrap.unseeing(OTHER))).json.problems];
+  writeFileSync(pipe, '');
+  expect((await running.result).code).toBe(0);
+  expect(seen).toEqual(['running', 'running', []]);
+  // One that was killed is seen to be gone all the same.
+  const killed = start(['run', source, '--to', to], { env: { DBBACKUP_BEFORE: `cat ${pipe}` } });
+  await until('the next one to be under way', async () => (await newest()) === 'running');
+  killGroup(killed.pid, 'SIGKILL');
+  await killed.result;
+  expect(await newest(wrap.unseeing(OTHER))).toBe('interrupted');
 });
