@@ -116,8 +116,15 @@ const GROUP_TITLES: Record<Group, string> = {
   hooks: 'Hooks:',
 };
 
+/** `-nq` as `-n -q`: some belong to the program and some to a command, and commander finds each of them only where it stands alone. */
+function takenApart(argv: readonly string[]): string[] {
+  const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
+  return argv.flatMap((word, i) => (i < end && /^-[nqv]{2,}$/.test(word) ? [...word.slice(1)].map((letter) => `-${letter}`) : [word]));
+}
+
 /** @throws Failed with USAGE */
-export function parseArguments(argv: readonly string[], version: string): Invocation | Words {
+export function parseArguments(given: readonly string[], version: string): Invocation | Words {
+  const argv = takenApart(given);
   let invocation: Invocation | null = null;
   let words = '';
   const program = build(argv, version, (made) => {

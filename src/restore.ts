@@ -42,7 +42,7 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
     throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config), others: copy.name });
   const impossible = sizesProblem(manifest);
   if (impossible !== null) throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [impossible], to: placeOf(config), others: copy.name });
-  refuseInside(config, input.target, way === 'into');
+  refuseInside(config, input.target, way === 'into' && isCopyOf(manifest, input.target, input.target));
   if (input.filesTo !== null) inspectFiles(config, input.filesTo, copy, manifest, input.target);
   if (way === 'output') inspectOutput(input.target, input.force);
   else {
@@ -59,8 +59,8 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   return { copy, manifest };
 }
 
-/** Not over a copy, a manifest or our own state, and nothing of another kind among them. `mayLie`: a database that has its place there gets it back. */
-function refuseInside(config: Config, target: string, mayLie = false): void {
+/** Not over a copy, a manifest or our own state, and nothing of another kind among them. `isItsPlace`: a database that lives there gets it back. */
+function refuseInside(config: Config, target: string, isItsPlace = false): void {
   let directory = dirname(target);
   try {
     directory = realpathSync(directory);
@@ -70,7 +70,7 @@ function refuseInside(config: Config, target: string, mayLie = false): void {
   for (const ours of [config.to, config.stateDir, stateDirOf(config.to)].filter((d) => lstatOrNull(d))) {
     const real = realpathSync(ours);
     if (directory !== real && !directory.startsWith(`${real}/`)) continue;
-    if (mayLie && ours === config.to && parseCopyFile(basename(target)) === null) continue;
+    if (isItsPlace && ours === config.to && parseCopyFile(basename(target)) === null) continue;
     throw new Failed({
       code: 'RESTORE_FAILED',
       path: target,

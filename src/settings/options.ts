@@ -17,6 +17,7 @@ import {
   name,
   notifyRule,
   path,
+  placeToMake,
   positiveDuration,
   recipient,
   times,
@@ -79,7 +80,7 @@ export const OPTIONS = {
     value: 'DIR',
     commands: ALL,
     summary: 'The backup directory; required, made (0700) when it is missing.',
-    parse: path,
+    parse: placeToMake,
   },
   'state-dir': {
     group: 'directory',
@@ -87,7 +88,7 @@ export const OPTIONS = {
     fallback: '(TO/.dbbackup)',
     commands: ALL,
     summary: 'Lock, history and outbox; must be local when the backup directory is on a network file system.',
-    parse: path,
+    parse: placeToMake,
   },
   'accept-moved': {
     group: 'directory',
@@ -334,7 +335,7 @@ export const OPTIONS = {
     fallback: '(STATE-DIR/log)',
     commands: TELLING,
     summary: 'Where the JSON logs are written, a file a day (UTC).',
-    parse: path,
+    parse: placeToMake,
   },
   'log-keep': {
     group: 'log',

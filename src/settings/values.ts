@@ -36,6 +36,12 @@ export function path(raw: string, base: string): string {
   return isAbsolute(raw) ? resolve(raw) : resolve(base, raw);
 }
 
+/** A path where something is made: what is not UTF-8 in it arrives as U+FFFD, and another place than the one that was said would be made. */
+export function placeToMake(raw: string, base: string): string {
+  if (raw.includes('\ufffd')) throw new Error('is not UTF-8: give the directory another name');
+  return path(raw, base);
+}
+
 /** The path of a file for node_exporter's textfile collector, which reads `*.prom` and nothing else. */
 export function metricsFile(raw: string, base: string): string {
   const file = path(raw, base);

@@ -25,6 +25,14 @@ describe('help and version', () => {
     }
   });
 
+  test('short flags may stand together, in any order', async () => {
+    const { s } = await sceneWithCopy();
+    for (const flags of ['-nq', '-qn', '-vn', '-nv']) {
+      const run = await s.run([flags, '--json']);
+      expect([run.code, run.json.dryRun], run.stderr).toEqual([0, true]);
+    }
+  });
+
   test.each(COMMANDS)('%s --help', async (command) => {
     const help = await dbbackup([command, '--help']);
     expect([help.code, help.stderr]).toEqual([0, '']);

@@ -126,7 +126,7 @@ test('killed, the way back that a run to another directory tells of, which share
   const run = await dbbackup(['run', s.source, '--to', elsewhere, ...state, '--json']);
   const told = run.json.warnings?.find(({ code }) => code === 'LAST_RUN_DIED')?.message ?? '';
   const [, back = ''] = /dbbackup (restore \S+ --into .*--yes)/.exec(told) ?? [];
-  const restore = await dbbackup([...back.split(' '), ...state]);
+  const restore = await dbbackup(back.split(' '));
   expect([restore.code, contentOf(s.source)], `${told}: ${restore.stderr}`).toEqual([0, before]);
 });
 

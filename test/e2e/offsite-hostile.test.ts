@@ -9,11 +9,12 @@ import { gzipSync } from 'node:zlib';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { stampOf } from '../../src/catalog.js';
-import { dbbackup, type Options, start, tempDirectory, until } from '../support/cli.js';
+import { cannot, dbbackup, EXECUTABLE, type Options, start, tempDirectory, until } from '../support/cli.js';
 import { type FakeS3, startFakeS3 } from '../support/fake-s3.js';
 import { hungMount, noHungMount } from '../support/hung-mount.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { makeKey } from '../support/packed.js';
+import { standStill } from '../support/standstill.js';
 import { entry } from '../support/tar.js';
 import { DAY, HOUR, plant, type Scene, scene, sceneWithCopy } from './scene.js';
 
@@ -79,6 +80,23 @@ describe('include', () => {
     const back = join(tempDirectory('back'), 'files');
     expect((await s.ask('restore', ['-o', join(tempDirectory('new'), 'new.db'), '--files-to', back])).code).toBe(0);
     expect(readdirSync(join(back, s.home))).toEqual(['data']);
+  });
+
+  test.skipIf(cannot('strace') !== null)('of where the database lies leaves its journal out, also one that is made while the archive grows', async () => {
+    const s = scene();
+    const first = join(s.home, 'data/aa.bin');
+    writeFileSync(first, 'first');
+    const journal = `${s.source}-journal`;
+    writeFileSync(journal, '');
+    const run = await standStill([EXECUTABLE, 'run', s.source, '--to', s.to, '--include', join(s.home, 'data'), '--json'], { call: 'pread64', path: first });
+    // Another file of that name, and not by chance with the number of the first.
+    writeFileSync(`${journal}.new`, 'of another transaction');
+    renameSync(`${journal}.new`, journal);
+    expect((await run.goOn()).code).toBe(0);
+    rmSync(journal);
+    const back = join(tempDirectory('back'), 'files');
+    expect((await s.ask('restore', ['-o', join(tempDirectory('new'), 'new.db'), '--files-to', back])).code).toBe(0);
+    expect(readdirSync(join(back, s.home, 'data'))).toEqual(['aa.bin']);
   });
 
   test('of the backup directory itself is a settings error', async () => {

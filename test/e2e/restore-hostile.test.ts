@@ -4,6 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import {
+  chmodSync,
   chownSync,
   copyFileSync,
   existsSync,
@@ -12,6 +13,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   statSync,
   symlinkSync,
@@ -21,7 +23,7 @@ import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { descendants, processesAt } from '../fault/proof.js';
-import { cannot, EXECUTABLE, PATH, type Result, type Running, readJson, signalTo, start, tempDirectory, until, useDatabase } from '../support/cli.js';
+import { cannot, dbbackup, EXECUTABLE, PATH, type Result, type Running, readJson, signalTo, start, tempDirectory, until, useDatabase } from '../support/cli.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
 import { type Copied, dataFiles, type Scene, scene, sceneWithCopy, tree } from './scene.js';
@@ -245,6 +247,17 @@ const AMONG_THE_COPIES: readonly (readonly [what: string, target: (s: Scene, fil
   ['the state directory', (s) => join(s.home, 'state/new.db'), '-o'],
   ['the history over a link', (s) => join(s.home, 'other/history.db'), '--into'],
 ];
+
+test('a database that lives below the backup directory gets its copy back', async () => {
+  const s = scene();
+  const source = join(s.to, 'data/app.db');
+  mkdirSync(dirname(source), { recursive: true, mode: 0o700 });
+  chmodSync(s.to, 0o700);
+  renameSync(s.source, source);
+  expect((await dbbackup(['run', source, '--to', s.to])).code).toBe(0);
+  const back = await s.ask('restore', ['--into', source, '--yes', '--json']);
+  expect([back.code, back.json.error], back.stderr).toEqual([0, null]);
+});
 
 test('no target lies among the copies or the state, whatever the way to it', async () => {
   const s = scene();

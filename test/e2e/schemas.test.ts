@@ -379,6 +379,47 @@ describe('what cannot be checked here is copied, and named', () => {
   });
 });
 
+describe('what the application alone can check is copied, and named', () => {
+  const fts = (options: string): string => `CREATE VIRTUAL TABLE "f ""t" USING fts4(${options})`;
+  test.each([
+    ['a full-text index without content', [fts('content="", body'), `INSERT INTO "f ""t"(docid, body) VALUES (1, 'hello')`]],
+    [
+      'one of a table that is indexed later',
+      ['CREATE TABLE c (docid INTEGER PRIMARY KEY, body)', fts('content="c", body'), "INSERT INTO c VALUES (1, 'later')"],
+    ],
+    ['one whose table is gone', ['CREATE TABLE c (docid INTEGER PRIMARY KEY, body)', fts('content="c", body'), 'DROP TABLE c']],
+    ['one that the application compresses', [fts('body, compress=zip, uncompress=unzip'), `INSERT INTO "f ""t"(body) VALUES ('hello')`]],
+    [
+      'a generated column over JSON that is none',
+      [`CREATE TABLE "f ""t" (doc)`, `INSERT INTO "f ""t" VALUES ('{'), ('{"a": 1}')`, `ALTER TABLE "f ""t" ADD COLUMN a TEXT AS (json_extract(doc, '$.a'))`],
+    ],
+    ['one that overflows', [`CREATE TABLE "f ""t" (x)`, `INSERT INTO "f ""t" VALUES (-9223372036854775808)`, `ALTER TABLE "f ""t" ADD COLUMN m INTEGER AS (abs(x))`]],
+  ])('%s', async (_, sql) => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.function('zip', (x) => x);
+      db.function('unzip', (x) => x);
+      for (const statement of sql) db.exec(statement);
+    });
+    // It cannot be read here either.
+    const { manifest, stderr } = await copyOf(s, sql.some((one) => one.includes('ADD COLUMN')) ? ['f "t'] : []);
+    expect(manifest.status).toBe('good');
+    expect(stderr).toMatch(/TABLES_UNCHECKED: verified except 1 table: f "t: \S/);
+    const guard = await s.ask('guard', ['--database', s.source, '--json', '--', 'true']);
+    expect([guard.code, guard.json.error], guard.stderr).toEqual([0, null]);
+  });
+
+  test('and a full-text index with its words in it that is spoilt is damage', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.unsafeMode(true);
+      db.exec("CREATE VIRTUAL TABLE f USING fts4(body); INSERT INTO f(body) VALUES ('hello world'); UPDATE f_content SET c0body = 'other words'");
+    });
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'SOURCE_CORRUPT']);
+  });
+});
+
 describe('an index that lacks rows is damage', () => {
   /** Rows changed while the schema did not know of the index: it holds what they were. */
   function withStaleIndex(s: Scene, rule: string, extra: string, spoil = ''): void {

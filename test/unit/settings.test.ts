@@ -516,6 +516,16 @@ describe('problems', () => {
     expect((await load({ ...given, command: 'status', notify: true })).problems.map((p) => p.setting)).toEqual(['mail-to']);
   });
 
+  test('an env file that another group can write, and a directory whose name is not UTF-8', async () => {
+    const file = envFile(['DBBACKUP_KEEP_LAST=3'], 0o660);
+    expect(await problems({ envFile: file })).toEqual([]);
+    if (process.getuid?.() === 0) {
+      chownSync(file, 0, 4242);
+      expect(await problems({ envFile: file })).toEqual([expect.stringMatching(/^env-file: .* can be written by its group \(4242\): chmod g-w /)]);
+    }
+    expect(await problems({ flags: { to: '/back\ufffdups' } })).toEqual([expect.stringMatching(/^to: .* is not UTF-8/)]);
+  });
+
   test('whatever is given: a Config or problems, never an exception, never a raw control character', async () => {
     const variables = OPTION_NAMES.filter((o) => o !== 'smtp-url').map(variableOf);
     const value = fc.oneof(fc.string({ unit: 'binary', maxLength: 30 }), fc.constantFrom('7', 'all', '1h', 'a@x.org', '/x', 'full', '0', 'true'));
