@@ -158,6 +158,8 @@ export type Failure =
   /** A stored copy does not prove out. */
   | {
       code: 'COPY_BAD';
+      /** Nothing is wrong but that something lies beside it. */
+      onlyBeside?: boolean;
       file: string;
       problems: readonly string[];
       to: string;
@@ -518,7 +520,9 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'COPY_BAD':
       return {
         message: `${f.many === undefined ? `${f.file} does` : `${f.many} do`} not prove out: ${some(f.problems)}`,
-        hint: `take another one (${listLine(f.to)}), and look at the disk (dmesg, smartctl)${f.others === null ? '' : `; dbbackup verify --all ${placeFlag(f.to)} --name ${shellWord(f.others)} proves the others, and marks what is bad`}`,
+        hint: f.onlyBeside
+          ? 'find out how it came there, and remove it: the copy itself proves out'
+          : `take another one (${listLine(f.to)}), and look at the disk (dmesg, smartctl)${f.others === null ? '' : `; dbbackup verify --all ${placeFlag(f.to)} --name ${shellWord(f.others)} proves the others, and marks what is bad`}`,
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: f.remedy ?? 'name a file that does not exist yet, or say --force to replace this one' };

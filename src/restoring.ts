@@ -137,7 +137,14 @@ export async function proveInto(acting: Acting, manifest: Manifest, file: string
       const stored = from === null && proof.manifest !== null && manifest.runId !== recorder.runId && !acting.known(manifest.file);
       if (stored && proof.otherBytes) await mark(acting, proof, baseOf(manifest.file), 'bad');
       if (proof.problems.length > 0)
-        throw new Failed({ code: 'COPY_BAD', file: manifest.file, problems: proof.problems, to: placeOf(config), others: manifest.name });
+        throw new Failed({
+          code: 'COPY_BAD',
+          onlyBeside: proof.onlyBeside,
+          file: manifest.file,
+          problems: proof.problems,
+          to: placeOf(config),
+          others: manifest.name,
+        });
       if (proof.proved === 'bytes') throw new Failed({ code: 'IDENTITY_MISSING', file: manifest.file, identity: config.identity?.path ?? null });
       if (proof.content && proof.checkedAt === null) noteProven(acting, proof.content);
       return proof;
