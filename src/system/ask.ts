@@ -8,7 +8,9 @@ export async function askYes(question: string, signal: AbortSignal): Promise<boo
   const { createInterface } = await import('node:readline/promises');
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    // Ctrl-C and Ctrl-D close it, and leave the question without an answer for ever.
+    // At a prompt the terminal makes no signal of Ctrl-C: it is one all the same.
+    lines.once('SIGINT', () => process.kill(process.pid, 'SIGINT'));
+    // Ctrl-D closes it, and leaves the question without an answer for ever.
     const closed = new Promise<string>((done) => lines.once('close', () => done('')));
     return /^y(es)?$/i.test((await Promise.race([lines.question(`${printable(question)} [y/N] `, { signal }), closed])).trim());
   } catch (error) {

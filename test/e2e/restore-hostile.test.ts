@@ -2,7 +2,8 @@
  * `dbbackup restore` when the world does not hold still: ended or killed in the middle, somebody busy beside the file that it
  * makes, targets among the copies, notes and texts that somebody else wrote. What there is afterwards is looked at row by row.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   chownSync,
@@ -247,6 +248,20 @@ const AMONG_THE_COPIES: readonly (readonly [what: string, target: (s: Scene, fil
   ['the state directory', (s) => join(s.home, 'state/new.db'), '-o'],
   ['the history over a link', (s) => join(s.home, 'other/history.db'), '--into'],
 ];
+
+test('Ctrl-C at the question is a signal', async () => {
+  const { s } = await sceneWithCopy();
+  const line = [EXECUTABLE, 'restore', '--into', s.source, '--to', s.to].join(' ');
+  const child = spawn('script', ['-qec', line, '/dev/null'], { env: { PATH, TERM: 'xterm' }, stdio: ['pipe', 'pipe', 'inherit'] });
+  let seen = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    seen += text;
+  });
+  const ended = once(child, 'close');
+  await until('the question', () => seen.includes('[y/N]'));
+  child.stdin.write('\u0003');
+  expect([(await ended)[0], seen], seen).toEqual([130, expect.stringContaining('INTERRUPTED')]);
+});
 
 test('a database that lives below the backup directory gets its copy back', async () => {
   const s = scene();

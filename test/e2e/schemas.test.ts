@@ -393,7 +393,10 @@ describe('what the application alone can check is copied, and named', () => {
       'a generated column over JSON that is none',
       [`CREATE TABLE "f ""t" (doc)`, `INSERT INTO "f ""t" VALUES ('{'), ('{"a": 1}')`, `ALTER TABLE "f ""t" ADD COLUMN a TEXT AS (json_extract(doc, '$.a'))`],
     ],
-    ['one that overflows', [`CREATE TABLE "f ""t" (x)`, `INSERT INTO "f ""t" VALUES (-9223372036854775808)`, `ALTER TABLE "f ""t" ADD COLUMN m INTEGER AS (abs(x))`]],
+    [
+      'one that overflows',
+      [`CREATE TABLE "f ""t" (x)`, `INSERT INTO "f ""t" VALUES (-9223372036854775808)`, `ALTER TABLE "f ""t" ADD COLUMN m INTEGER AS (abs(x))`],
+    ],
   ])('%s', async (_, sql) => {
     const s = scene(null);
     make(s, (db) => {
