@@ -19,7 +19,10 @@ export interface Refused {
  */
 export function makeLateState({ identity, again }: Context, { command, to, stateDir, database }: Refused): boolean {
   const target = inspectTarget(to, stateDir, identity, again);
-  if (isFailure(target) || (!target.exists && !mayMake(target, command, database, identity))) return false;
+  if (isFailure(target)) return false;
+  // State on a network file system is what it may have been refused for.
+  const isThere = target.exists && target.network === null;
+  if (!isThere && !mayMake(target, command, database, identity)) return false;
   makeDirectories(stateDir, () => undefined);
   // In a directory that others may add to, somebody may have been faster.
   return target.exists || !isFailure(inspectTarget(to, stateDir, identity, again));
