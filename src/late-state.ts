@@ -3,7 +3,7 @@ import { isFailure } from './artifacts.js';
 import type { Context } from './context.js';
 import type { CommandName } from './records.js';
 import { inspectTarget, mayMake } from './stages/inspect.js';
-import { makeDirectories } from './system/files.js';
+import { lstatOrNull, makeDirectories } from './system/files.js';
 
 /** What is known of a run that failed. `database`: as configured, absolute. */
 export interface Refused {
@@ -21,9 +21,9 @@ export function makeLateState({ identity, again }: Context, { command, to, state
   const target = inspectTarget(to, stateDir, identity, again);
   if (isFailure(target)) return false;
   // State on a network file system is what it may have been refused for.
-  const isThere = target.exists && target.network === null;
+  const isThere = target.network === null && (target.exists || lstatOrNull(stateDir) !== null);
   if (!isThere && !mayMake(target, command, database, identity)) return false;
   makeDirectories(stateDir, () => undefined);
   // In a directory that others may add to, somebody may have been faster.
-  return target.exists || !isFailure(inspectTarget(to, stateDir, identity, again));
+  return isThere || !isFailure(inspectTarget(to, stateDir, identity, again));
 }

@@ -3,7 +3,7 @@ import type { Acting } from './acting.js';
 import type { Ledger } from './artifacts.js';
 import { baseOf, newestGood, parseCopyFile, readManifest } from './catalog.js';
 import { errnoWords, warning } from './outcome.js';
-import type { Manifest, RunRecord } from './records.js';
+import type { Kept, KeptBy, Manifest, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
 import type { RuleFacts } from './rules.js';
 import { rules, TREND_RUNS } from './rules.js';
@@ -22,6 +22,15 @@ export function stateBefore(acting: Acting): Pick<RuleFacts, 'before' | 'kept'> 
 /** So many runs are looked through for one that worked in this directory: disks may take turns, with one state directory for all. */
 const TURNS = 50;
 
+/** Records of older versions say it in words alone. */
+function keptBy({ by, reasons }: Kept): KeptBy {
+  if (by) return by;
+  const says = (words: RegExp): boolean => reasons.some((reason) => words.test(reason));
+  if (says(/^pruning waits: /)) return 'hold';
+  if (says(/^was to be removed/)) return 'failure';
+  return says(/^(bad: left|unverified: not|suspect: the newest)/) ? 'person' : 'policy';
+}
+
 /**
  * Null also where a run was killed since, or is not on record: it may have pruned. And where the history cannot be read, which `lookBack` says.
  * @param newest the newest good copy
@@ -39,8 +48,8 @@ function keptBefore({ config, name, recorder, ledger }: Acting, newest: Manifest
       if (record.runId === recorder.runId || record.name !== name || (record.command !== 'run' && record.command !== 'prune')) continue;
       if (record.exitCode === null) return null;
       if (record.kept.length === 0) continue;
-      if (record.kept.some(({ by }) => by === 'hold')) return null;
-      const files = record.kept.filter(({ file, by }) => by === 'policy' && !bad.has(file)).map(({ file }) => file);
+      if (record.kept.some((copy) => keptBy(copy) === 'hold')) return null;
+      const files = record.kept.filter((copy) => keptBy(copy) === 'policy' && !bad.has(copy.file)).map(({ file }) => file);
       const gone = files.filter((file) => !there.has(file));
       const kept = { files, gone, since: record.startedAt };
       if (gone.length < files.length) return kept;

@@ -595,7 +595,7 @@ async function readEnvFile(path: string, found: EnvFile['found'], input: RawSett
     return null;
   }
   // It may name commands. A group of one's own is nobody else.
-  if (mode & 0o020 && group !== 0 && group !== process.getegid?.()) {
+  if (mode & 0o020 && group !== 0 && group !== process.getegid?.() && input.uid === process.geteuid?.()) {
     problem('env-file', `${path} can be written by its group (${group}): chmod g-w ${path}`, path);
     return null;
   }

@@ -5,7 +5,7 @@ import type { Db } from './sqlite.js';
 import { isSayable, listTables, needsTheApplication, number, quoted, tableNames } from './sqlite.js';
 import { pagesGoneAstray } from './sqlite-pages.js';
 import type { Answers, Findings } from './worker-protocol.js';
-import { ACCOUNTING, NOTHING_FOUND } from './worker-protocol.js';
+import { ACCOUNTING } from './worker-protocol.js';
 
 /** SQLite's own default limit of findings. */
 export const LIMIT = 100;
@@ -19,37 +19,76 @@ const linesOf = (message: string): string[] =>
     .slice(0, 5);
 
 /**
- * What is said of the index of a full-text table whose words lie elsewhere, or are compressed: it is the application's to keep, and without its functions or
- * its other table SQLite cannot read them. The table's name, where it is such a one.
+ * What is said of the index of a full-text table (FTS3, 4) whose words lie elsewhere, or are compressed: it is the application's to keep, and without its
+ * functions or its other table SQLite cannot compare them. The table's name, where it is such a one and its index can be read from end to end.
  */
 function ofTheApplication(db: Db, message: string): string | null {
-  const [, table] = /^(?:unable to validate the|malformed) inverted index for FTS\d table (?:main\.)?(.*?)(?:: [^:]*)?$/.exec(message) ?? [];
+  const [, table] = /^(?:unable to validate the|malformed) inverted index for FTS[34] table (?:main\.)?(.*?)(?:: SQL logic error)?$/.exec(message) ?? [];
   if (table === undefined) return null;
   const sql = db.prepare<[string], string>("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?").pluck().get(table) ?? '';
   const told = message.startsWith('malformed') ? /\bcontent\s*=/i : /\b(content|compress|uncompress)\s*=/i;
-  return told.test(sql) ? table : null;
+  return told.test(sql) && hasWholeIndex(db, table) ? table : null;
+}
+
+/** fts4aux reads all of the index, and nothing of the words (https://sqlite.org/fts3.html, "Fts4aux"). */
+function hasWholeIndex(db: Db, table: string): boolean {
+  const queryOnly = number(db, 'query_only');
+  try {
+    // It keeps from temporary tables as well; nothing else is made here.
+    db.pragma('query_only = OFF');
+    db.exec(`CREATE VIRTUAL TABLE temp.dbbackup_terms USING fts4aux(main, ${quoted(table)})`);
+    try {
+      db.prepare('SELECT count(*) FROM temp.dbbackup_terms').get();
+      return true;
+    } finally {
+      db.exec('DROP TABLE temp.dbbackup_terms');
+    }
+  } catch (error) {
+    if (error instanceof Database.SqliteError) return false;
+    throw error;
+  } finally {
+    db.pragma(`query_only = ${queryOnly}`);
+  }
+}
+
+interface Sorted extends Findings {
+  readonly seen: number;
+  /** What ended the check before it was done: what it had said until then counts all the same. */
+  readonly ended: Error | null;
 }
 
 /** Sorts what quick_check or integrity_check says. At most 50 structural findings are kept; the rest is counted into the last. */
-function sort(db: Db, messages: Iterable<string>): Findings & { readonly seen: number } {
+function sort(db: Db, messages: Iterable<string>): Sorted {
   const structural: string[] = [];
   const unchecked: string[] = [];
   let more = 0;
   let notNull = 0;
   let check = 0;
   let seen = 0;
-  for (const message of messages) {
-    if (message === 'ok') continue;
-    seen++;
-    if (message.startsWith('NULL value in ')) notNull++;
-    else if (message.startsWith('CHECK constraint failed in ')) check++;
-    else if (message.includes(' inverted index for FTS') && ofTheApplication(db, message) !== null)
-      unchecked.push(`${ofTheApplication(db, message)}: ${message}`);
-    else if (structural.length < 50) structural.push(...linesOf(message));
-    else more++;
+  const fullText: string[] = [];
+  let ended: Error | null = null;
+  try {
+    for (const message of messages) {
+      if (message === 'ok') continue;
+      seen++;
+      if (message.startsWith('NULL value in ')) notNull++;
+      else if (message.startsWith('CHECK constraint failed in ')) check++;
+      // Looked at below: nothing else can be asked while the check is under way.
+      else if (message.includes(' inverted index for FTS')) fullText.push(message);
+      else if (structural.length < 50) structural.push(...linesOf(message));
+      else more++;
+    }
+  } catch (error) {
+    if (!needsTheApplication(error)) throw error;
+    ended = error;
+  }
+  for (const message of fullText) {
+    const table = ofTheApplication(db, message);
+    if (table === null) structural.push(...linesOf(message));
+    else unchecked.push(`${table}: ${message}`);
   }
   if (more > 0) structural.push(`and ${more} more`);
-  return { structural, notNull, check, unchecked, seen };
+  return { structural, notNull, check, unchecked, seen, ended };
 }
 
 /**
@@ -66,15 +105,16 @@ function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number
  * full list without damage is asked for again without a limit.
  */
 export function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings & { readonly byTable: boolean } {
-  try {
-    const first = sort(db, findings(db, pragma, LIMIT));
-    if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
-    return { ...sort(db, findings(db, pragma, NO_LIMIT)), byTable: false };
-  } catch (error) {
-    if (!needsTheApplication(error)) throw error;
-    return { ...checkEach(db, pragma), byTable: true };
+  const first = sort(db, findings(db, pragma, LIMIT));
+  if (first.ended) {
+    const each = checkEach(db, pragma);
+    return { ...each, structural: both(first.structural, each.structural), byTable: true };
   }
+  if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
+  return { ...sort(db, findings(db, pragma, NO_LIMIT)), byTable: false };
 }
+
+const both = (some: readonly string[], others: readonly string[]): string[] => [...new Set([...some, ...others])];
 
 /** The same of a private file. Table by table, SQLite leaves the accounting of pages out. */
 export function checkPrivate(db: Db, pragma: 'quick_check' | 'integrity_check', file: string): Findings {
@@ -128,40 +168,38 @@ function checkEach(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings 
 }
 
 export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Findings & { readonly seen: number } {
-  try {
-    const found = sort(db, findings(db, pragma, table));
+  const found = sort(db, findings(db, pragma, table));
+  const error = found.ended;
+  if (!error) {
     const missing = missingModule(db, table);
     return missing === null ? found : { ...found, unchecked: [...found.unchecked, `${table}: ${missing}`] };
-  } catch (error) {
-    if (!needsTheApplication(error)) throw error;
-    const virtual = isVirtual(db, table);
-    // A CHECK that cannot be evaluated, for want of a function or at a row of its own, says nothing against checking all the rest.
-    const rest = virtual ? null : withoutConstraints(db, pragma, table);
-    if (rest) return { ...rest, unchecked: [...rest.unchecked, `${table}: CHECK constraints: ${error.message}`] };
-    const nothing = { ...NOTHING_FOUND, seen: 0 };
-    // A check may say no more than "SQL logic error"; a use of the table says why.
-    const why = [
-      error,
-      errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`),
-      virtual ? errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`) : null,
-    ].find((e) => e && saysWhatIsMissing(e) && !(NO_COLUMN.test(e.message) && virtual));
-    if (why) return { ...nothing, unchecked: [`${table}: ${why.message}`] };
-    // A generated column that cannot be evaluated for one of its rows: what is damaged is told in another way.
-    if (!virtual) return { ...nothing, unchecked: [`${table}: ${error.message}`] };
-    // Any other error is that of a module which is there and cannot make sense of its tables.
-    return { ...nothing, structural: [`${table}: ${error.message}`], seen: 1 };
   }
+  const virtual = isVirtual(db, table);
+  // A CHECK that cannot be evaluated, for want of a function or at a row of its own, says nothing against checking all the rest.
+  const rest = virtual ? null : withoutConstraints(db, pragma, table);
+  if (rest) {
+    const unchecked = [...rest.unchecked, `${table}: CHECK constraints: ${error.message}`];
+    return { ...rest, structural: both(found.structural, rest.structural), unchecked };
+  }
+  // A check may say no more than "SQL logic error"; a use of the table says why.
+  const why = [
+    error,
+    errorOfRunning(db, `SELECT 1 FROM ${quoted(table)}`),
+    virtual ? errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`) : null,
+  ].find((e) => e && saysWhatIsMissing(e) && !(NO_COLUMN.test(e.message) && virtual));
+  // A generated column may be one that cannot be evaluated for a row: what was found until then is damage all the same.
+  if (why || !virtual) return { ...found, unchecked: [...found.unchecked, `${table}: ${(why ?? error).message}`] };
+  // Any other error is that of a module which is there and cannot make sense of its tables.
+  return { ...found, structural: [...found.structural, `${table}: ${error.message}`], seen: found.seen + 1 };
 }
 
 /** The same check with CHECK constraints left out; null where they were, or are not what keeps it from being done. */
-function withoutConstraints(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): (Findings & { readonly seen: number }) | null {
+function withoutConstraints(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Sorted | null {
   if (number(db, 'ignore_check_constraints') !== 0) return null;
   db.pragma('ignore_check_constraints = ON');
   try {
-    return sort(db, findings(db, pragma, table));
-  } catch (error) {
-    if (!needsTheApplication(error)) throw error;
-    return null;
+    const found = sort(db, findings(db, pragma, table));
+    return found.ended ? null : found;
   } finally {
     db.pragma('ignore_check_constraints = OFF');
   }

@@ -412,6 +412,34 @@ describe('what the application alone can check is copied, and named', () => {
     expect([guard.code, guard.json.error], guard.stderr).toEqual([0, null]);
   });
 
+  test('and what the check finds before it comes to such a row is damage', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec(`CREATE TABLE t (id INTEGER PRIMARY KEY, doc, b); CREATE INDEX i ON t (b);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO t SELECT i, iif(i = 400, '{', '{}'), 'x' || i FROM n;
+        ALTER TABLE t ADD COLUMN a TEXT AS (json_extract(doc, '$.a'))`);
+    });
+    const root = Number(query<number>(s.source, "SELECT rootpage FROM sqlite_schema WHERE name = 'i'"));
+    make(s, (db) => db.exec("PRAGMA writable_schema = on; DELETE FROM sqlite_schema WHERE name = 'i'"));
+    make(s, (db) => db.exec('DELETE FROM t WHERE id < 40'));
+    make(s, (db) => db.exec(`PRAGMA writable_schema = on; INSERT INTO sqlite_schema VALUES ('index', 'i', 't', ${root}, 'CREATE INDEX i ON t (b)')`));
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.error?.code, run.json.copy], run.stderr).toEqual([1, 'SOURCE_CORRUPT', null]);
+    expect(run.json.error?.message).toContain('index i');
+  });
+
+  test('and so is an index of words elsewhere that cannot be read from end to end', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.exec(`CREATE TABLE c (docid INTEGER PRIMARY KEY, body); CREATE VIRTUAL TABLE f USING fts4(content="c", body);
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 8000) INSERT INTO c SELECT i, 'word' || i || ' and others' FROM n;
+        INSERT INTO f(f) VALUES ('rebuild')`);
+    });
+    make(s, (db) => db.exec('DELETE FROM f_segments WHERE blockid = (SELECT max(blockid) FROM f_segments)'));
+    const run = await s.run(['--json']);
+    expect([run.code, run.json.error?.code], run.stderr).toEqual([1, 'SOURCE_CORRUPT']);
+  });
+
   test('and a full-text index with its words in it that is spoilt is damage', async () => {
     const s = scene(null);
     make(s, (db) => {
