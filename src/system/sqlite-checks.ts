@@ -106,12 +106,11 @@ function* findings(db: Db, pragma: 'quick_check' | 'integrity_check', of: number
  */
 export function checkAll(db: Db, pragma: 'quick_check' | 'integrity_check'): Findings & { readonly byTable: boolean } {
   const first = sort(db, findings(db, pragma, LIMIT));
-  if (first.ended) {
-    const each = checkEach(db, pragma);
-    return { ...each, structural: both(first.structural, each.structural), byTable: true };
-  }
-  if (first.seen < LIMIT || first.structural.length > 0) return { ...first, byTable: false };
-  return { ...sort(db, findings(db, pragma, NO_LIMIT)), byTable: false };
+  const isAll = first.ended !== null || first.seen < LIMIT || first.structural.length > 0;
+  const found = isAll ? first : sort(db, findings(db, pragma, NO_LIMIT));
+  if (!found.ended) return { ...found, byTable: false };
+  const each = checkEach(db, pragma);
+  return { ...each, structural: both(found.structural, each.structural), byTable: true };
 }
 
 const both = (some: readonly string[], others: readonly string[]): string[] => [...new Set([...some, ...others])];
