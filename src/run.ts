@@ -1,6 +1,6 @@
 /** The main job, on one screen: each stage takes what the one before produced. */
 
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { BodyResult } from './acting.js';
 import { act } from './acting.js';
 import type { Facts, Snapshot, VerifiedSnapshot } from './artifacts.js';
@@ -106,7 +106,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     for (const c of verified.checks) ctx.output.detail(`check ${c.name}: ${c.message}`);
     for (const k of pruned.kept) ctx.output.detail(`kept ${k.file}: ${k.reasons.join('; ')}`);
     for (const p of pruned.pruned) ctx.output.detail(`removed ${p.file}: ${p.reason}`);
-    ctx.output.result(`${config.to}/${copy.file}`);
+    ctx.output.result(join(config.to, copy.file));
     const uploads = await uploadStage(acting, copy.file);
     lookBack(acting, manifest, before, snapshot.walGrewBytes);
     const damaged: Failure | null =

@@ -1,5 +1,6 @@
 /** `dbbackup run`: the main job, or with --dry-run its plan. */
 import { randomUUID } from 'node:crypto';
+import { join } from 'node:path';
 import { isFailure } from '../artifacts.js';
 import { rfc3339 } from '../catalog.js';
 import type { Context } from '../context.js';
@@ -61,7 +62,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });
   const freeBytes = isFailure(target) ? null : target.freeBytes;
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
-  output.result(`would make ${config.to}/${plan.file} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
+  output.result(`would make ${join(config.to, plan.file)} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
   for (const [n, path] of config.include.entries()) {
     if (isIncluded(path)) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
   }

@@ -21,7 +21,8 @@ const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'pr
 
 /** Says, records and tells settings that do not parse, and returns 78. */
 export async function reportSettings(ctx: Context, command: CommandName, loaded: Loaded, dryRun: boolean): Promise<ExitCode> {
-  const failure: Failure = { code: 'SETTINGS', problems: loaded.problems };
+  const shownHere = { hint: 'change what is named here; every setting and where it comes from is listed with it' };
+  const failure: Failure = { code: 'SETTINGS', problems: loaded.problems, ...(command === 'check' && shownHere) };
   const exitCode = exitCodeOf(failure, false);
   ctx.output.error(failure, null);
   const { name, profile } = loaded.partial;

@@ -52,7 +52,7 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
     const began = ctx.clock.monotonic();
     let unmarked: Failure | null = null;
     let unproven: Failure | null = null;
-    const proven: VerifyResult[] = [];
+    const proven: Verified[] = [];
     const total = copies.reduce((sum, c) => sum + c.sizeBytes, 0);
     let left: readonly Copy[] = copies;
     const work = async (): Promise<void> => {
@@ -64,14 +64,14 @@ export async function verify(ctx: Context, config: Config, flags: VerifyFlags, o
         left = left.slice(1);
         done += copy.sizeBytes;
         if (verified) results.push(verified.result);
-        if (verified && !verified.unproven) proven.push(verified.result);
+        if (verified && !verified.unproven) proven.push(verified);
         unproven ??= verified?.unproven ?? null;
         unmarked ??= verified?.unmarked ?? null;
         acting.recorder.add({ results: [...results] });
       }
     };
     const note = (): string =>
-      `${plural(proven.length, 'copy', 'copies')} ${proven.every((r) => r.status === 'good') ? 'proven' : 'looked at'}: ${count(proven)}`;
+      `${plural(proven.length, 'copy', 'copies')} ${proven.every((v) => v.result.status === 'good') ? 'proven' : 'looked at'}: ${count(proven)}`;
     try {
       await acting.recorder.stage('verify', work, note);
     } finally {
@@ -110,9 +110,13 @@ function choose(ctx: Context, config: Config, flags: VerifyFlags): Chosen | Fail
 const leastRecentlyVerified = (a: Copy, b: Copy): number =>
   (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
 
-/** `unmarked`: why the verdict could not be written down. `unproven`: why there is none: the disk is too small for this copy, say. */
+/**
+ * `onlyBeside`: the copy proves out, and something lies beside it. `unmarked`: why the verdict could not be written down. `unproven`: why there
+ * is none: the disk is too small for this copy, say.
+ */
 interface Verified {
   readonly result: VerifyResult;
+  readonly onlyBeside: boolean;
   readonly unmarked: Failure | null;
   readonly unproven: Failure | null;
 }
@@ -126,7 +130,7 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
   // What keeps it from being proven says nothing of the others, nor of this one: it is not marked.
   const notProven = (why: Failure): Verified => {
     const problems = [`not proven: ${describe(why).message}`];
-    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, unmarked: null, unproven: why };
+    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, onlyBeside: false, unmarked: null, unproven: why };
   };
   if (freeBytes !== null && freeBytes < neededBytes) return notProven({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune: '' });
   const proof = await proveOr(acting, {
@@ -154,13 +158,14 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     const { message, hint } = describe({ code: 'IDENTITY_MISSING', file: copy.file, identity: config.identity?.path ?? null });
     recorder.warn(warning('IDENTITY_MISSING', `${message}: proven are its bytes alone; ${hint}`));
   }
+  const { onlyBeside } = proof;
   const result = { file: copy.file, status, proved: proof.proved, problems: proof.problems };
   // What lies at a destination is not ours to change: the verdict is only told. And a copy is none the worse for what lies beside it.
-  if (config.from || proof.onlyBeside) return { result, unmarked: null, unproven: null };
+  if (config.from || onlyBeside) return { result, onlyBeside, unmarked: null, unproven: null };
   let unmarked: Failure | null = null;
   if (proof.manifest) unmarked = await mark(acting, proof, base, status);
   else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
-  return { result, unmarked, unproven: null };
+  return { result, onlyBeside, unmarked, unproven: null };
 }
 
 /** A program that is missing, or a file that cannot be read just now, is one copy's affair; what concerns the run is thrown. */
@@ -196,24 +201,27 @@ function statusFrom(proof: Proof): CopyStatus {
 
 const fails = (r: VerifyResult): boolean => r.status === 'bad' || r.status === 'unverified';
 
-function failureFrom(results: readonly VerifyResult[], to: string, others: string | null): Failure | null {
-  const failed = results.filter(fails);
+function failureFrom(proven: readonly Verified[], to: string, others: string | null): Failure | null {
+  const failing = proven.filter((v) => fails(v.result));
+  const failed = failing.map((v) => v.result);
   const [first] = failed;
   if (!first) return null;
+  const onlyBeside = failing.every((v) => v.onlyBeside);
   return failed.length === 1
-    ? { code: 'COPY_BAD', file: first.file, problems: first.problems, to, others }
+    ? { code: 'COPY_BAD', onlyBeside, file: first.file, problems: first.problems, to, others }
     : {
         code: 'COPY_BAD',
         file: first.file,
-        many: `${failed.length} of ${results.length} copies`,
+        onlyBeside,
+        many: `${failed.length} of ${proven.length} copies`,
         problems: failed.map((f) => `${f.file}: ${f.problems[0] ?? ''}`),
         to,
         others,
       };
 }
 
-function count(results: readonly VerifyResult[]): string {
-  const by = (status: CopyStatus): number => results.filter((r) => r.status === status).length;
+function count(proven: readonly Verified[]): string {
+  const by = (status: CopyStatus): number => proven.filter((v) => v.result.status === status).length;
   return (
     (['good', 'suspect', 'bad', 'unverified'] as const)
       .filter((s) => by(s) > 0)

@@ -11,7 +11,7 @@ import { lstatOrNull } from '../system/files.js';
 import { acquireLock } from '../system/lock.js';
 import type { Taken } from './mail.js';
 import type { Audience, Letter, Pending } from './outbox.js';
-import { enqueue, forget, keepFor, noteAttempt, outboxLock, outboxPath, pending, sweepUnfinished } from './outbox.js';
+import { enqueue, forget, keepWithout, noteAttempt, outboxLock, outboxPath, pending, sweepUnfinished } from './outbox.js';
 import { slackBody } from './slack.js';
 import type { NotifyFailure } from './undelivered.js';
 import { notifyFailure, Undelivered } from './undelivered.js';
@@ -48,8 +48,9 @@ export interface Sent {
   readonly id: string;
   readonly delivered: boolean;
   readonly failure: NotifyFailure | null;
-  /** Of the recipients of a mail that was delivered, those who were put off. */
+  /** Of a mail that was delivered: those who were put off, and all others of its recipients. */
   readonly later: readonly string[];
+  readonly settled: readonly string[];
   /** The server said no to this very message. */
   readonly refused: boolean;
   /** Milliseconds for which it asked to be left alone. */
@@ -59,27 +60,30 @@ export interface Sent {
 /** Sends one message; never throws. */
 export async function sendNow(letter: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<Sent> {
   const { channel, message } = letter;
-  const about = { channel, id: message.id, refused: false, retryAfterMs: null, later: [] };
+  const about = { channel, id: message.id, refused: false, retryAfterMs: null, later: [], settled: [] };
   try {
-    const { refused, later } = await transmit(letter, telling, ctx, signal);
+    const { refused, later, settled } = await transmit(letter, telling, ctx, signal);
     // Sent again to all it would reach those who have it already: it counts as delivered, and the refusal is told.
-    return { ...about, delivered: true, later, failure: refused === null ? null : { code: 'NOTIFY_FAILED', reason: refused, kept: false } };
+    return { ...about, delivered: true, later, settled, failure: refused === null ? null : { code: 'NOTIFY_FAILED', reason: refused, kept: false } };
   } catch (error) {
     const { refused, retryAfterMs } = error instanceof Undelivered ? error : about;
     return { ...about, delivered: false, failure: notifyFailure(error), refused, retryAfterMs };
   }
 }
 
-async function transmit({ channel, audience, message, only }: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<Taken> {
-  const all = { refused: null, later: [] };
+type Transmitted = Taken & Pick<Sent, 'settled'>;
+
+async function transmit({ channel, audience, message, without }: Letter, telling: Telling, ctx: Context, signal: AbortSignal): Promise<Transmitted> {
+  const all = { refused: null, later: [], settled: [] };
   const settings = telling[channel];
   if (!settings) throw new Undelivered(`${channel} is not set`, false);
   if ('route' in settings) {
     const { sendMail } = await import('./mail.js');
-    const meant = recipients(settings, audience);
-    // Whom the settings do not name any more is not written to.
-    const to = only ? meant.filter((address) => only.includes(address)) : meant;
-    return to.length === 0 ? all : await sendMail(message, { ...settings, to }, { signal, env: ctx.childEnv });
+    // Whom the settings name by now: who was wrong there when it was queued may be right in the meantime.
+    const to = recipients(settings, audience).filter((address) => !without?.includes(address));
+    if (to.length === 0) return all;
+    const taken = await sendMail(message, { ...settings, to }, { signal, env: ctx.childEnv });
+    return { ...taken, settled: to.filter((address) => !taken.later.includes(address)) };
   }
   const { post } = await import('./http.js');
   const body = channel === 'slack' ? slackBody(message) : webhookBody(message);
@@ -210,7 +214,7 @@ async function deliver(
   if (!lock) {
     const failure: NotifyFailure = { code: 'NOTIFY_FAILED', reason: 'another process is sending and does not come to an end', kept: true };
     const [channel] = CHANNELS.filter((one) => telling[one] !== null);
-    if (channel) came({ channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [] });
+    if (channel) came({ channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [], settled: [] });
     return;
   }
   try {
@@ -247,7 +251,7 @@ async function deliverOn(
       reason: `${CHANNEL_WORDS[pause.channel]}: it asked to be left alone until ${pause.notBefore}`,
       kept: true,
     };
-    came({ channel: pause.channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [] });
+    came({ channel: pause.channel, id: '', delivered: false, failure, refused: false, retryAfterMs: null, later: [], settled: [] });
     return;
   }
   const began = ctx.clock.monotonic();
@@ -261,15 +265,15 @@ async function deliverOn(
     // First: whatever becomes of its file, it is not to be sent once more by this run.
     came({ ...sent, failure });
     if (sent.delivered && !isLeft) forget(letter.path);
-    if (sent.delivered && isLeft) putOff(letter, sent.later, now, warn);
+    if (sent.delivered && isLeft) putOff(letter, sent.settled, now, warn);
     if (!sent.delivered && (signal.aborted || sent.retryAfterMs !== null || ctx.clock.monotonic() - began > GIVE_UP_AFTER_MS)) return;
   }
 }
 
 /** Some have it, and some may get it the next time: greylisting lets nobody wait for days. */
-function putOff(letter: Pending, later: readonly string[], now: Date, warn: (w: Warning) => void): void {
+function putOff(letter: Pending, settled: readonly string[], now: Date, warn: (w: Warning) => void): void {
   if (isOld(letter, now)) giveUp(letter, OLD, warn);
-  else keepFor(letter.path, later);
+  else keepWithout(letter.path, settled);
 }
 
 /** After an attempt that failed: counted, or given up; true when given up. */

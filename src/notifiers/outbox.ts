@@ -22,8 +22,8 @@ export interface Letter {
   readonly channel: Channel;
   readonly audience: Audience;
   readonly message: Message;
-  /** The others of the audience have it already. Absent: nobody has. */
-  readonly only?: readonly string[] | undefined;
+  /** Who of the audience has it already, or gets another one of the same run. Absent: nobody. */
+  readonly without?: readonly string[] | undefined;
 }
 
 /** A message that waits. */
@@ -121,16 +121,16 @@ function list(dir: string): string[] {
   }
 }
 
-/** What is left to do of a message that some have got: those who were put off. */
-export function keepFor(path: string, only: readonly string[]): void {
+/** Keeps a message that some have got, for the others. */
+export function keepWithout(path: string, those: readonly string[]): void {
   const found = read(path);
-  if (found) replace(path, render({ ...found, only, attempts: found.attempts + 1 }), toldBefore);
+  if (found) replace(path, render({ ...found, without: [...(found.without ?? []), ...those], attempts: found.attempts + 1 }), toldBefore);
 }
 
-function render({ channel, audience, only, attempts, refusals, notBefore, message }: Pending): string {
+function render({ channel, audience, without, attempts, refusals, notBefore, message }: Pending): string {
   // Only the JSON webhook sends the record on.
   const kept = channel === 'webhook' ? message : { ...message, record: undefined };
-  return `${JSON.stringify({ schemaVersion: SCHEMA_VERSION, channel, audience, only, attempts, refusals, notBefore, message: kept }, null, 2)}\n`;
+  return `${JSON.stringify({ schemaVersion: SCHEMA_VERSION, channel, audience, without, attempts, refusals, notBefore, message: kept }, null, 2)}\n`;
 }
 
 function read(path: string): Pending | null {
@@ -147,7 +147,7 @@ function read(path: string): Pending | null {
       channel,
       audience: AUDIENCES.find((a) => a === stored['audience']) ?? 'everyone',
       message,
-      ...(isTexts(stored['only']) ? { only: stored['only'] } : {}),
+      ...(isTexts(stored['without']) ? { without: stored['without'] } : {}),
       attempts: countOf(stored['attempts']),
       refusals: countOf(stored['refusals']),
       notBefore: isTime(notBefore) ? notBefore : null,

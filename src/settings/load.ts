@@ -6,7 +6,7 @@ import { lstatSync } from 'node:fs';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { DestinationUrl } from '../destinations/url.js';
 import type { SettingsProblem } from '../outcome.js';
-import { errnoWords } from '../outcome.js';
+import { errnoOf, errnoWords } from '../outcome.js';
 import type { Compression, Identity } from '../packing.js';
 import type { RemoteCopies } from '../place.js';
 import type { CommandName } from '../records.js';
@@ -453,22 +453,29 @@ function lookUp(option: OptionName, input: RawSettings, files: readonly EnvFile[
 function readSecret(option: OptionName, input: RawSettings, files: readonly EnvFile[], problem: Problem): Given | null {
   const variable = variableOf(option);
   const fileVariable = `${variable}_FILE`;
-  const ways: (Omit<Given, 'raw'> & { readonly read: () => string })[] = [];
+  const ways: (Omit<Given, 'raw'> & { readonly read: () => string; readonly path: string | null })[] = [];
   // The first that has it in either way: what a profile says wins over what is shared.
   const file = files.find((f) => f.values[variable] || f.values[fileVariable]) ?? null;
   const direct = lookUp(option, input, file ? [file] : []);
-  if (direct) ways.push({ ...direct, read: () => direct.raw[0] ?? '' });
+  if (direct) ways.push({ ...direct, path: null, read: () => direct.raw[0] ?? '' });
 
   const named = input.env[fileVariable] || file?.values[fileVariable];
   if (named) {
     const from = input.env[fileVariable] ? null : file;
     const base = from ? dirname(from.path) : input.cwd;
     const origin = from ? `${fileVariable} in ${from.path}` : fileVariable;
-    ways.push({ origin, base, from, read: () => readSecretFile(join(named.startsWith('/') ? '/' : base, named), input.uid) });
+    const path = join(named.startsWith('/') ? '/' : base, named);
+    ways.push({ origin, base, from, path, read: () => readSecretFile(path, input.uid) });
   }
   const credential = credentialOf(option, input.env);
   if (credential !== null) {
-    ways.push({ origin: `credential ${option.replaceAll('-', '_')}`, base: input.cwd, from: null, read: () => readSecretFile(credential, null) });
+    ways.push({
+      origin: `credential ${option.replaceAll('-', '_')}`,
+      base: input.cwd,
+      from: null,
+      path: credential,
+      read: () => readSecretFile(credential, null),
+    });
   }
   if (ways.length > 1) {
     problem(option, `${option} is given in ${ways.length} ways; give one`, ways.map((w) => w.origin).join(' and '));
@@ -481,7 +488,8 @@ function readSecret(option: OptionName, input: RawSettings, files: readonly EnvF
     if (text === '') throw new Error('is empty');
     return { raw: [text], origin: way.origin, base: way.base, from: way.from };
   } catch (error) {
-    problem(option, `${option}: ${errnoWords(error)}`, way.origin);
+    const where = way.path !== null && errnoOf(error) !== '' ? `${way.path}: ` : '';
+    problem(option, `${option}: ${where}${errnoWords(error)}`, way.origin);
     return null;
   }
 }

@@ -77,7 +77,8 @@ const LONGEST = 100 * 366 * 86_400_000;
 export function duration(raw: string): number {
   const m = /^(\d{1,12})(ms|s|m|h|d|w)$/.exec(raw);
   const ms = m ? Number(m[1]) * (UNITS[m[2] ?? ''] ?? Number.NaN) : Number.NaN;
-  if (!(ms <= LONGEST)) throw new Error('must be a duration like 90s, 30m, 26h or 30d');
+  if (/^\d+(ms|s|m|h|d|w)$/.test(raw) && !(ms <= LONGEST)) throw new Error('is longer than a hundred years');
+  if (Number.isNaN(ms)) throw new Error('must be a duration like 90s, 30m, 26h or 30d');
   return ms;
 }
 
@@ -99,7 +100,8 @@ export function size(raw: string): number {
 /** How many a retention rule keeps: a whole number, or Infinity for `all`. */
 export function count(raw: string): number {
   if (raw === 'all') return Number.POSITIVE_INFINITY;
-  if (!/^\d{1,6}$/.test(raw)) throw new Error('must be a whole number, or all');
+  if (/^\d{7,}$/.test(raw)) throw new Error('is more than 999999: say all');
+  if (!/^\d+$/.test(raw)) throw new Error('must be a whole number, or all');
   return Number(raw);
 }
 

@@ -96,9 +96,9 @@ function mailLetters(mail: MailSettings | null, regular: Message | null, grave: 
   const letter = (audience: Audience, message: Message | null): Letter[] => (message ? [{ channel: 'mail', audience, message }] : []);
   if (!mail || mail.to.length === 0) return letter('critical', grave);
   if (regular === grave) return letter('everyone', regular);
-  const only = grave ? mail.to.filter((address) => !mail.critical.includes(address)) : mail.to;
-  const toThem = letter('regular', regular).map((one) => (only.length < mail.to.length ? { ...one, only } : one));
-  return [...(only.length > 0 ? toThem : []), ...letter('critical', grave)];
+  const without = grave ? mail.to.filter((address) => mail.critical.includes(address)) : [];
+  const toThem = letter('regular', regular).map((one) => (without.length > 0 ? { ...one, without } : one));
+  return [...(without.length < mail.to.length ? toThem : []), ...letter('critical', grave)];
 }
 
 /** One message to all channels that are set. `grave`: also for those who want to know of nothing else. */

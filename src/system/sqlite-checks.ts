@@ -176,10 +176,8 @@ export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', tabl
   const virtual = isVirtual(db, table);
   // A CHECK that cannot be evaluated, for want of a function or at a row of its own, says nothing against checking all the rest.
   const rest = virtual ? null : withoutConstraints(db, pragma, table);
-  if (rest) {
-    const unchecked = [...rest.unchecked, `${table}: CHECK constraints: ${error.message}`];
-    return { ...rest, structural: both(found.structural, rest.structural), unchecked };
-  }
+  const structural = both(found.structural, rest?.structural ?? []);
+  if (rest && !rest.ended) return { ...rest, structural, unchecked: [...rest.unchecked, `${table}: CHECK constraints: ${error.message}`] };
   // A check may say no more than "SQL logic error"; a use of the table says why.
   const why = [
     error,
@@ -187,18 +185,17 @@ export function checkOne(db: Db, pragma: 'quick_check' | 'integrity_check', tabl
     virtual ? errorOfRunning(db, `SELECT 1 FROM ${quoted(table)} WHERE ${quoted(table)} MATCH 'a'`) : null,
   ].find((e) => e && saysWhatIsMissing(e) && !(NO_COLUMN.test(e.message) && virtual));
   // A generated column may be one that cannot be evaluated for a row: what was found until then is damage all the same.
-  if (why || !virtual) return { ...found, unchecked: [...found.unchecked, `${table}: ${(why ?? error).message}`] };
+  if (why || !virtual) return { ...found, structural, unchecked: [...found.unchecked, `${table}: ${(why ?? error).message}`] };
   // Any other error is that of a module which is there and cannot make sense of its tables.
   return { ...found, structural: [...found.structural, `${table}: ${error.message}`], seen: found.seen + 1 };
 }
 
-/** The same check with CHECK constraints left out; null where they were, or are not what keeps it from being done. */
+/** The same check with CHECK constraints left out; null where they were. */
 function withoutConstraints(db: Db, pragma: 'quick_check' | 'integrity_check', table: string): Sorted | null {
   if (number(db, 'ignore_check_constraints') !== 0) return null;
   db.pragma('ignore_check_constraints = ON');
   try {
-    const found = sort(db, findings(db, pragma, table));
-    return found.ended ? null : found;
+    return sort(db, findings(db, pragma, table));
   } finally {
     db.pragma('ignore_check_constraints = OFF');
   }

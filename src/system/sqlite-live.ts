@@ -111,8 +111,8 @@ function integrity(db: Db, file: string): Check {
     if (cut !== null) return { name, ok: false, message: cut };
     const found = checkAll(db, name);
     const wrong = [...found.structural];
-    if (found.notNull > 0) wrong.push(`${found.notNull} rows break NOT NULL`);
-    if (found.check > 0) wrong.push(`${found.check} rows break a CHECK`);
+    if (found.notNull > 0) wrong.push(`${found.notNull} ${found.notNull === 1 ? 'row breaks' : 'rows break'} NOT NULL`);
+    if (found.check > 0) wrong.push(`${found.check} ${found.check === 1 ? 'row breaks' : 'rows break'} a CHECK`);
     const except = found.unchecked.length > 0 ? `ok, except ${found.unchecked.join('; ')}` : 'ok';
     return { name, ok: wrong.length === 0, message: wrong.length === 0 ? except : wrong.slice(0, 10).join('; ') };
   } catch (error) {

@@ -140,6 +140,12 @@ describe('when it goes wrong', () => {
     expectUntold(s, results);
   });
 
+  test('a file that is not there is named', async () => {
+    const s = scene();
+    const run = await s.run(['--json'], env('', { DBBACKUP_SMTP_URL_FILE: '/nowhere/url' }));
+    expect([run.code, run.json.error?.message]).toEqual([78, expect.stringMatching(/smtp-url: \/nowhere\/url: no such file.*\(DBBACKUP_SMTP_URL_FILE\)/)]);
+  });
+
   test('a name and a path that hold the password are blacked out as well', async () => {
     const s = scene(null);
     plant(s.to, baseAt(ago(HOUR)));

@@ -131,6 +131,7 @@ describe('a copy with', () => {
     writeFileSync(`${path}-wal`, '');
     const verify = await s.ask('verify', ['--json']);
     expect([verify.code, verify.json.error?.code], verify.stderr).toEqual([1, 'COPY_BAD']);
+    expect(verify.json.error?.hint).toMatch(/remove it: the copy itself proves out$/);
     expect(verify.json.results).toEqual([{ file, status: 'bad', proved: 'full', problems: [expect.stringMatching(/-wal lies beside it.*remove it$/)] }]);
     const refused = await s.ask('restore', ['-o', join(s.home, 'out.db'), '--json']);
     expect([refused.code, refused.json.error?.code, existsSync(join(s.home, 'out.db'))]).toEqual([1, 'COPY_BAD', false]);

@@ -264,12 +264,13 @@ describe('values', () => {
     expect((await config({ flags: { timeout: text } })).timeoutMs).toBe(ms);
   });
 
-  test.each(['10', '1.5h', '-5m', '5 m', 'h', '1H', '1h30m', '1y', '1e3s', '٣h', '999999999999w', 'Infinity', '0x10s', 's5'])(
-    'no duration: %s',
-    async (text) => {
-      expect(await problems({ flags: { timeout: text } })).toEqual([`timeout: timeout "${text}" must be a duration like 90s, 30m, 26h or 30d (--timeout)`]);
-    },
-  );
+  test.each(['10', '1.5h', '-5m', '5 m', 'h', '1H', '1h30m', '1y', '1e3s', '٣h', 'Infinity', '0x10s', 's5'])('no duration: %s', async (text) => {
+    expect(await problems({ flags: { timeout: text } })).toEqual([`timeout: timeout "${text}" must be a duration like 90s, 30m, 26h or 30d (--timeout)`]);
+  });
+
+  test.each(['999999999999w', '99999999999999d'])('a duration that is too long: %s', async (text) => {
+    expect(await problems({ flags: { timeout: text } })).toEqual([`timeout: timeout "${text}" is longer than a hundred years (--timeout)`]);
+  });
 
   test('no time at all is a time to wait, and no time limit', async () => {
     expect((await config({ flags: { 'lock-wait': '0s' } })).lockWaitMs).toBe(0);
@@ -288,8 +289,12 @@ describe('values', () => {
     expect((await config({ flags: { 'keep-last': text, 'keep-daily': '1' } })).policy.last).toBe(n);
   });
 
-  test.each(['-1', '+1', '1.5', 'ALL', 'everything', '1e3', '1000000', ' 7', '7 ', '0x7', 'NaN', 'Infinity', '७'])('no count: %j', async (text) => {
+  test.each(['-1', '+1', '1.5', 'ALL', 'everything', '1e3', ' 7', '7 ', '0x7', 'NaN', 'Infinity', '७'])('no count: %j', async (text) => {
     expect(await problems({ flags: { 'keep-daily': text } })).toEqual([`keep-daily: keep-daily "${text}" must be a whole number, or all (--keep-daily)`]);
+  });
+
+  test('a count that is too large', async () => {
+    expect(await problems({ flags: { 'keep-daily': '1000000' } })).toEqual(['keep-daily: keep-daily "1000000" is more than 999999: say all (--keep-daily)']);
   });
 
   test.each([
