@@ -13,6 +13,15 @@ export const SOURCE_BUSY_MS = 5000;
 export const TWO_CHILDREN_BYTES = 16_000_000;
 
 /** The live database as it looks from outside. Sizes in bytes. */
+/** The number in the header (file format, 1.3.13). */
+export type TextEncoding = 'UTF-8' | 'UTF-16le' | 'UTF-16be';
+
+/** Of the header of a database (file format, 1.3). */
+export const HEADER_BYTES = 100;
+
+/** @param header a database's header. Null: it has no tables yet, or they are in the `-wal` alone. */
+export const textEncoding = (header: Buffer): TextEncoding | null => ([null, 'UTF-8', 'UTF-16le', 'UTF-16be'] as const)[header.readUInt32BE(56)] ?? null;
+
 export interface SourceState extends SourceFacts {
   readonly realPath: string;
   readonly dev: number;
@@ -21,6 +30,7 @@ export interface SourceState extends SourceFacts {
   readonly links: number;
   readonly ownerUid: number;
   readonly owner: string;
+  readonly encoding: TextEncoding | null;
   /** Pages in use: what a snapshot needs room for. */
   readonly usedBytes: number;
   /** Name of the network file system it lies on, or null. */

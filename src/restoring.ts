@@ -2,7 +2,7 @@ import { lstatSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { Content, SourceState } from './artifacts.js';
-import { isFailure, SOURCE_BUSY_MS } from './artifacts.js';
+import { HEADER_BYTES, isFailure, SOURCE_BUSY_MS, textEncoding } from './artifacts.js';
 import { Aside, isLeftByUs } from './aside.js';
 import { baseOf } from './catalog.js';
 import { bytes } from './format.js';
@@ -18,7 +18,7 @@ import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
-import { directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
+import { beginningOf, directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
@@ -48,6 +48,10 @@ export type Target =
   | { readonly how: 'live'; readonly state: SourceState }
   | { readonly how: 'offline'; readonly why: string; readonly state: SourceState | null };
 
+type Offline = Extract<Target, { how: 'offline' }>;
+
+const DAMAGED: Offline = { how: 'offline', why: 'it is damaged', state: null };
+
 /**
  * Looks at the target without SQLite. Throws `Failed` for what is never replaced: links, directories, FIFOs, devices,
  * hard links, a database that cannot be opened as this user.
@@ -73,36 +77,39 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: str
       : { how: 'offline', why: `its page size is ${state.pageSize}, the copy's ${copyPageSize}`, state };
   }
   if (!['NOT_A_DATABASE', 'SOURCE_EMPTY', 'SOURCE_CORRUPT'].includes(state.code)) throw new Failed(state);
-  return { how: 'offline', why: 'it is damaged', state: null };
+  return DAMAGED;
 }
 
 /** Proves the copy and puts it in place of the database. Needs the lock of the name. Throws `Failed`. */
 export async function putBack(acting: Acting, input: PutBackInput): Promise<PutBack> {
   const { recorder } = acting;
   const seen = lookAtTarget(acting, input.target, input.manifest.pageSize);
-  let damaged = input.damaged === true;
-  if (seen.how === 'live' && !damaged) {
+  let offline: Offline = seen.how === 'offline' ? seen : DAMAGED;
+  if (seen.how === 'live' && input.damaged !== true) {
     sweepStaging(dirname(seen.state.realPath));
     const file = provenFile(acting);
     if (!input.proven) await proveInto(acting, input.manifest, file);
-    const put = await recorder.stage(
-      'restore',
-      () => putLive(acting, input, seen.state, file),
-      (p) => (p ? `${input.manifest.file} into ${input.target}, ${p.how}` : 'the database is too damaged to be written into: going on offline'),
-    );
-    if (put) return put;
-    damaged = true;
+    const encoding = textEncoding(beginningOf(file, HEADER_BYTES));
+    if (encoding === null || seen.state.encoding === null || encoding === seen.state.encoding) {
+      const put = await recorder.stage(
+        'restore',
+        () => putLive(acting, input, seen.state, file),
+        (p) => (p ? `${input.manifest.file} into ${input.target}, ${p.how}` : 'the database is too damaged to be written into: going on offline'),
+      );
+      if (put) return put;
+    } else {
+      // A connection that has it open keeps to the encoding that it has read, and fails at every statement.
+      offline = { how: 'offline', why: `its text is ${seen.state.encoding}, the copy's ${encoding}`, state: seen.state };
+    }
   }
-  const target: Extract<Target, { how: 'offline' }> =
-    seen.how === 'offline' && !damaged ? seen : { how: 'offline', why: seen.how === 'offline' ? seen.why : 'it is damaged', state: null };
   const staging = await makeStaging(dirname(input.target), acting.signal, input.target);
   try {
     const file = join(staging.directory, STAGED);
     const proven = await proveInto(acting, input.manifest, file);
     return await recorder.stage(
       'restore',
-      () => putOffline(acting, input, target, file, proven),
-      (p) => `${input.manifest.file} to ${input.target}, ${p.how}: ${target.why}`,
+      () => putOffline(acting, input, offline, file, proven),
+      (p) => `${input.manifest.file} to ${input.target}, ${p.how}: ${offline.why}`,
     );
   } finally {
     staging.remove();
@@ -270,7 +277,7 @@ export function refuseHolders(target: string): void {
   if (holders.length > 0) throw new Failed({ code: 'IN_USE', path: target, holders: nameHolders(holders) });
 }
 
-async function putOffline(acting: Acting, input: PutBackInput, target: Extract<Target, { how: 'offline' }>, file: string, proven: FileId): Promise<PutBack> {
+async function putOffline(acting: Acting, input: PutBackInput, target: Offline, file: string, proven: FileId): Promise<PutBack> {
   const { pool, config, name, recorder, ctx } = acting;
   const path = input.target;
   refuseHolders(path);
@@ -348,7 +355,7 @@ function requireSame(now: FileId, proven: FileId, target: string): void {
   throw new Failed({ code: 'RESTORE_FAILED', path: target, reason: 'the proven file was exchanged for another one', state: UNCHANGED });
 }
 
-/** A whole database of another page size: closed by SQLite itself, so that all of it is in one file. */
+/** A whole database of another page size or encoding: closed by SQLite itself, so that all of it is in one file. */
 async function settle(acting: Acting, state: SourceState): Promise<void> {
   try {
     await acting.pool.worker(0).ask({ op: 'settle', file: state.realPath, dev: state.dev, ino: state.ino, busyMs: 0 });

@@ -7,6 +7,7 @@ import type { Stats } from 'node:fs';
 import { accessSync, closeSync, constants, fstatSync, lstatSync, openSync, readSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Facts, SourceState, TargetState } from '../artifacts.js';
+import { HEADER_BYTES, textEncoding } from '../artifacts.js';
 import { newestGood, newestManifest, readCopies } from '../catalog.js';
 import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
@@ -18,7 +19,6 @@ import { fileSystem, kernelsOwn, mayBeLocked, mayReadWrite, shellWord, userName 
 import { isStateElsewhere, stateDirOf, tempRoot } from '../workspace.js';
 
 const SQLITE_MAGIC = Buffer.from('SQLite format 3\0');
-const HEADER_BYTES = 100;
 
 type IsLeftByUs = (ino: number, realPath: string) => boolean;
 
@@ -116,6 +116,7 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     links: stats.nlink,
     ownerUid: stats.uid,
     owner,
+    encoding: textEncoding(header),
     usedBytes: Math.max(1, pages - (freePages < pages ? freePages : 0)) * pageSize,
     network: fileSystem(realPath)?.network ?? null,
     missingBytes: missing,

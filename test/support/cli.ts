@@ -404,6 +404,7 @@ export function executableFor(uid: number): string {
 export interface Shape {
   readonly journal?: 'wal' | 'delete';
   readonly pageSize?: number;
+  readonly encoding?: 'UTF-8' | 'UTF-16le';
   /** Approximate size in bytes; 0 leaves the tables with a few rows. */
   readonly bytes?: number;
 }
@@ -412,6 +413,7 @@ export interface Shape {
 export function makeDatabase(path: string, shape: Shape = {}): void {
   const db = new Database(path);
   try {
+    db.pragma(`encoding = '${shape.encoding ?? 'UTF-8'}'`);
     db.pragma(`page_size = ${shape.pageSize ?? 4096}`);
     db.pragma(`journal_mode = ${shape.journal ?? 'wal'}`);
     db.pragma('synchronous = off');
