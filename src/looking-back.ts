@@ -5,8 +5,9 @@ import { baseOf, newestGood, parseCopyFile, readManifest } from './catalog.js';
 import { errnoWords, warning } from './outcome.js';
 import type { Kept, KeptBy, Manifest, RunRecord } from './records.js';
 import { isFinishedRun } from './records.js';
+import type { IsLoss } from './retention.js';
 import type { RuleFacts } from './rules.js';
-import { rules, TREND_RUNS } from './rules.js';
+import { losses, rules, TREND_RUNS } from './rules.js';
 import { listing } from './system/files.js';
 import { fileSystem } from './system/processes.js';
 
@@ -18,6 +19,14 @@ export function stateBefore(acting: Acting): Pick<RuleFacts, 'before' | 'kept'> 
   const before = manifest && !('unreadable' in manifest) ? manifest : null;
   return { before, kept: keptBefore(acting, before) };
 }
+
+/** Compares two copies by what their manifests say. */
+export const lossesIn =
+  (directory: string): IsLoss =>
+  (newer, older) => {
+    const [made, before] = [newer, older].map((file) => readManifest(directory, baseOf(file)));
+    return !!made && !!before && !('unreadable' in made || 'unreadable' in before) && losses({ made, before }).length > 0;
+  };
 
 /** So many runs are looked through for one that worked in this directory: disks may take turns, with one state directory for all. */
 const TURNS = 50;

@@ -9,7 +9,7 @@ import type { Failure, Warning } from './outcome.js';
 import { warning } from './outcome.js';
 import { packedAs, suffixOf } from './packing.js';
 import type { Copy, Manifest } from './records.js';
-import type { Decision } from './retention.js';
+import type { Decision, IsLoss } from './retention.js';
 import { decide } from './retention.js';
 import type { Config } from './settings/load.js';
 
@@ -123,11 +123,11 @@ function skipReason(config: Config, newest: Copy | null, now: Date): string | nu
 }
 
 /** What pruning would do once the planned copy is there: it counts, but is not listed, as it does not exist. */
-export function planPrune(config: Config, copies: readonly Copy[], planned: Copy | null, now: Date): Decision {
+export function planPrune(config: Config, copies: readonly Copy[], planned: Copy | null, now: Date, isLoss?: IsLoss): Decision {
   // In its place, as the run will find it: with a clock that is behind it is not the newest.
   const older = planned ? copies.findIndex((c) => c.createdAt <= planned.createdAt) : -1;
   const at = older === -1 ? copies.length : older;
   const all = planned ? [...copies.slice(0, at), planned, ...copies.slice(at)] : copies;
-  const decision = decide(all, config.policy, now.getTime(), planned?.file ?? null);
+  const decision = decide(all, config.policy, now.getTime(), planned?.file ?? null, isLoss);
   return { ...decision, keep: decision.keep.filter((k) => k.file !== planned?.file) };
 }

@@ -10,6 +10,8 @@ import type { Policy } from './settings/load.js';
 const DAY = 86_400_000;
 /** Copies made by restore and guard before they act. */
 const TAGGED_LIFE = 30 * DAY;
+/** So long a run leaves the copy before a loss to whoever has yet to hear of it. */
+const LOSS_LIFE = 7 * DAY;
 /** Suspect copies kept for a rescue. */
 const SUSPECTS_KEPT = 3;
 
@@ -19,6 +21,9 @@ export interface Decision {
   /** Why pruning waits: a copy ahead of the clock, or a suspect newest copy. */
   readonly hold: { readonly code: 'CLOCK' | 'SUSPECT'; readonly file: string } | null;
 }
+
+/** Whether a copy lacks what the one before it had, by their files. */
+export type IsLoss = (newer: string, older: string) => boolean;
 
 /** `2026-W47`, ISO 8601: the week belongs to the year of its Thursday. */
 function isoWeek(at: Date): string {
@@ -46,8 +51,9 @@ const rulesOf = (policy: Policy): readonly Rule[] => [
  * @param copies all copies of one name, newest first
  * @param now milliseconds since the epoch
  * @param made the file this very run has made: never removed by it, even when another is dated a little ahead of the clock
+ * @param isLoss of a run: what it tells a person to bring back it does not remove itself; `prune` applies the policy
  */
-export function decide(copies: readonly Copy[], policy: Policy, now: number, made: string | null = null): Decision {
+export function decide(copies: readonly Copy[], policy: Policy, now: number, made: string | null = null, isLoss: IsLoss = () => false): Decision {
   const ahead = copies.find((c) => isAhead(c, now));
   if (ahead) {
     const reasons = [`pruning waits: ${ahead.file} is dated ahead of the clock`];
@@ -63,6 +69,14 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
 
   const good = copies.filter(isPlainGood);
   applyRules(good, policy, because);
+  const isSpared = (c: Copy, i: number): boolean => {
+    const newer = good[i - 1];
+    if (!newer || (reasons.get(c.file) ?? []).length > 0) return false;
+    return (newer.file === made || now - Date.parse(c.createdAt) < LOSS_LIFE) && isLoss(newer.file, c.file);
+  };
+  const lossAt = good.findIndex(isSpared);
+  const [after, spared] = [good[lossAt - 1], good[lossAt]];
+  if (after && spared) because(spared, `${after.file}, the next one, lacks much of what it has`);
   // The floor where there is no such copy: then one that restore or guard has made is all that there is to go back to.
   const last = good.length > 0 ? undefined : copies.find((c) => c.status === 'good');
   if (last) because(last, 'newest good copy');

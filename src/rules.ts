@@ -58,7 +58,7 @@ export interface RuleFacts {
 
 /** All rules, gravest first. */
 export const rules = (f: RuleFacts): Warning[] =>
-  [...gone(f), ...shrank(f), ...tables(f), ...behind(f), ...slow(f), ...walGrew(f), ...space(f), ...unproven(f)].sort(
+  [...gone(f), ...losses(f), ...behind(f), ...slow(f), ...walGrew(f), ...space(f), ...unproven(f)].sort(
     (a, b) => Number(b.severity === 'critical') - Number(a.severity === 'critical'),
   );
 
@@ -76,15 +76,18 @@ function gone({ kept }: RuleFacts): Warning[] {
 /** What to do about a loss: there is time until that copy is pruned, and no longer. */
 const IF_NOT_MEANT = '; if that was not meant: stop the application, and restore that copy before it is pruned';
 
+/** What one copy lacks that the one before it had. */
+export const losses = (two: Pick<RuleFacts, 'made' | 'before'>): Warning[] => [...shrank(two), ...tables(two)];
+
 /** Plain sizes: how well the bytes compress says nothing. */
-function shrank({ made, before }: RuleFacts): Warning[] {
+function shrank({ made, before }: Pick<RuleFacts, 'made' | 'before'>): Warning[] {
   if (!before || made.plainSizeBytes * 2 > before.plainSizeBytes) return [];
   return [
     critical('COPY_SHRANK', `the copy has ${bytes(made.plainSizeBytes)}, the one before (${before.file}) had ${bytes(before.plainSizeBytes)}${IF_NOT_MEANT}`),
   ];
 }
 
-function tables({ made, before }: RuleFacts): Warning[] {
+function tables({ made, before }: Pick<RuleFacts, 'made' | 'before'>): Warning[] {
   // Nothing to compare: sealed, or too many tables to list.
   if (!before || Object.keys(before.rows).length === 0 || Object.keys(made.rows).length === 0) return [];
   const gone = Object.keys(before.rows).filter((table) => !Object.hasOwn(made.rows, table));

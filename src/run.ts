@@ -11,7 +11,7 @@ import { packStage, preparing, publishStage, snapshotStage, verifyStage } from '
 import { bytes, modeOf, plural } from './format.js';
 import { runBefore } from './hooks.js';
 import { includesOwn, measureIncluded } from './including.js';
-import { lookBack, stateBefore } from './looking-back.js';
+import { lookBack, lossesIn, stateBefore } from './looking-back.js';
 import type { ExitCode, Failure, StageName, Warning } from './outcome.js';
 import { critical, describe, errnoWords, Failed, remedyFor } from './outcome.js';
 import type { RunPlan, Skip } from './plan.js';
@@ -99,7 +99,7 @@ export const runBackup = (ctx: Context, config: Config, database: string, name: 
     recorder.setCopy(copy);
     const pruned = await recorder.stage(
       'prune',
-      () => prune({ ...config, name, made: copy.file, now: now(), signal, warn }),
+      () => prune({ ...config, name, made: copy.file, isLoss: lossesIn(config.to), now: now(), signal, warn }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(pruned);

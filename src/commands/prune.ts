@@ -42,7 +42,7 @@ export async function prune(ctx: Context, config: Config, options: { dryRun: boo
     await begin({ workspace: false });
     const result = await recorder.stage(
       'prune',
-      () => removeCopies({ ...config, name: name ?? '', made: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w) }),
+      () => removeCopies({ ...config, name: name ?? '', made: null, isLoss: null, now: ctx.clock.now(), signal, warn: (w) => recorder.warn(w) }),
       (p) => `${p.kept.length} kept, ${p.pruned.length} removed`,
     );
     recorder.setPruned(result);

@@ -8,6 +8,7 @@ import { foreseeFailures, foreseeWarnings } from '../foresight.js';
 import { bytes } from '../format.js';
 import { isIncluded, measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
+import { lossesIn } from '../looking-back.js';
 import type { ExitCode } from '../outcome.js';
 import { critical, describe, exitCodeOf, Failed } from '../outcome.js';
 import { foresee, hasProblems, isSkip, planPrune } from '../plan.js';
@@ -57,7 +58,7 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
     return saveDryRun(ctx, config, recorder, { status: 'failed', exitCode, failure: first, failedStage: 'inspect' });
   }
   for (const w of [...plan.warnings, ...foreseeWarnings(ctx, config, name)]) recorder.warn(w);
-  const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now);
+  const decision = planPrune(config, facts.copies, plannedCopy(plan.file, name, now), now, lossesIn(config.to));
   holdWarning(decision.hold, (w) => recorder.warn(w));
   recorder.setPruned({ kept: decision.keep, pruned: decision.remove });
   const freeBytes = isFailure(target) ? null : target.freeBytes;

@@ -9,6 +9,7 @@ import { plural } from '../format.js';
 import type { Failure, Warning } from '../outcome.js';
 import { critical, errnoOf, errnoWords, failureOf, targetFailure, unsupportedBy } from '../outcome.js';
 import type { Kept, Pruned } from '../records.js';
+import type { IsLoss } from '../retention.js';
 import { decide } from '../retention.js';
 import type { Policy } from '../settings/load.js';
 import { remove as removeFile, syncDirectory } from '../system/files.js';
@@ -19,6 +20,8 @@ export interface PruneInput {
   readonly policy: Policy;
   /** The copy that this run has just made; null for `prune`. */
   readonly made: string | null;
+  /** Of a run; null for `prune`. */
+  readonly isLoss: IsLoss | null;
   readonly now: Date;
   readonly signal: AbortSignal;
   readonly warn: (w: Warning) => void;
@@ -39,7 +42,7 @@ export async function prune(input: PruneInput): Promise<PruneResult> {
   let remove: readonly Pruned[] = [];
   const refused = new Refused(to);
   try {
-    const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made);
+    const decision = decide(readCopies(to, input.name), input.policy, input.now.getTime(), input.made, input.isLoss ?? undefined);
     kept = decision.keep;
     remove = decision.remove;
     holdWarning(decision.hold, warn);

@@ -233,7 +233,7 @@ describe('defaults.env', () => {
       const settings = (check.json as { settings?: { name: string; origin: string }[] }).settings ?? [];
       return [...['slack-webhook', 'webhook'].map((s) => settings.find((x) => x.name === s)?.origin), check.json.error?.message];
     };
-    expect(await origins('a')).toEqual([join(w.home, 'dbbackup/a.env'), 'not set', expect.stringMatching(/^webhook: no such file/)]);
+    expect(await origins('a')).toEqual([join(w.home, 'dbbackup/a.env'), 'not set', expect.stringMatching(/^webhook: \/nowhere: no such file/)]);
     expect((await origins('b')) as unknown[]).toEqual([
       `DBBACKUP_SLACK_WEBHOOK_FILE in ${join(w.home, 'dbbackup/b.env')}`,
       join(w.home, 'dbbackup/b.env'),

@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync, symlinkSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { cannot, dbbackup } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, plant, plantDaily, scene, tree } from './scene.js';
@@ -270,6 +271,22 @@ describe('a run', () => {
     expect(run.json.kept?.map((k) => k.file)).toEqual([made, ...files.slice(0, 2)]);
     // The rules in the environment are the same rules.
     await dbbackup(['run', s.source, '--to', s.to], { env: { DBBACKUP_KEEP_LAST: '1' } });
+    expect(dataFiles(s.to)).toHaveLength(1);
+  });
+
+  test('does not remove the copy that it tells a person to bring back; prune does', async () => {
+    const s = scene();
+    const before = await s.run(['--keep-last', '1', '--json']);
+    const db = new Database(s.source);
+    db.exec('DROP TABLE setting');
+    db.close();
+    for (const warnings of [['TABLE_GONE'], []]) {
+      const run = await s.run(['--keep-last', '1', '--json']);
+      expect([run.code, run.json.warnings?.filter((w) => w.severity === 'critical').map((w) => w.code)], run.stderr).toEqual([0, warnings]);
+      expect(new Set(dataFiles(s.to))).toEqual(new Set([run.json.copy?.file, before.json.copy?.file]));
+      expect(run.json.kept?.[1]?.reasons).toEqual([expect.stringMatching(/lacks much of what it has$/)]);
+    }
+    expect((await s.ask('prune', ['--keep-last', '1'])).code).toBe(0);
     expect(dataFiles(s.to)).toHaveLength(1);
   });
 
