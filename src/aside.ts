@@ -12,6 +12,7 @@ import type { Stats } from 'node:fs';
 import { linkSync, lstatSync, renameSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { stampOf } from './catalog.js';
+import { fileState } from './content-state.js';
 import type { Warning } from './outcome.js';
 import { errnoOf, warning } from './outcome.js';
 import type { Unsupported } from './system/files.js';
@@ -45,6 +46,8 @@ interface Note {
   readonly newIno: number | null;
   /** Inode of the old database; null: there was none. */
   readonly oldIno: number | null;
+  /** `fileState` of the old database when its sidecars began to move; null: not known, or there was none. */
+  readonly oldState: string | null;
   /** Where the new file was made; null while that is not known. */
   readonly staged: string | null;
 }
@@ -79,6 +82,7 @@ export class Aside {
       state: 'begun',
       newIno: null,
       oldIno: lstatOrNull(input.target)?.ino ?? null,
+      oldState: null,
       staged: null,
     };
   }
@@ -111,7 +115,7 @@ export class Aside {
   /** Takes the sidecars out of the way. `file`: the one that is about to take the name. */
   moveSidecars(file: string): void {
     const { target, unsupported } = this.#input;
-    this.#write({ state: 'moving', newIno: lstatSync(file).ino, staged: file });
+    this.#write({ state: 'moving', newIno: lstatSync(file).ino, oldState: fileState(target), staged: file });
     for (const suffix of SIDECARS) {
       if (!lstatOrNull(target + suffix)) continue;
       const kept = join(this.directory, basename(target) + suffix);
@@ -179,6 +183,8 @@ function putSidecarsBack(note: Note, directory: string, unsupported: Unsupported
   if ((there?.ino ?? null) !== note.oldIno) return 'changed';
   // It stays where it is: with a second name it could not be backed up any more.
   if (there) removeSecondName(join(directory, basename(note.target)), there);
+  // Whoever had it open since, and has closed it, leaves nothing beside it: an older -wal would be read over what he has written.
+  if (note.oldState !== null && fileState(note.target) !== note.oldState) return 'changed';
   for (const suffix of SIDECARS) {
     const kept = join(directory, basename(note.target) + suffix);
     if (!lstatOrNull(kept)) continue;
@@ -220,7 +226,7 @@ export function settleAside(
       const state = putSidecarsBack(note, directory, unsupported);
       replace(join(directory, NOTE), `${JSON.stringify({ ...note, state: state === 'new' ? 'done' : 'undone' }, null, 1)}\n`, unsupported);
       const words = {
-        old: `the restore of ${note.target} was killed before the new database took its place: the old one is there, whole; run the restore again`,
+        old: `the restore of ${note.target} was killed before the new database took its place: the old one is there as it was; run the restore again`,
         new: `the restore of ${note.target} was killed right after the new database took its place: it is there, whole; the old files are in ${directory}`,
         changed: `the restore of ${note.target} was killed, and the database was used since: it was left as it is; the old files are in ${directory}`,
       };
@@ -242,13 +248,13 @@ function readNote(directory: string): Note | null {
     const here = lstatSync(directory);
     if (stats.uid !== own || here.uid !== own || lstatSync(dirname(directory)).uid !== own) return null;
     const note: Partial<Record<keyof Note, unknown>> = JSON.parse(bytes.toString('utf8')) as Partial<Record<keyof Note, unknown>>;
-    const { name, target, runId, hereIno, state, newIno, oldIno, staged } = note;
+    const { name, target, runId, hereIno, state, newIno, oldIno, oldState, staged } = note;
     const isIno = (v: unknown): v is number | null => v === null || typeof v === 'number';
     if (typeof name !== 'string' || typeof target !== 'string' || typeof runId !== 'string' || !isIno(newIno) || !isIno(oldIno)) return null;
     if (hereIno !== here.ino) return null;
     if (state !== 'begun' && state !== 'moving' && state !== 'done' && state !== 'undone') return null;
     const place = typeof staged === 'string' && dirname(dirname(staged)) === dirname(target) ? staged : null;
-    return { target, name, runId, hereIno, state, newIno, oldIno, staged: place };
+    return { target, name, runId, hereIno, state, newIno, oldIno, oldState: typeof oldState === 'string' ? oldState : null, staged: place };
   } catch {
     return null;
   }

@@ -16,6 +16,20 @@ export const contentState = (path: string): string => stateOf(path, headerOf);
  */
 export const outerState = (path: string): string => stateOf(path, () => '');
 
+/**
+ * Of the main file alone: another one when somebody has written into it, though he has closed it and left nothing beside it. Without the number of
+ * its device, which may be another after a restart of the machine. Null: there is none. Throws what the system says.
+ */
+export function fileState(path: string): string | null {
+  try {
+    const { ino, size, mtimeNs } = lstatSync(path, { bigint: true });
+    return [ino, size, mtimeNs, headerOf(path)].join(' ');
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
 function stateOf(path: string, header: (file: string) => string): string {
   const parts = [path, `${path}-wal`].map((file) => {
     try {

@@ -62,7 +62,7 @@ export interface SettingsProblem {
 /** Everything that can end a command. The fields are facts; the words are made in `describe`. */
 export type Failure =
   /** No file at the configured path (or a symbolic link to nowhere). */
-  | { code: 'SOURCE_MISSING'; path: string }
+  | { code: 'SOURCE_MISSING'; path: string; rescue?: Rescue | null }
   /** The file is there and we may not read it. */
   | { code: 'SOURCE_UNREADABLE'; path: string; reason: string; owner: string | null }
   /** A directory, FIFO, device or socket where a database file should be. */
@@ -84,7 +84,7 @@ export type Failure =
   /** The application crashed in rollback-journal mode and its journal waits to be rolled back. */
   | { code: 'SOURCE_HOT_JOURNAL'; path: string }
   /** An idle WAL database in a directory that we cannot write: SQLite cannot make its `-shm`. */
-  | { code: 'SOURCE_READONLY_DIRECTORY'; path: string; directory: string; owner: string; readOnly?: boolean }
+  | { code: 'SOURCE_READONLY_DIRECTORY'; path: string; directory: string; owner: string; isOurs: boolean; readOnly?: boolean }
   /** Another file was renamed over the source while it was read. */
   | { code: 'SOURCE_REPLACED'; path: string }
   /** More than one name: SQLite would look for more than one `-wal`. */
@@ -160,6 +160,8 @@ export type Failure =
       code: 'COPY_BAD';
       /** Nothing is wrong but that something lies beside it. */
       onlyBeside?: boolean;
+      /** There is no manifest that can be read: nothing is known of it. */
+      isUnknown?: boolean;
       file: string;
       problems: readonly string[];
       to: string;
@@ -173,7 +175,7 @@ export type Failure =
   /** The copy came from another database than the one it would replace. */
   | { code: 'OTHER_SOURCE'; file: string; source: string; target: string }
   /** Another process has the database open. `holders`: `pid (program)`. `shareable`: --shared would allow it. */
-  | { code: 'IN_USE'; path: string; holders: readonly string[]; shareable?: boolean }
+  | { code: 'IN_USE'; path: string; holders: readonly string[]; shareable?: boolean; rescue?: Rescue | null }
   /** The copy could not be put in place; `state` says what the database is now. */
   | { code: 'RESTORE_FAILED'; path: string; reason: string; state: string }
   /** A check of `guard` did not pass. `untouched`: of a scratch copy. */
@@ -335,21 +337,37 @@ const midwayIs = (f: { midway?: string }): string => (f.midway === undefined ? '
 const guardedIs = (f: { rolledBack?: boolean }): string =>
   f.rolledBack === undefined ? '' : f.rolledBack ? '; the database was rolled back to what it was before' : '; the database is as the command left it';
 
+/** A database that was deleted and that a process still has open. */
+export interface Rescue {
+  /** `123 (app)`. */
+  readonly holder: string;
+  /** Commands for a shell that save it. */
+  readonly lines: readonly string[];
+}
+
+const rescueHint = ({ lines }: Rescue): string =>
+  `what it holds is newer than any copy, and gone when it ends: save it first (as its user or root): ${lines.join('; ')}; then stop it, and restore the newest copy or put back what was saved`;
+
 /** What happened and what to do next, each one line. The texts hold no secrets; paths are as the file system has them. */
 export function describe(f: Failure): { message: string; hint: string } {
   switch (f.code) {
     case 'SOURCE_MISSING':
       return {
-        message: `there is no file at ${f.path}`,
+        message: `there is no file at ${f.path}${f.rescue ? `: it was deleted, and ${f.rescue.holder} still has it open` : ''}`,
         // What is not UTF-8 in a name arrives as this character, and cannot be said back.
-        hint: f.path.includes('\ufffd')
-          ? 'a part of the path that is not UTF-8 cannot be opened: give the file or the directory another name'
-          : 'check the path, and that its file system is mounted',
+        hint: f.rescue
+          ? rescueHint(f.rescue)
+          : f.path.includes('\ufffd')
+            ? 'a part of the path that is not UTF-8 cannot be opened: give the file or the directory another name'
+            : 'check the path, and that its file system is mounted; if the database is lost: dbbackup restore --into it',
       };
     case 'SOURCE_UNREADABLE':
       return {
         message: `cannot read ${f.path}: ${f.reason}`,
-        hint: f.owner ? `run as its owner, into a backup directory of that user: sudo -u ${f.owner} dbbackup ...` : 'check the path and its permissions',
+        hint:
+          f.owner === null
+            ? 'check the path and its permissions'
+            : `${f.owner === 'root' ? `it belongs to root; if its application is another user, as root: chown USER ${shellWord(f.path)}; if not, ` : ''}run as its owner, into a backup directory of that user: sudo -u ${f.owner} dbbackup ...`,
       };
     case 'SOURCE_NOT_A_FILE':
       return {
@@ -384,9 +402,12 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_READONLY_DIRECTORY': {
       const unit = `under systemd add ReadWritePaths=${shellWord(f.directory)}`;
       const why = f.readOnly ? 'is on a file system that is mounted read-only' : 'cannot be written';
+      const writable = f.isOurs
+        ? `let ${f.owner} write there (as root: chown ${f.owner} ${shellWord(f.directory)})`
+        : `run as the owner (sudo -u ${f.owner} dbbackup ...)`;
       return {
         message: `${f.path} is in WAL mode and idle, and its directory ${f.directory} ${why}, so SQLite cannot open it`,
-        hint: `${f.readOnly ? `${unit}, elsewhere mount it for writing` : `run as the owner (sudo -u ${f.owner} dbbackup ...), ${unit}`}, or keep the application running`,
+        hint: `${f.readOnly ? `${unit}, elsewhere mount it for writing` : `${writable}, ${unit}`}, or keep the application running`,
       };
     }
     case 'SOURCE_REPLACED':
@@ -522,7 +543,9 @@ export function describe(f: Failure): { message: string; hint: string } {
         message: `${f.many === undefined ? `${f.file} does` : `${f.many} do`} not prove out: ${some(f.problems)}`,
         hint: f.onlyBeside
           ? 'find out how it came there, and remove it: the copy itself proves out'
-          : `take another one (${listLine(f.to)}), and look at the disk (dmesg, smartctl)${f.others === null ? '' : `; dbbackup verify --all ${placeFlag(f.to)} --name ${shellWord(f.others)} proves the others, and marks what is bad`}`,
+          : f.isUnknown
+            ? `nothing is known of it without its manifest (${f.file.replace(/\.db(\..*)?$/, '.json')}): bring that back, or make it readable, or take another copy (${listLine(f.to)}); if there is nothing else: copy the file elsewhere, unpack it if it is packed, and ask SQLite: sqlite3 FILE 'PRAGMA integrity_check'`
+            : `take another one (${listLine(f.to)}), and look at the disk (dmesg, smartctl)${f.others === null ? '' : `; dbbackup verify --all ${placeFlag(f.to)} --name ${shellWord(f.others)} proves the others, and marks what is bad`}`,
       };
     case 'TARGET_EXISTS':
       return { message: `${f.path}: ${f.reason}`, hint: f.remedy ?? 'name a file that does not exist yet, or say --force to replace this one' };
@@ -534,7 +557,9 @@ export function describe(f: Failure): { message: string; hint: string } {
           f.holders.length > 0
             ? `${f.path} is open in other processes: ${some(f.holders)}`
             : `${f.path} was written to while the backup point was made, by somebody who has closed it again`,
-        hint: `stop what has it open (fuser, lsof), then run again${f.shareable ? '; or let it write meanwhile: --shared' : ''}`,
+        hint: f.rescue
+          ? rescueHint(f.rescue)
+          : `stop what has it open (fuser, lsof), then run again${f.shareable ? '; or let it write meanwhile: --shared' : ''}`,
       };
     case 'RESTORE_FAILED':
       return { message: `${f.path} was not restored: ${f.reason}`, hint: f.state };

@@ -37,7 +37,7 @@ export function inspectRestore(ctx: Context, config: Config, way: 'output' | 'in
   if (!copy) throw new Failed({ code: 'COPY_NOT_FOUND', path: placeOf(config), reason: 'there is no such copy', to: placeOf(config) });
   const manifest = readManifest(copiesIn(config), baseOf(copy.file));
   if ('unreadable' in manifest)
-    throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: [manifest.unreadable], to: placeOf(config), others: copy.name });
+    throw new Failed({ code: 'COPY_BAD', isUnknown: true, file: copy.file, problems: [manifest.unreadable], to: placeOf(config), others: copy.name });
   if (copy.status === 'bad')
     throw new Failed({ code: 'COPY_BAD', file: copy.file, problems: badBecause(copiesIn(config), manifest), to: placeOf(config), others: copy.name });
   const impossible = sizesProblem(manifest);

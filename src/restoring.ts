@@ -19,7 +19,7 @@ import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
 import { beginningOf, directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
-import { holdersOf, nameHolders } from './system/holders.js';
+import { holdersOf, nameHolders, rescueOf } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
@@ -274,7 +274,7 @@ function putFailure(error: unknown, target: string, waitedMs: number): Failure {
 /** Refuses while anybody else has the database open. */
 export function refuseHolders(target: string): void {
   const holders = holdersOf(target);
-  if (holders.length > 0) throw new Failed({ code: 'IN_USE', path: target, holders: nameHolders(holders) });
+  if (holders.length > 0) throw new Failed({ code: 'IN_USE', path: target, holders: nameHolders(holders), rescue: rescueOf(target) });
 }
 
 async function putOffline(acting: Acting, input: PutBackInput, target: Offline, file: string, proven: FileId): Promise<PutBack> {

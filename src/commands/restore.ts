@@ -21,7 +21,7 @@ import { path as parsePath } from '../settings/values.js';
 import { inspectTarget } from '../stages/inspect.js';
 import { askYes } from '../system/ask.js';
 import { lstatOrNull } from '../system/files.js';
-import { holdersOf, nameHolders } from '../system/holders.js';
+import { holdersOf, nameHolders, rescueOf } from '../system/holders.js';
 import { saveDryRun } from './dry-run.js';
 
 /** Brings a copy back, or with `dryRun` says what would be replaced by what. */
@@ -79,7 +79,9 @@ const describeCopy = (ctx: Context, copy: Copy): string =>
 
 function describeTarget(ctx: Context, target: string): string {
   const stats = lstatOrNull(target);
-  return stats ? `${target} (${bytes(stats.size)}, written ${ctx.output.time(rfc3339(stats.mtimeMs))})` : `${target} (not there)`;
+  // What is committed goes into the -wal, and into the file later.
+  const writtenMs = Math.max(stats?.mtimeMs ?? 0, lstatOrNull(`${target}-wal`)?.mtimeMs ?? 0);
+  return stats ? `${target} (${bytes(stats.size)}, written ${ctx.output.time(rfc3339(writtenMs))})` : `${target} (not there)`;
 }
 
 function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Restoring): ExitCode {
@@ -104,7 +106,8 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
       const target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
       live = target.state;
       const holders = holdersOf(input.target);
-      if (target.how === 'offline' && holders.length > 0) throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders) });
+      if (target.how === 'offline' && holders.length > 0)
+        throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders), rescue: rescueOf(input.target) });
       if (target.how === 'live') ctx.output.result(`would make a safety copy of ${describeTarget(ctx, input.target)}, tagged before-restore`);
       else if (lstatOrNull(input.target)) ctx.output.result(`would set ${describeTarget(ctx, input.target)} aside in ${asideRoot(config.stateDir)}`);
       ctx.output.result(

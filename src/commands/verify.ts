@@ -111,12 +111,13 @@ const leastRecentlyVerified = (a: Copy, b: Copy): number =>
   (a.verifiedAt ?? '').localeCompare(b.verifiedAt ?? '') || a.createdAt.localeCompare(b.createdAt) || a.file.localeCompare(b.file);
 
 /**
- * `onlyBeside`: the copy proves out, and something lies beside it. `unmarked`: why the verdict could not be written down. `unproven`: why there
+ * `onlyBeside`: the copy proves out, and something lies beside it. `isUnknown`: it has no manifest that can be read. `unmarked`: why the verdict could not be written down. `unproven`: why there
  * is none: the disk is too small for this copy, say.
  */
 interface Verified {
   readonly result: VerifyResult;
   readonly onlyBeside: boolean;
+  readonly isUnknown: boolean;
   readonly unmarked: Failure | null;
   readonly unproven: Failure | null;
 }
@@ -130,7 +131,7 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
   // What keeps it from being proven says nothing of the others, nor of this one: it is not marked.
   const notProven = (why: Failure): Verified => {
     const problems = [`not proven: ${describe(why).message}`];
-    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, onlyBeside: false, unmarked: null, unproven: why };
+    return { result: { file: copy.file, status: 'unverified', proved: 'bytes', problems }, onlyBeside: false, isUnknown: false, unmarked: null, unproven: why };
   };
   if (freeBytes !== null && freeBytes < neededBytes) return notProven({ code: 'NO_SPACE', path: workspace.directory, neededBytes, freeBytes, prune: '' });
   const proof = await proveOr(acting, {
@@ -159,13 +160,14 @@ async function verifyOne(acting: Acting, copy: Copy, progress: (done: number) =>
     recorder.warn(warning('IDENTITY_MISSING', `${message}: proven are its bytes alone; ${hint}`));
   }
   const { onlyBeside } = proof;
+  const isUnknown = proof.manifest === null;
   const result = { file: copy.file, status, proved: proof.proved, problems: proof.problems };
   // What lies at a destination is not ours to change: the verdict is only told. And a copy is none the worse for what lies beside it.
-  if (config.from || onlyBeside) return { result, onlyBeside, unmarked: null, unproven: null };
+  if (config.from || onlyBeside) return { result, onlyBeside, isUnknown, unmarked: null, unproven: null };
   let unmarked: Failure | null = null;
   if (proof.manifest) unmarked = await mark(acting, proof, base, status);
   else recorder.warn(warning('COPY_UNVERIFIED', `${copy.file} cannot be marked: ${proof.problems.join('; ')}`));
-  return { result, onlyBeside, unmarked, unproven: null };
+  return { result, onlyBeside, isUnknown, unmarked, unproven: null };
 }
 
 /** A program that is missing, or a file that cannot be read just now, is one copy's affair; what concerns the run is thrown. */
@@ -207,8 +209,9 @@ function failureFrom(proven: readonly Verified[], to: string, others: string | n
   const [first] = failed;
   if (!first) return null;
   const onlyBeside = failing.every((v) => v.onlyBeside);
+  const isUnknown = failing.every((v) => v.isUnknown);
   return failed.length === 1
-    ? { code: 'COPY_BAD', onlyBeside, file: first.file, problems: first.problems, to, others }
+    ? { code: 'COPY_BAD', onlyBeside, isUnknown, file: first.file, problems: first.problems, to, others }
     : {
         code: 'COPY_BAD',
         file: first.file,

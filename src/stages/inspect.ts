@@ -13,7 +13,8 @@ import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { errnoOf, errnoWords, Failed } from '../outcome.js';
 import type { CommandName } from '../records.js';
-import { ancestors, beginningOf, lstatOrNull, nearest } from '../system/files.js';
+import { ancestors, beginningOf, listing, lstatOrNull, nearest } from '../system/files.js';
+import { rescueOf } from '../system/holders.js';
 import type { Identity } from '../system/processes.js';
 import { fileSystem, kernelsOwn, mayBeLocked, mayReadWrite, shellWord, userName } from '../system/processes.js';
 import { isStateElsewhere, stateDirOf, tempRoot } from '../workspace.js';
@@ -34,7 +35,7 @@ export function inspectSource(path: string, identity: Identity, isLeftByUs: IsLe
     switch (errnoOf(error)) {
       case 'ENOENT':
       case 'ENOTDIR':
-        return { code: 'SOURCE_MISSING', path };
+        return { code: 'SOURCE_MISSING', path, rescue: rescueOf(path) };
       case 'EIO':
         return { code: 'IO_ERROR', path, reason: errnoWords(error) };
       default:
@@ -97,7 +98,8 @@ function lookAtSource(path: string, identity: Identity, isLeftByUs: IsLeftByUs):
     // SQLite will create what is missing, in our name.
     const directory = dirname(realPath);
     const refused = writeRefusal(directory);
-    if (refused !== null) throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner, readOnly: refused === 'EROFS' });
+    if (refused !== null)
+      throw new Failed({ code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner, isOurs: stats.uid === identity.uid, readOnly: refused === 'EROFS' });
     // With the mode of the database, and the group of its directory or of ours (os_unix.c, findCreateFileMode; chmod(1), "setgid").
     const { mode, gid } = statSync(directory);
     const made = { uid: identity.uid, gid: mode & 0o2000 ? gid : (process.getegid?.() ?? -1), mode: stats.mode };
@@ -303,6 +305,14 @@ function lookAtState(path: string, stateDir: string, identity: Identity, invocat
   return fileSystem(there)?.network ?? null;
 }
 
+function isEmptyDirectory(path: string): boolean {
+  try {
+    return listing(path).length === 0;
+  } catch {
+    return false;
+  }
+}
+
 const sudoLine = (uid: number, invocation: readonly string[]): string => `run as its owner: sudo -u ${userName(uid)} ${invocation.map(shellWord).join(' ')}`;
 
 /**
@@ -318,7 +328,10 @@ function checkOwners(path: string, identity: Identity, invocation: readonly stri
     const itself = step === path;
     if (stats.uid !== identity.uid && (itself || stats.uid !== 0)) {
       const what = itself ? 'it belongs' : `${step}, on the way to it, belongs`;
-      throw refuse(`${what} to ${userName(stats.uid)}, not to ${userName(identity.uid)}, who runs this`, sudoLine(stats.uid, invocation));
+      const remedy = sudoLine(stats.uid, invocation);
+      const isBare = itself && stats.uid === 0 && isEmptyDirectory(step);
+      const asked = isBare ? `it is empty: if a disk should be mounted there, mount it; if not, ${remedy}` : remedy;
+      throw refuse(`${what} to ${userName(stats.uid)}, not to ${userName(identity.uid)}, who runs this`, asked);
     }
     // In a sticky directory others may add names, but not move or remove ours.
     if (!stats.isSymbolicLink() && stats.mode & 0o002 && !(stats.mode & 0o1000)) {

@@ -6,10 +6,12 @@ import { statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Snapshot, SourceState } from '../artifacts.js';
 import { SOURCE_BUSY_MS, TWO_CHILDREN_BYTES } from '../artifacts.js';
+import { ownerOf } from '../look-failure.js';
 import type { Failure } from '../outcome.js';
 import { diskFull, errnoOf, Failed, failureOf, targetFailure } from '../outcome.js';
 import type { Clock } from '../system/clock.js';
-import { lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
+import { isReadable, lstatOrNull, probeWrite, removeTree, sizeOf } from '../system/files.js';
+import { rescueOf } from '../system/holders.js';
 import { fileSystem, mayReadWrite } from '../system/processes.js';
 import { isEndSignal } from '../system/signals.js';
 import { SyncInPieces } from '../system/syncing.js';
@@ -182,9 +184,11 @@ async function snapshotFailure(error: unknown, input: SnapshotInput): Promise<Fa
   // READONLY_RECOVERY: the WAL is to be recovered first, by somebody who may write: its application, which is just doing so, or was killed.
   const mayNotWrite = ['SQLITE_READONLY_DIRECTORY', 'SQLITE_READONLY_CANTINIT', 'SQLITE_READONLY_RECOVERY'].includes(code);
   if (mayNotWrite || code.startsWith('SQLITE_CANTOPEN')) {
-    if (!lstatOrNull(realPath)) return { code: 'SOURCE_MISSING', path };
+    if (!lstatOrNull(realPath)) return { code: 'SOURCE_MISSING', path, rescue: rescueOf(path) };
+    const shut = SIDECARS.map((suffix) => realPath + suffix).find((sidecar) => lstatOrNull(sidecar) && !isReadable(sidecar));
+    if (shut !== undefined) return { code: 'SOURCE_UNREADABLE', path: shut, reason: message, owner: ownerOf(shut, process.geteuid?.() ?? 0) };
     return input.source.journalMode === 'wal'
-      ? { code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner }
+      ? { code: 'SOURCE_READONLY_DIRECTORY', path, directory, owner, isOurs: input.source.ownerUid === process.geteuid?.() }
       : { code: 'SOURCE_UNREADABLE', path, reason: message, owner };
   }
   // A schema format that SQLite never wrote.

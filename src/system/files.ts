@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto';
 import type { Stats } from 'node:fs';
 import {
+  accessSync,
   closeSync,
   constants,
   fchmodSync,
@@ -55,6 +56,15 @@ export function nearest(path: string): string {
   let at = path;
   while (!lstatOrNull(at)) at = dirname(at);
   return at;
+}
+
+export function isReadable(path: string): boolean {
+  try {
+    accessSync(path, constants.R_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** The size of a file in bytes, 0 when it is not there or cannot be seen. */

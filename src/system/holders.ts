@@ -1,8 +1,10 @@
 /** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
 import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
-import { basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
+import type { Rescue } from '../outcome.js';
 import { lstatOrNull } from './files.js';
 import { readOrEmpty } from './proc.js';
+import { shellWord } from './processes.js';
 
 export interface Holder {
   readonly pid: number;
@@ -29,6 +31,38 @@ export function holdersOf(path: string): readonly Holder[] {
     .map((pid) => ({ pid, program: programOf(pid) }));
 }
 
+/** How what was deleted can be saved as long as somebody has it open. Null where nobody whom this user may see has a deleted database of that path open. */
+export function rescueOf(path: string): Rescue | null {
+  const real = realOrSame(path);
+  for (const pid of pids()) {
+    const found = new Map(openLinks(pid).map((link) => [readlinkOrEmpty(link), link]));
+    const main = found.get(`${real} (deleted)`);
+    if (main === undefined || isOurs(pid)) continue;
+    const wal = found.get(`${real}-wal (deleted)`);
+    const saved = `${real}.saved`;
+    const copies = [`cp ${main} ${shellWord(saved)}`, ...(wal === undefined ? [] : [`cp ${wal} ${shellWord(`${saved}-wal`)}`])];
+    return { holder: `${pid} (${programOf(pid)})`, lines: [`kill -STOP ${pid}`, ...copies] };
+  }
+  return null;
+}
+
+function openLinks(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
+  } catch {
+    // It has ended, or is another user's.
+    return [];
+  }
+}
+
+function readlinkOrEmpty(link: string): string {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
+  }
+}
+
 function programOf(pid: number): string {
   const name = readOrEmpty(`/proc/${pid}/comm`).toString('utf8').trim();
   if (name !== 'MainThread') return name;
@@ -53,15 +87,7 @@ function isOurs(pid: number): boolean {
 }
 
 function hasOpen(pid: number, files: ReadonlySet<string>, gone: ReadonlySet<string>): boolean {
-  let descriptors: string[];
-  try {
-    descriptors = readdirSync(`/proc/${pid}/fd`);
-  } catch {
-    // It has ended, or is another user's.
-    return false;
-  }
-  return descriptors.some((fd) => {
-    const link = `/proc/${pid}/fd/${fd}`;
+  return openLinks(pid).some((link) => {
     try {
       const stats = statSync(link);
       return files.has(`${stats.dev}:${stats.ino}`) || (stats.nlink === 0 && gone.has(readlinkSync(link)));
@@ -72,9 +98,12 @@ function hasOpen(pid: number, files: ReadonlySet<string>, gone: ReadonlySet<stri
 }
 
 function realOrSame(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
+  for (const real of [() => realpathSync(path), () => join(realpathSync(dirname(path)), basename(path))]) {
+    try {
+      return real();
+    } catch {
+      // Gone itself, or its directory as well.
+    }
   }
+  return path;
 }

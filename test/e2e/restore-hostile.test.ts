@@ -24,7 +24,24 @@ import { basename, dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { descendants, processesAt } from '../fault/proof.js';
-import { cannot, dbbackup, EXECUTABLE, PATH, type Result, type Running, readJson, signalTo, start, tempDirectory, until, useDatabase } from '../support/cli.js';
+import {
+  cannot,
+  damage,
+  dbbackup,
+  EXECUTABLE,
+  leaveSidecars,
+  PATH,
+  query,
+  type Result,
+  type Running,
+  readJson,
+  rootPage,
+  signalTo,
+  start,
+  tempDirectory,
+  until,
+  useDatabase,
+} from '../support/cli.js';
 import { type Said, textOf } from '../support/manifest.js';
 import { differences } from '../support/rows.js';
 import { type Copied, dataFiles, type Scene, scene, sceneWithCopy, tree } from './scene.js';
@@ -198,6 +215,23 @@ describe.skipIf(cannot('strace'))('a restore that is killed', () => {
     expect(namesBeside(s)).toEqual([expect.stringMatching(/^\.dbbackup-/)]);
     expect(await died(s)).toContain(`${s.source} is the new database, whole, or what was there before: nothing, or a damaged one`);
     expect(namesBeside(s).filter((name) => name.startsWith('.dbbackup-') || name === 'app.db')).toEqual([]);
+  });
+
+  test('after it has taken the -wal aside: what its application commits then, and closes, is not written over by that', async () => {
+    const { s } = await made('wal', 300_000);
+    await leaveSidecars(s.source, { loop: "INSERT INTO beat (at) VALUES ('before')" });
+    damage(s.source, (rootPage(s.source, 'setting') - 1) * 4096, Buffer.alloc(4096, 0x5a));
+    await killedAt(s, 'rename', `${s.source}-shm`);
+    expect(namesBeside(s)).not.toContain('app.db-wal');
+    const app = new Database(s.source);
+    app.exec("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400) INSERT INTO beat (at) SELECT 'after' FROM n");
+    app.close();
+    const told = await s.ask('prune', ['--json']);
+    expect([told.code, told.json.warnings?.find(({ code }) => code === 'HEALED')?.message], told.stderr).toEqual([
+      0,
+      expect.stringContaining('the database was used since: it was left as it is'),
+    ]);
+    expect(query<number>(s.source, "SELECT count(*) FROM beat WHERE at = 'after'")).toBe(400);
   });
 
   test('before it came to its database: that is what is said of it', async () => {

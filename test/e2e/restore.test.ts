@@ -414,6 +414,26 @@ describe('restore --into, offline', () => {
     expect(content(restore.json.restored?.setAside[0] ?? '')).toBe(before);
   });
 
+  test('a database that is deleted while its application has it open: the lines that are printed save what it holds', async () => {
+    const { s } = await made('wal');
+    const app = await openWriter(s.source, {});
+    const before = content(s.source);
+    for (const suffix of ['', '-wal', '-shm']) rmSync(s.source + suffix, { force: true });
+    const [run, restore] = [await s.run(['--json']), await s.ask('restore', ['--into', s.source, '--yes', '--json'])];
+    expect([run, restore].map((r) => [r.code, r.json.error?.code])).toEqual([
+      [1, 'SOURCE_MISSING'],
+      [1, 'IN_USE'],
+    ]);
+    for (const { json } of [run, restore]) {
+      const [, lines = ''] = /root\): (.*); then stop it/.exec(json.error?.hint ?? '') ?? [];
+      expect(lines).toMatch(new RegExp(`^kill -STOP ${app.pid}; cp `));
+      expect(spawnSync('sh', ['-c', lines]).status).toBe(0);
+      expect(content(`${s.source}.saved`)).toBe(before);
+    }
+    await app.crash();
+    expect((await s.ask('restore', ['--into', s.source, '--yes'])).code).toBe(0);
+  });
+
   test('nothing happens while somebody has it open, who is named', async () => {
     const { s } = await made('wal');
     const app = await openWriter(s.source, {});
