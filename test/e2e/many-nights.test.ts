@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import { baseOf } from '../../src/catalog.js';
+import type { RunRecord } from '../../src/records.js';
 import { mountTmpfs } from '../fault/mounts.js';
 import { cannot, damage, dbbackup, makeDatabase, type Result, useDatabase, wrap } from '../support/cli.js';
 import { startHttp } from '../support/http.js';
@@ -118,6 +119,36 @@ describe('copies that are gone, and that no prune has removed', () => {
     expect(await problems()).toEqual(['COPIES_GONE']);
     expect(gone(await s.run(['--json']))).toEqual([]);
     expect(await problems()).toEqual([]);
+  });
+
+  /** Records as an older version has written them: why a copy stays is said in words alone. */
+  function asOlder(s: Scene, file: string, reason: string): void {
+    const db = new Database(join(s.state, 'history.db'));
+    const rows = db.prepare<[], { seq: number; record: string }>('SELECT seq, record FROM runs').all();
+    for (const { seq, record } of rows) {
+      const { kept, ...rest } = JSON.parse(record) as RunRecord;
+      const older = kept.map((copy) => ({ file: copy.file, reasons: copy.file === file ? [reason] : copy.reasons }));
+      db.prepare('UPDATE runs SET record = ? WHERE seq = ?').run(JSON.stringify({ ...rest, kept: older }), seq);
+    }
+    db.close();
+  }
+
+  test.each([
+    ['last 2', true],
+    ['newest good copy', true],
+    ['before-guard: kept 30 days', true],
+    ['was to be removed: no keep rule asks for it', false],
+    ['pruning waits: app-20991231T000000Z.db is dated ahead of the clock', false],
+    ['bad: left for a person to look at', false],
+    ['unverified: not provably made by dbbackup', false],
+    ['suspect: the newest 3 are kept for a rescue', false],
+  ])('one that an older version kept, which said no more than "%s": missed %s', async (reason, missed) => {
+    const { s, file } = await sceneWithCopy();
+    expect((await s.run()).code).toBe(0);
+    asOlder(s, file, reason);
+    for (const one of [file, manifestFileOf(baseOf(file))]) rmSync(join(s.to, one));
+    const run = await s.run(['--json']);
+    expect([run.code, gone(run)], run.stderr).toEqual([0, missed ? ['warning', expect.stringContaining(`is gone (${file})`)] : []]);
   });
 
   test.skipIf(cannot('faketime') !== null)('disks that take turns, with one state directory for all of them, have lost nothing', async () => {
