@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync
 import { createRequire } from 'node:module';
 import { type AddressInfo, createServer } from 'node:net';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { mountTmpfs } from '../fault/mounts.js';
@@ -17,6 +17,7 @@ import {
   type Result,
   signalTo,
   start,
+  startCommand,
   tempDirectory,
   until,
   useDatabase,
@@ -93,6 +94,24 @@ describe('a run that fails', () => {
     expect(text).toMatch(/error inspect failed: SOURCE_MISSING/);
     for (const part of ['SOURCE_MISSING', copy, HOST]) expect(mail?.html).toContain(part);
     expect(outbox(s)).toEqual([]);
+  });
+
+  test.each([
+    ['itself', () => ({}), 'env DBBACKUP_KEEP_LAST=3'],
+    ['a credential', (url: string) => ({ DBBACKUP_SMTP_URL: '', CREDENTIALS_DIRECTORY: dirname(url) }), 'env DBBACKUP_KEEP_LAST=3'],
+    ['a file', (url: string) => ({ DBBACKUP_SMTP_URL: '', DBBACKUP_SMTP_URL_FILE: url }), 'env DBBACKUP_MAIL_TO='],
+  ])('is told with a line that works in a shell without that environment: smtp-url as %s', async (_, way, begins) => {
+    const s = scene();
+    const url = join(tempDirectory('credentials'), 'smtp_url');
+    writeFileSync(url, env().env['DBBACKUP_SMTP_URL'] ?? '', { mode: 0o600 });
+    hide(s);
+    const mail = { DBBACKUP_MAIL_TO_CRITICAL: 'boss@example.org', DBBACKUP_MAIL_FROM: 'db@example.org', DBBACKUP_KEEP_LAST: '3' };
+    expect((await s.run([], env({ ...mail, ...way(url) }))).code).toBe(1);
+    bringBack(s);
+    const line = / && (?:sudo -u \S+ )?(.*)$/m.exec(arrived()[0]?.text.replaceAll('\r', '') ?? '')?.[1] ?? '';
+    expect(line.startsWith(begins), line).toBe(true);
+    const again = await startCommand(['sh', '-c', line]).result;
+    expect([again.code, dataFiles(s.to).length], again.stderr).toEqual([0, 1]);
   });
 
   test('is told each time, and its end once', async () => {
@@ -356,6 +375,24 @@ describe('settings that do not parse', () => {
     ]);
     write('');
     expect((await run(env())).code).toBe(0);
+    expect(subjects()).toEqual([about('FAILED', 'SETTINGS'), about('RECOVERED')]);
+  });
+
+  test('with a backup directory that is gone: recorded in the state that lies elsewhere, the mail kept there, and recovered from', async () => {
+    const s = scene();
+    const state = ['--state-dir', join(s.home, 'state')];
+    expect((await s.run(state, env())).code).toBe(0);
+    renameSync(s.to, `${s.to}.gone`);
+    // Without a database nobody may make the directory anew.
+    const run = await s.ask('run', ['--name', 'app', ...state, '--json'], down());
+    expect([run.code, run.json.error?.message]).toEqual([78, expect.stringContaining('database is required')]);
+    expect([existsSync(s.to), readdirSync(join(s.home, 'state/outbox'))]).toEqual([false, [expect.stringMatching(/mail\.json$/)]]);
+    expect((await s.ask('history', [...state, '--json'])).json.runs?.map((r) => [r.exitCode, r.error?.code])).toEqual([
+      [78, 'SETTINGS'],
+      [0, undefined],
+    ]);
+    renameSync(`${s.to}.gone`, s.to);
+    expect((await s.run(state, env())).code).toBe(0);
     expect(subjects()).toEqual([about('FAILED', 'SETTINGS'), about('RECOVERED')]);
   });
 
