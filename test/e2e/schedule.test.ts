@@ -247,6 +247,9 @@ describe('schedule', () => {
     p.add('grouped', [], 1);
     chmodSync(join(p.config, 'dbbackup/grouped.env'), 0o640);
     chownSync(join(p.config, 'dbbackup/grouped.env'), 0, 1);
+    p.add('shared', [], 1);
+    chmodSync(join(p.config, 'dbbackup/shared.env'), 0o660);
+    chownSync(join(p.config, 'dbbackup/shared.env'), 1, 1);
     mkdirSync(p.add('theirs', [], 1));
     p.add('nobody', [], 54_321);
     const { profiles, problems } = documentOf(await ask(p));
@@ -254,6 +257,7 @@ describe('schedule', () => {
       ['app', 'daemon', 1],
       ['grouped', 'daemon', 1],
       ['own', 'daemon', 1],
+      ['shared', 'daemon', 1],
     ]);
     expect(profiles[0]?.units.filter(({ text }) => text.includes('\nUser=daemon\n'))).toHaveLength(4);
     expect(problems.map((one) => one.message)).toEqual([

@@ -78,6 +78,17 @@ describe('file names', () => {
     const run = await startCommand(['sh', '-c', script, 'sh', join(p.home, 'data'), makeSmall(p), EXECUTABLE, p.to]).result;
     expect([run.code, run.json.error?.code, run.json.error?.hint], run.stderr).toEqual([1, 'SOURCE_MISSING', expect.stringContaining('not UTF-8')]);
   });
+
+  test.each(['--to', '--state-dir', '--log-dir'])('a directory to be made whose name is not UTF-8 is refused, and nothing is made: %s', async (flag) => {
+    const p = place();
+    const small = makeSmall(p);
+    const before = listing(p.home);
+    const to = flag === '--to' ? [] : ['--to', p.to];
+    const script = 'flag="$1"; at="$2/$(printf "caf\\351")"; shift 2; exec "$@" "$flag" "$at"';
+    const run = await startCommand(['sh', '-c', script, 'sh', flag, p.home, EXECUTABLE, 'run', small, ...to, '--json']).result;
+    expect([run.code, run.json.error?.code, run.json.error?.message], run.stderr).toEqual([78, 'SETTINGS', expect.stringContaining('is not UTF-8')]);
+    expect(listing(p.home)).toBe(before);
+  });
 });
 
 function makeSmall(p: Place): string {

@@ -1,6 +1,6 @@
 /** From raw text to a Config: who wins, what is refused and in which words, and that a secret is in none of them. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, lchownSync, mkdirSync, renameSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { generateHybridIdentity, generateX25519Identity, identityToRecipient } from 'age-encryption';
 import fc from 'fast-check';
@@ -521,14 +521,30 @@ describe('problems', () => {
     expect((await load({ ...given, command: 'status', notify: true })).problems.map((p) => p.setting)).toEqual(['mail-to']);
   });
 
-  test('an env file that another group can write, and a directory whose name is not UTF-8', async () => {
+  test('an env file that its group can write, where that is our own', async () => {
+    expect(await problems({ envFile: envFile(['DBBACKUP_KEEP_LAST=3'], 0o660) })).toEqual([]);
+  });
+
+  asRoot.each([
+    ['that of the process', 4242, 4242, UID, false],
+    ["root's", 0, 4242, UID, false],
+    ['another one', 4243, 4242, UID, true],
+    ['another one, with the eyes of another user (schedule), whose groups are not ours', 4243, 4242, 4711, false],
+  ])('an env file that its group can write: %s', async (_, group, ours, uid, refused) => {
     const file = envFile(['DBBACKUP_KEEP_LAST=3'], 0o660);
-    expect(await problems({ envFile: file })).toEqual([]);
-    if (process.getuid?.() === 0) {
-      chownSync(file, 0, 4242);
-      expect(await problems({ envFile: file })).toEqual([expect.stringMatching(/^env-file: .* can be written by its group \(4242\): chmod g-w /)]);
+    chownSync(file, uid, group);
+    process.setegid?.(ours);
+    try {
+      const why = `env-file: ${file} can be written by its group (${group}): chmod g-w ${file} (${file})`;
+      expect(await problems({ envFile: file, uid })).toEqual(refused ? [why] : []);
+    } finally {
+      process.setegid?.(0);
     }
-    expect(await problems({ flags: { to: '/back\ufffdups' } })).toEqual([expect.stringMatching(/^to: .* is not UTF-8/)]);
+  });
+
+  test.each(['to', 'state-dir', 'log-dir'] as const)('%s: a directory whose name is not UTF-8', async (option) => {
+    const said = await problems({ flags: { [option]: '/back\ufffdups' } });
+    expect(said).toEqual([expect.stringMatching(new RegExp(`^${option}: .* is not UTF-8`))]);
   });
 
   test('whatever is given: a Config or problems, never an exception, never a raw control character', async () => {
@@ -628,6 +644,12 @@ describe('secrets', () => {
     const link = join(tempDirectory('link'), 'url');
     symlinkSync(secretFile(URL_TEXT), link);
     expect((await config({ env: { ...MAIL, DBBACKUP_SMTP_URL_FILE: link } })).telling.mail?.route).toMatchObject({ password: CANARY });
+  });
+
+  test('those of destinations, wherever they are from, but for what is as short as a word', async () => {
+    const env = { AWS_SECRET_ACCESS_KEY: `${CANARY}-env`, AWS_REGION: 'eu-central-1', RCLONE_SFTP_KEY_USE_AGENT: 'true', RCLONE_CONFIG_PASS: 'abc' };
+    const loaded = await load({ env, file: [`RCLONE_SFTP_PASS=${CANARY}-file`], flags: LEAST });
+    expect(loaded.secrets.toSorted()).toEqual([`${CANARY}-env`, `${CANARY}-file`]);
   });
 
   asRoot('a file of another user is refused, one of root is not', async () => {
@@ -778,6 +800,21 @@ describe('the env file', () => {
     expect(await problems({ envFile: theirs })).toEqual([`env-file: ${theirs} belongs to uid 4711, not to root or this user (${theirs})`]);
     expect((await config({ envFile: theirs, uid: 4711 })).maxAgeMs).toBe(14_400_000);
     expect((await config({ envFile: envFile(['DBBACKUP_MAX_AGE=4h'], 0o644), uid: 4711 })).maxAgeMs).toBe(14_400_000);
+  });
+
+  asRoot('behind a link is the word of whoever laid that', async () => {
+    const ours = envFile(['DBBACKUP_MAX_AGE=4h']);
+    const link = join(dirname(ours), 'link.env');
+    symlinkSync(ours, link);
+    expect((await config({ envFile: link })).maxAgeMs).toBe(14_400_000);
+    lchownSync(link, 4711, 4711);
+    expect(await problems({ envFile: link })).toEqual([`env-file: ${link} belongs to uid 4711, not to root or this user (${link})`]);
+  });
+
+  test('that cannot be read is the only problem: what it would have said is not missing', async () => {
+    for (const given of [{ envFile: '/nope.env' }, { profile: 'nobody-has-this' }, { envFile: envFile([], 0o666) }]) {
+      expect((await load(given)).problems).toHaveLength(1);
+    }
   });
 
   test('and --profile exclude one another', async () => {
