@@ -266,6 +266,8 @@ test.each([
   [[78, 3, 0], 3],
   [[3, 1], 1],
   [[1, 4, 70], 4],
+  [[1, 70], 70],
+  [[75, 3], 3],
   [[0, 143], 143],
 ])('%j come to %d', (codes, all) => {
   expect(exitCodeOfAll(codes)).toBe(all);

@@ -1,4 +1,5 @@
 /** Copies at a destination, as the operator sees them: what a run uploads, what is said when it cannot, and the way back on a machine that has nothing. */
+import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -395,6 +396,17 @@ describe('files beside the database', () => {
     const to = join(s.home, 'back');
     expect((await s.ask('restore', ['-o', join(s.home, 'new.db'), '--files-to', to])).code).toBe(0);
     expect(readdirSync(join(to, s.home, 'data'))).toEqual(['uploads']);
+  });
+
+  test('what is of no kind that is kept is left out, and named', async () => {
+    const s = scene();
+    const directory = uploads(s);
+    spawnSync('mkfifo', [join(directory, 'pipe')]);
+    const run = await s.run(['--include', directory, '--json']);
+    expect([run.code, run.json.warnings?.filter((w) => w.code === 'FILES_CHANGED').map((w) => w.message)], run.stderr).toEqual([
+      0,
+      [expect.stringContaining(`1 included file left out: ${directory}/pipe`)],
+    ]);
   });
 
   test.each([

@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
+import { statOf } from '../../src/system/proc.js';
 import { inPrivate, sha256 } from '../fault/proof.js';
-import { dbbackup, makeDatabase, openWriter, ROOT, readJson, tempDirectory, useDatabase, wrap } from '../support/cli.js';
+import { dbbackup, holdExclusively, makeDatabase, openWriter, ROOT, readJson, start, tempDirectory, until, useDatabase, wrap } from '../support/cli.js';
 import { ago, baseAt, DAY, dataFiles, HOUR, linesOf, modeOf, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
 import { problemsIn } from './shapes.js';
@@ -23,6 +24,8 @@ const readOnly = <T>(path: string, look: (db: Db) => T): T => {
   }
 };
 const manifestOf = (s: Scene, file: string): Manifest => readJson(join(s.to, file.replace(/\.db$/, '.json'))) as Manifest;
+/** proc(5) */
+const [PARENT, NICE] = [4, 19];
 const copyOf = (text: string): string => text.trim().split('/').at(-1) ?? '';
 
 describe.each(['wal', 'delete'] as const)('a run of a database in %s mode', (journal) => {
@@ -189,6 +192,21 @@ test('the hash of the schema follows the schema, and nothing else', async () => 
   expect(second).not.toBe(first);
   change('DROP INDEX beat_at');
   expect(await hash()).toBe(first);
+});
+
+test('the processes that do the work of SQLite are at low priority', async () => {
+  const s = scene();
+  const holder = await holdExclusively(s.source);
+  const running = start(['run', s.source, '--to', s.to]);
+  const nices = (): string[] =>
+    readdirSync('/proc').flatMap((entry) => {
+      const field = /^\d+$/.test(entry) ? statOf(Number(entry)) : null;
+      return field?.(PARENT) === String(running.pid) ? [field(NICE)] : [];
+    });
+  // It waits for the holder up to 5 s.
+  await until('them to be so', () => nices().length > 0 && nices().every((nice) => nice === '10'));
+  await holder.stop();
+  expect((await running.result).code).toBe(0);
 });
 
 describe('names of copies', () => {
