@@ -13,9 +13,6 @@ export async function measureIncluded(config: Config, database: string, signal: 
   return await measure({ roots: config.include, leftOut: left, signal });
 }
 
-/** Whether an included path is there; links are followed. */
-export const isIncluded = (path: string): boolean => realOrNull(path) !== null;
-
 /** Null also for a link that leads nowhere, or what may not be looked at: it is told when it is read, beside a copy of the database. */
 function realOrNull(path: string): string | null {
   try {

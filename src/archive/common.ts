@@ -19,8 +19,11 @@ export type ArchiveErrorCode =
 export class ArchiveError extends Error {
   readonly code: ArchiveErrorCode;
   readonly hint: string;
-  constructor(code: ArchiveErrorCode, message: string, hint: string, options?: { cause?: unknown }) {
+  /** Of ROOT_UNUSABLE: the path as it was given, and why. */
+  readonly root: { readonly path: string; readonly reason: string } | null;
+  constructor(code: ArchiveErrorCode, message: string, hint: string, options: { cause?: unknown; root?: ArchiveError['root'] } = {}) {
     super(message, options);
+    this.root = options.root ?? null;
     this.name = 'ArchiveError';
     this.code = code;
     this.hint = hint;
@@ -50,6 +53,13 @@ export const shown = (name: ByteName): string =>
  * was opened, whatever stands under its path by now, so nobody can slip a link into the way (proc(5), /proc/pid/fd).
  */
 export const inside = (directory: number, name: ByteName): Buffer => bytesOf(`/proc/self/fd/${directory}/${name}`);
+
+/** What is neither a file nor a directory. */
+export function kindOf(stats: { isSocket(): boolean; isFIFO(): boolean }): string {
+  if (stats.isSocket()) return 'a socket';
+  if (stats.isFIFO()) return 'a FIFO';
+  return 'a device';
+}
 
 /** An error of the system in words, without the path below /proc by which the file was reached. */
 export const reasonOf = (error: unknown): string => errnoWords(error).replace(/, [a-z_]+( '.*)?$/s, '');

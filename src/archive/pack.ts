@@ -28,7 +28,7 @@ import { promisify } from 'node:util';
 import type { Pack } from 'tar-stream';
 import { errnoOf } from '../outcome.js';
 import { ReadFailed, writeAll } from '../system/files.js';
-import { ArchiveError, type ByteName, bytesOf, inside, reasonOf, shown, textOf } from './common.js';
+import { ArchiveError, type ByteName, bytesOf, inside, kindOf, reasonOf, shown, textOf } from './common.js';
 
 /** What came of archiving. Paths are absolute, bytes that are not UTF-8 in them as `\xE9`; at most 100 of each kind are kept. */
 export interface Archived {
@@ -128,7 +128,10 @@ interface Root {
 /** Follows a root to what it really is, since the operator named it, and opens it once: a wrong path is told before all the work. */
 function rootOf(given: string): Root {
   const unusable = (what: string, cause?: unknown): ArchiveError =>
-    new ArchiveError('ROOT_UNUSABLE', `cannot archive ${given}: ${what}`, 'check the path, its permissions, and that its file system is mounted', { cause });
+    new ArchiveError('ROOT_UNUSABLE', `cannot archive ${given}: ${what}`, 'check the path, its permissions, and that its file system is mounted', {
+      cause,
+      root: { path: given, reason: what },
+    });
   if (!given.startsWith('/')) throw unusable('it is no absolute path');
   let fd: number;
   let path: ByteName;
@@ -343,12 +346,6 @@ function openSeen(at: Buffer, seen: BigIntStats): number | null {
 }
 
 const isSame = (a: BigIntStats, b: BigIntStats): boolean => a.dev === b.dev && a.ino === b.ino;
-
-function kindOf(stats: BigIntStats): string {
-  if (stats.isSocket()) return 'a socket';
-  if (stats.isFIFO()) return 'a FIFO';
-  return 'a device';
-}
 
 /** An error of a file that is read is one line of the report; one of the archive that is written ends the work. */
 const readFailed = (error: unknown): ReadFailed => Object.assign(new ReadFailed(String(error), { cause: error }), { code: errnoOf(error) });

@@ -1,11 +1,13 @@
 /** `dbbackup check`: everything a run needs, looked at as a dry run does, and what could not be seen. */
+
 import { dirname } from 'node:path';
+import { rootProblem } from '../archive/roots.js';
 import { isFailure } from '../artifacts.js';
 import type { Context } from '../context.js';
 import { foreseeFailures, foreseeWarnings } from '../foresight.js';
 import { bytes, modeOf, plural, table } from '../format.js';
 import { History, historyWarning } from '../history.js';
-import { isIncluded, measureIncluded } from '../including.js';
+import { measureIncluded } from '../including.js';
 import type { ExitCode, Warning } from '../outcome.js';
 import { critical, describe, errnoWords, Failed, warning } from '../outcome.js';
 import { withoutName } from '../place.js';
@@ -38,7 +40,10 @@ export async function check(ctx: Context, config: Config, shown: readonly ShownS
   // A run can begin all the same: it is pruning that waits.
   holdWarning(planPrune(config, facts.copies, null, ctx.clock.now()).hold, ({ code, message }) => problems.push(warning(code, message)));
   if (findSetpriv() === null) problems.push(critical('SNAPSHOT_FAILED', 'setpriv (package util-linux) is not installed, and a run needs it'));
-  for (const path of config.include) if (!isIncluded(path)) problems.push(critical('INCLUDE_FAILED', `${path} is not there (include)`));
+  for (const path of config.include) {
+    const reason = rootProblem(path);
+    if (reason !== null) problems.push(critical('INCLUDE_FAILED', `${path}: ${reason} (include)`));
+  }
   if (config.metricsFile !== null && !lstatOrNull(dirname(config.metricsFile)))
     problems.push(warning('STATE_UNWRITABLE', `${dirname(config.metricsFile)} is not there, so the metrics file cannot be written (metrics-file)`));
   for (const [hook, words] of Object.entries(config.hooks)) {

@@ -1,12 +1,14 @@
 /** `dbbackup run`: the main job, or with --dry-run its plan. */
+
 import { randomUUID } from 'node:crypto';
 import { join } from 'node:path';
+import { rootProblem } from '../archive/roots.js';
 import { isFailure } from '../artifacts.js';
 import { rfc3339 } from '../catalog.js';
 import type { Context } from '../context.js';
 import { foreseeFailures, foreseeWarnings } from '../foresight.js';
 import { bytes } from '../format.js';
-import { isIncluded, measureIncluded } from '../including.js';
+import { measureIncluded } from '../including.js';
 import { RunLog } from '../log.js';
 import { lossesIn } from '../looking-back.js';
 import type { ExitCode } from '../outcome.js';
@@ -65,11 +67,14 @@ async function dryRun(ctx: Context, config: Config, database: string, name: stri
   recorder.setPlan({ file: plan.file, neededBytes: plan.neededBytes, freeBytes });
   output.result(`would make ${join(config.to, plan.file)} (up to ${bytes(plan.neededBytes)}${freeBytes === null ? '' : `; ${bytes(freeBytes)} free`})`);
   for (const [n, path] of config.include.entries()) {
-    if (isIncluded(path)) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
+    if (rootProblem(path) === null) output.result(`would archive ${path} with it (${bytes(facts.included[n] ?? 0)})`);
   }
   for (const url of config.upload.to) output.result(`would upload it to ${url.shown}`);
   printDecision(output, decision);
-  const missing = config.include.filter((path) => !isIncluded(path)).map((path) => `${path}: it is not there`);
+  const missing = config.include.flatMap((path) => {
+    const reason = rootProblem(path);
+    return reason === null ? [] : [`${path}: ${reason}`];
+  });
   if (missing.length > 0) {
     const failure = { code: 'INCLUDE_FAILED', what: missing, total: missing.length } as const;
     output.error(failure, 'pack');

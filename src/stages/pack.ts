@@ -3,11 +3,13 @@
  * compressed while the snapshot is verified, and what comes of that is unpacked again: only when it gives the same bytes is it
  * taken. Sealing comes after the proof, since a machine that seals cannot open again; sealed bytes are read back by their hash.
  */
-import { accessSync, constants, lstatSync, statSync } from 'node:fs';
+import { lstatSync, statSync } from 'node:fs';
+import { ArchiveError } from '../archive/common.js';
 import type { Archived } from '../archive/pack.js';
+import { rootProblem } from '../archive/roots.js';
 import type { Artifact, FilesPart, Snapshot, VerifiedSnapshot } from '../artifacts.js';
 import type { Warning } from '../outcome.js';
-import { diskFull, errnoWords, Failed, targetFailure, warning } from '../outcome.js';
+import { diskFull, Failed, targetFailure, warning } from '../outcome.js';
 import type { Compression, Unpacked } from '../packing.js';
 import { compressFile, isFormat, sealedProblem, sealFile, sealText, TooLong, unpack, WriteFailed } from '../packing.js';
 import type { Sealed } from '../records.js';
@@ -77,13 +79,18 @@ async function compress(input: PackInput, plain: string): Promise<Unpacked | nul
 }
 
 /** A path that is not there must not cost the copy of the database: it is told as one that cannot be read. */
-async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepared, 'files' | 'unreadable'>> {
+async function collect(
+  input: PackInput,
+  snapshot: Snapshot,
+  unusable: ReadonlyMap<string, string> = new Map(),
+): Promise<Pick<Prepared, 'files' | 'unreadable'>> {
   const { workspace, tools } = input;
+  const problemOf = new Map(input.include.map((path) => [path, unusable.get(path) ?? rootProblem(path)]));
   const missing = input.include.flatMap((path) => {
-    const reason = unreadableBecause(path);
+    const reason = problemOf.get(path) ?? null;
     return reason === null ? [] : [`${path}: ${reason}`];
   });
-  const roots = input.include.filter((path) => unreadableBecause(path) === null);
+  const roots = input.include.filter((path) => problemOf.get(path) === null);
   if (roots.length === 0) return { files: null, unreadable: { what: missing, total: missing.length } };
   try {
     const { writeArchive } = await import('../archive/pack.js');
@@ -100,16 +107,10 @@ async function collect(input: PackInput, snapshot: Snapshot): Promise<Pick<Prepa
     const unreadable = { what: [...missing, ...archived.unreadable], total: missing.length + archived.totals.unreadable };
     return { files: { plain: workspace.files, sizeBytes, sha256, compressed, archived }, unreadable };
   } catch (error) {
+    // It went, or became another, between the two looks.
+    const root = error instanceof ArchiveError ? error.root : null;
+    if (root && !unusable.has(root.path)) return await collect(input, snapshot, new Map([...unusable, [root.path, root.reason]]));
     throw asFailed(error, input, workspace.files);
-  }
-}
-
-function unreadableBecause(path: string): string | null {
-  try {
-    accessSync(path, statSync(path).isDirectory() ? constants.R_OK | constants.X_OK : constants.R_OK);
-    return null;
-  } catch (error) {
-    return errnoWords(error);
   }
 }
 

@@ -94,8 +94,19 @@ const NOTHING = {
   checkedAt: null,
 } as const satisfies Proof;
 
-/** Proves one copy. Throws `Failed` for what is no fault of the copy: a full disk, a signal, a child that cannot be started. */
+/**
+ * Proves one copy. Throws `Failed` for what is no fault of the copy: a full disk, a signal, a child that cannot be started. What is amiss with one
+ * that is not there any more says only that it was pruned meanwhile: pruning takes the data first.
+ */
 export async function prove(input: ProveInput): Promise<Proof> {
+  const proof = await proveWhole(input);
+  if (input.known || proof.gone || proof.problems.length === 0 || lstatOrNull(join(input.to, input.file))) return proof;
+  return { ...NOTHING, problems: [NOT_THERE], gone: true };
+}
+
+const NOT_THERE = 'the data file is not there';
+
+async function proveWhole(input: ProveInput): Promise<Proof> {
   const { to, file, known } = input;
   if (known) {
     const { problems, made, otherBytes } = await provePlain(input, known.plain, known.manifest);
@@ -103,7 +114,7 @@ export async function prove(input: ProveInput): Promise<Proof> {
     return { ...NOTHING, ...contents, manifest: known.manifest, manifestWhole: true, proven: made, otherBytes };
   }
   const data = join(to, file);
-  if (!lstatOrNull(data)) return { ...NOTHING, problems: ['the data file is not there'], gone: true };
+  if (!lstatOrNull(data)) return { ...NOTHING, problems: [NOT_THERE], gone: true };
   const read = readManifestText(to, baseOf(file));
   if ('unreadable' in read) return { ...NOTHING, problems: [read.unreadable] };
   if (read.manifest.file !== file) return { ...NOTHING, problems: [`its manifest is one of ${read.manifest.file}`] };

@@ -19,7 +19,7 @@ import zlib from 'node:zlib';
 import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
-import { cannot, damage, makeFunctionIndexDatabase, readJson } from '../support/cli.js';
+import { cannot, damage, makeFunctionIndexDatabase, readJson, start, until } from '../support/cli.js';
 import { parseMail, startSmtp } from '../support/smtp.js';
 import { ago, baseAt, dataFiles, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
@@ -157,6 +157,18 @@ describe('a copy with', () => {
     expect([status(bad), dataFiles(s.to).slice(1).map(status)], verify.stderr).toEqual([through.length > 0 ? 'bad' : 'good', ['good']]);
     // Of Node itself from 22.15 on.
     if (!('createZstdDecompress' in zlib)) expect(verify.json.results?.find((r) => r.file === packed.json.copy?.file)).toMatchObject({ status: 'unverified' });
+  });
+
+  test.skipIf(cannot('strace') !== null)('what is pruned while it is proven is left out, and nothing is said of a disk', async () => {
+    const { s } = await withCopy(2);
+    const [second = '', first = ''] = ((await s.ask('list', ['--json'])).json.copies ?? []).map((c) => c.file);
+    const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', join(s.to, first), '-e', 'trace=openat', '-e', 'inject=openat:delay_enter=3000000', '--'];
+    const running = start(['verify', '--all', '--to', s.to, '--json'], { through });
+    await until('the first copy to be looked at', () => temp(s).length > 0);
+    expect((await s.ask('prune', ['--keep-last', '1'])).code).toBe(0);
+    expect(dataFiles(s.to)).toEqual([second]);
+    const verify = await running.result;
+    expect([verify.code, verify.json.results?.map((r) => r.file)], verify.stderr).toEqual([0, [second]]);
   });
 
   test('a manifest that is none is unverified', async () => {
