@@ -14,7 +14,7 @@ import { makeLateState } from './late-state.js';
 import { lockFailure, lockPaths, lockWarning } from './lock-failure.js';
 import { RunLog } from './log.js';
 import { writeMetrics } from './metrics.js';
-import { keep } from './notifiers/delivery.js';
+import { keep, takeOut } from './notifiers/delivery.js';
 import type { ExitCode, Failure, StageName } from './outcome.js';
 import { critical, describe, exitCodeOf, Failed, failureOf, targetFailure, unsupportedBy, warning } from './outcome.js';
 import type { Verdict } from './recorder.js';
@@ -478,7 +478,7 @@ class State implements ToldFrom {
 
   /** We hold the lock, so whatever still says "running" is dead: recorded, and told by this run. False where that could not be written down. */
   #buryDead(left: ReadonlyMap<string, Copy | null>): boolean {
-    const { telling, stateDir } = this.#config;
+    const { stateDir } = this.#config;
     try {
       const unsettled = this.#history?.unsettled(this.#name) ?? [];
       for (const { record: dead, to: theirs, hasEnded } of this.#history?.unfinished(this.#name, 'held') ?? []) {
@@ -493,28 +493,41 @@ class State implements ToldFrom {
         // What a killed restore was making beside its database: a run sweeps beside its own alone, and may not come so far.
         const beside = record.command === 'restore' ? (record.restored?.target ?? record.source?.path) : undefined;
         if (beside !== undefined) sweepStaging(dirname(beside));
-        this.#history?.save(record);
+        this.#saveAndTell(record, theirs);
         this.#log.write('warn', `run ${dead.runId} of ${dead.startedAt} was killed`);
         // A killed run has left nothing that matters; what these left is for a person to look at, now.
         if (record.command === 'restore' || record.command === 'guard') {
           this.#recorder.warn(critical('LAST_RUN_DIED', `${record.error?.message ?? ''} (${record.startedAt}): ${record.error?.hint ?? ''}`));
         }
-        if (this.#history?.wasTold(`run ${dead.runId}`)) continue;
-        const letters = lettersFor(
-          this.#ctx,
-          telling,
-          record,
-          { events: ['failure'], news: null },
-          { ...whereabouts(theirs, stateDir), database: this.#config.database, logLines: [], again: 'nothing' },
-        );
-        if (letters.length > 0) this.#teller.noteTold(record);
-        for (const letter of letters) keep(this.#stateDir, letter, (w) => this.#recorder.warn(w));
       }
       return this.#history !== null;
     } catch (error) {
       this.unwritable(error);
       return false;
     }
+  }
+
+  /**
+   * A killed run, and the message about it: into the outbox, or, where that cannot be, beside what this run tells of itself. Queued before it
+   * is on record, since from then on nobody asks again whether it was told; where that cannot be written, the next run tells it.
+   */
+  #saveAndTell(dead: RunRecord, to: string): void {
+    const { telling, stateDir, database } = this.#config;
+    const about = { ...whereabouts(to, stateDir), database, logLines: [], again: 'nothing' } as const;
+    const isTold = this.#history?.wasTold(`run ${dead.runId}`) === true;
+    const letters = isTold ? [] : lettersFor(this.#ctx, telling, dead, { events: ['failure'], news: null }, about);
+    const kept = letters.filter((letter) => keep(this.#stateDir, letter, (w) => this.#recorder.warn(w)));
+    try {
+      this.#history?.save(dead);
+    } catch (error) {
+      takeOut(this.#stateDir, this.#name, kept);
+      throw error;
+    }
+    if (kept.length > 0) this.#teller.noteTold(dead);
+    this.#teller.owe(
+      dead,
+      letters.filter((letter) => !kept.includes(letter)),
+    );
   }
 
   #holder(): string | null {

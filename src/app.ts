@@ -51,12 +51,21 @@ function toolName(): string {
   return typeof pkg === 'object' && pkg !== null && 'version' in pkg ? `dbbackup ${String(pkg.version)}` : 'dbbackup';
 }
 
+/** To whom mail goes is refused where it is not said how, and that is a secret. */
+const isRouteSecret = (env: NodeJS.ProcessEnv): boolean => Boolean(env['DBBACKUP_SMTP_URL'] || env['CREDENTIALS_DIRECTORY']);
+
+/** The command line without what only works with that secret. */
+function wordsToSay(argv: readonly string[], env: NodeJS.ProcessEnv): readonly string[] {
+  if (!isRouteSecret(env)) return argv;
+  const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
+  const isFlag = (word: string | undefined): boolean => /^--mail-(to|to-critical|from)$/.test(word ?? '');
+  return argv.filter((word, i) => i >= end || !(isFlag(word) || isFlag(argv[i - 1]) || /^--mail-(to|to-critical|from)=/.test(word)));
+}
+
 /** `env NAME=VALUE ...`, or nothing: the settings of the environment that may be said, and for a profile where it is looked for. */
 function settingsIn(env: NodeJS.ProcessEnv, isProfile: boolean): string[] {
   const secret = new Set(OPTION_NAMES.filter((option) => spec(option).secret).map(variableOf));
-  // To whom mail goes is refused where it is not said how, and that is a secret.
-  const isSecret = Boolean(env['DBBACKUP_SMTP_URL'] || env['CREDENTIALS_DIRECTORY']);
-  const maySay = (name: string): boolean => !secret.has(name) && !(isSecret && /^DBBACKUP_MAIL_(TO|TO_CRITICAL|FROM)$/.test(name));
+  const maySay = (name: string): boolean => !secret.has(name) && !(isRouteSecret(env) && /^DBBACKUP_MAIL_(TO|TO_CRITICAL|FROM)$/.test(name));
   const said = Object.entries(env).filter(([name]) => (name.startsWith('DBBACKUP_') && maySay(name)) || (isProfile && name === 'XDG_CONFIG_HOME'));
   return said.length === 0 ? [] : ['env', ...said.map(([name, value]) => `${name}=${value ?? ''}`)];
 }
@@ -114,7 +123,7 @@ export async function app(started: Started): Promise<ExitCode> {
     cwd: process.cwd(),
     umask: started.umask,
     invocation: [started.script, ...argv],
-    again: [...settingsIn(env, invocation.profile !== null), started.script, ...argv],
+    again: [...settingsIn(env, invocation.profile !== null), started.script, ...wordsToSay(argv, env)],
     childEnv: started.childEnv,
     earlyWorker: started.earlyWorker,
   };

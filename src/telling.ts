@@ -2,11 +2,10 @@
 import type { Context } from './context.js';
 import type { History } from './history.js';
 import type { RunLog } from './log.js';
-import { hasWork, keep, onlyOn, tell, together } from './notifiers/delivery.js';
+import { hasWork, keep, onlyOn, takeOut, tell, together } from './notifiers/delivery.js';
 import type { Occasion } from './notifiers/news.js';
 import { occasionOf } from './notifiers/news.js';
 import type { Letter } from './notifiers/outbox.js';
-import { forget, outboxPath, pending } from './notifiers/outbox.js';
 import { RunPings } from './notifiers/ping.js';
 import type { NotifyFailure } from './notifiers/undelivered.js';
 import type { Failure, Warning } from './outcome.js';
@@ -34,6 +33,8 @@ export class Teller {
   readonly #log: RunLog;
   readonly #state: ToldFrom;
   #letters: readonly Letter[] = [];
+  /** Of killed runs, and nowhere queued. */
+  #owed: readonly { readonly record: RunRecord; readonly letters: readonly Letter[] }[] = [];
   /** Only `run` is awaited by somebody who would miss it. */
   readonly #pings: RunPings | null;
 
@@ -51,6 +52,11 @@ export class Teller {
   /** Says that the run begins, where somebody waits for that. */
   begin(signal: AbortSignal): void {
     this.#pings?.start(this.#log.tail(), signal);
+  }
+
+  /** Messages about an earlier run that could not be queued: they go with what this one tells of itself. */
+  owe(record: RunRecord, letters: readonly Letter[]): void {
+    if (letters.length > 0) this.#owed = [...this.#owed, { record, letters }];
   }
 
   /**
@@ -75,7 +81,8 @@ export class Teller {
     this.#letters = letters;
     const box = { stateDir: this.#state.directory, name: this.#name };
     const warn = (w: Warning): void => this.#recorder.warn(w);
-    const first = await tell(this.#ctx, telling, box, letters, warn, signal, queued);
+    const owed = this.#owed.flatMap((of) => of.letters);
+    const first = await tell(this.#ctx, telling, box, [...owed, ...letters], warn, signal, queued);
     const told = [first];
     // What was queued is in the outbox: another attempt sends what waits there, on the channels that were not to be reached.
     for (let attempt = 1, last = first; last.unreachable.size > 0 && last.failure?.kept; attempt++) {
@@ -83,12 +90,10 @@ export class Teller {
       last = await tell(this.#ctx, onlyOn(telling, last.unreachable), box, [], warn, signal);
       told.push(last);
     }
-    if (
-      occasion.events.includes('failure') &&
-      letters.length > 0 &&
-      (first.kept || letters.some((letter) => told.some(({ heard }) => heard.has(letter.message.id))))
-    )
-      this.noteTold(record);
+    const isTold = (those: readonly Letter[]): boolean =>
+      those.length > 0 && (first.kept || those.some((letter) => told.some(({ heard }) => heard.has(letter.message.id))));
+    if (occasion.events.includes('failure') && isTold(letters)) this.noteTold(record);
+    for (const of of this.#owed) if (isTold(of.letters)) this.noteTold(of.record);
     // A channel that said no the first time has not been asked again.
     const others = first.failures.filter((f) => !first.unreachable.has(f.channel));
     return told.length === 1 ? first.failure : together([...others.map((f) => f.failure), ...(told.at(-1)?.failures ?? []).map((f) => f.failure)]);
@@ -125,8 +130,7 @@ export class Teller {
     const { directory } = this.#state;
     if (directory === null) return;
     try {
-      const ids = new Set(this.#letters.map((letter) => letter.message.id));
-      for (const letter of pending(outboxPath(directory), this.#name)) if (ids.has(letter.message.id)) forget(letter.path);
+      takeOut(directory, this.#name, this.#letters);
     } catch (error) {
       this.#state.unwritable(error);
     }

@@ -28,6 +28,14 @@ export function keep(stateDir: string | null, letter: Letter, warn: (w: Warning)
     return false;
   }
 }
+
+/** Takes out of the outbox again what has not gone out by now. Throws what the system says. */
+export function takeOut(stateDir: string | null, name: string, letters: readonly Letter[]): void {
+  if (stateDir === null || letters.length === 0) return;
+  const ids = new Set(letters.map((letter) => letter.message.id));
+  for (const letter of pending(outboxPath(stateDir), name)) if (ids.has(letter.message.id)) forget(letter.path);
+}
+
 /** Whether there is a channel for messages. A ping tells no words. */
 export const hasChannel = (telling: Telling): boolean => CHANNELS.some((channel) => telling[channel] !== null);
 

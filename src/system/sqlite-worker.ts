@@ -38,15 +38,15 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
     db.pragma('cache_size = -4000');
     createPrivate(r.target);
     let why: string | null = null;
-    let schemaAfter: string | null = null;
     try {
       db.prepare('VACUUM INTO ?').run(r.target);
     } catch (error) {
       if (!needsTheApplication(error)) throw error;
       why = error.message;
     }
+    let schemaAfter = hashSchema(db);
     // VACUUM writes "CREATE TABLE" in its own way; where somebody has edited the schema, the copy's would not be the source's.
-    if (why === null && ![schemaBefore, hashSchema(db)].includes(schemaOf(r.target))) why = 'its text would not stay as it is';
+    if (why === null && ![schemaBefore, schemaAfter].includes(schemaOf(r.target))) why = 'its text would not stay as it is';
     if (why !== null) {
       discard(r.target);
       createPrivate(r.target);
@@ -58,7 +58,7 @@ async function snapshot(r: Extract<Request, { op: 'snapshot' }>): Promise<Answer
       takenAt,
       why,
       schemaBefore,
-      schemaAfter: schemaAfter ?? hashSchema(db),
+      schemaAfter,
       properties,
       journalMode,
       sqlite: v,
@@ -177,6 +177,8 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
         const cut = cutShort(db, r.source, () => requireFile(r.dev, r.ino));
         if (cut !== null) return { ...NOTHING_FOUND, structural: [cut] };
+        // One state for all of it: an application may change its schema all the time, and SQLite gives up after some tries.
+        db.exec('BEGIN');
         return r.mode === 'full' ? checkAll(db, 'integrity_check') : checkQuickly(db);
       });
     case 'describe':

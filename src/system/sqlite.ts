@@ -29,6 +29,8 @@ export function using<T>(db: Db, work: (db: Db) => T): T {
 
 /** SHA-256 of the schema, hex. Root pages are left out: a VACUUM changes them. */
 export function hashSchema(db: Db): string {
+  // Within a transaction SQLite that finds another schema than the one it knew reads again and still has the same state before it.
+  if (!db.inTransaction) return db.transaction(hashSchema)(db);
   const hash = createHash('sha256');
   for (const row of db.prepare('SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name, tbl_name, sql').raw().iterate()) {
     hash.update(`${JSON.stringify(row)}\n`);

@@ -106,7 +106,8 @@ describe('a run that fails', () => {
     writeFileSync(url, env().env['DBBACKUP_SMTP_URL'] ?? '', { mode: 0o600 });
     hide(s);
     const mail = { DBBACKUP_MAIL_TO_CRITICAL: 'boss@example.org', DBBACKUP_MAIL_FROM: 'db@example.org', DBBACKUP_KEEP_LAST: '3' };
-    expect((await s.run([], env({ ...mail, ...way(url) }))).code).toBe(1);
+    const asFlags = ['--mail-to', 'ops@example.org', '--mail-from=db@example.org'];
+    expect((await s.run(asFlags, env({ ...mail, ...way(url) }))).code).toBe(1);
     bringBack(s);
     const line = / && (?:sudo -u \S+ )?(.*)$/m.exec(arrived()[0]?.text.replaceAll('\r', '') ?? '')?.[1] ?? '';
     expect(line.startsWith(begins), line).toBe(true);
@@ -556,6 +557,29 @@ describe('a run that was killed', () => {
       expect((await s.run(state, env())).code).toBe(0);
       expect((await s.ask('list', ['--json'])).json.copies?.find(({ file }) => file === made)?.status).toBe('good');
     });
+  });
+
+  test('is told at once where the outbox cannot be written', async () => {
+    const { s } = await sceneWithCopy();
+    await killOne(s);
+    writeFileSync(join(s.state, 'outbox'), '');
+    const run = await s.run(['--json'], env());
+    expect([run.code, run.json.warnings?.some((w) => w.code === 'STATE_UNWRITABLE')], run.stderr).toEqual([0, true]);
+    expect(subjects()).toEqual([about('INTERRUPTED'), about('RECOVERED')]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect(subjects()).toEqual([]);
+  });
+
+  test.skipIf(cannot('strace') !== null)('is told also where the run that was to tell it is killed over that', async () => {
+    const { s } = await sceneWithCopy();
+    const id = await killOne(s);
+    const log = join(tempDirectory('trace'), 'log');
+    await s.run([], { ...env(), through: wrap.fault(log, [{ calls: 'rename', signal: 'KILL', when: 1 }]) });
+    expect(readdirSync(join(s.state, 'outbox')).map((file) => file.slice(-9))).toEqual(['.json.new']);
+    expect((await s.run([], env())).code).toBe(0);
+    const mails = arrived();
+    expect(mails.map((m) => m.headers.get('subject')).at(-1)).toBe(about('RECOVERED'));
+    expect(mails.filter((m) => m.text.includes(id))).toHaveLength(1);
   });
 
   test('is told by status --notify, and then by nobody else', async () => {
