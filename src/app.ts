@@ -5,7 +5,7 @@ import type { Invocation } from './cli.js';
 import { COMMANDS, parseArguments } from './cli.js';
 import type { Context } from './context.js';
 import type { ExitCode, Failure } from './outcome.js';
-import { describe, exitCodeOf, Failed, failureOf } from './outcome.js';
+import { describe, exitCodeOf, Failed, failureOf, warning } from './outcome.js';
 import { Output } from './output.js';
 import { ROOT } from './own-files.js';
 import { SCHEMA_VERSION } from './records.js';
@@ -153,13 +153,14 @@ async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): P
   // It looks at all profiles, one that does not parse included, and has no settings of its own.
   if (command === 'schedule') return await (await import('./commands/schedule.js')).schedule(ctx, invocation);
   if (loaded.announcement !== null) ctx.output.info(loaded.announcement);
+  for (const { message, origin } of loaded.remarks) ctx.output.warning(warning('SETTINGS', `${message} (${origin}): nobody is told on that way`));
   if (!config) {
     const { reportSettings } = await import('./commands/settings-failure.js');
     return await reportSettings(ctx, command, loaded, dryRun);
   }
   if (invocation.from !== null && !config.from) {
     const { withRemote } = await import('./remote.js');
-    return await withRemote(ctx, config, invocation, (there) => dispatch(ctx, invocation, { ...loaded, config: there, announcement: null }));
+    return await withRemote(ctx, config, invocation, (there) => dispatch(ctx, invocation, { ...loaded, config: there, announcement: null, remarks: [] }));
   }
   switch (command) {
     case 'run':

@@ -4,7 +4,7 @@
  * manifests are opened without following links or waiting, are bounded, and count only when they name their sibling.
  */
 import { createHash } from 'node:crypto';
-import { lstatSync } from 'node:fs';
+import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Content } from './artifacts.js';
 import { lookFailure } from './look-failure.js';
@@ -339,7 +339,7 @@ export const copyOf = (m: Manifest, status: CopyStatus): Copy => ({
   tags: m.tags,
 });
 
-const ownerOf = (directory: string): number => lstatSync(directory).uid;
+const ownerOf = (directory: string): number => statSync(directory).uid;
 
 /**
  * One copy as listings judge it: good when its manifest says so, the data is there and the size agrees. Null: no data, or

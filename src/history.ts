@@ -6,7 +6,7 @@ import { closeSync, constants, openSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Content } from './artifacts.js';
 import { isFuture } from './catalog.js';
-import { isSpoilt, SPOILT } from './look-failure.js';
+import { isSpoilt, ownerOf, SPOILT } from './look-failure.js';
 import type { Failure, Killed, Warning, Whereabouts } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, warning } from './outcome.js';
 import type { CommandName, Copy, RunRecord } from './records.js';
@@ -15,7 +15,7 @@ import type { Database } from './system/database.js';
 import { openDatabase } from './system/database.js';
 import { lstatOrNull } from './system/files.js';
 import type { ProcessId } from './system/processes.js';
-import { isGone, ownProcessId } from './system/processes.js';
+import { identity, isGone, ownProcessId } from './system/processes.js';
 import { isStateElsewhere, whereabouts, workspace } from './workspace.js';
 
 /** Runs kept per name; older ones go. A run a minute fills this in a week, a nightly one in 27 years. */
@@ -81,6 +81,9 @@ export function historyWarning(stateDir: string, what: 'read' | 'written', error
   if (isSpoilt(error)) {
     return critical('STATE_UNWRITABLE', `${message}; move ${historyPath(stateDir)} away, and the next run makes a new one`);
   }
+  const owner =
+    errnoOf(error).startsWith('SQLITE_CANTOPEN') || errnoOf(error).startsWith('SQLITE_READONLY') ? ownerOf(historyPath(stateDir), identity().uid) : null;
+  if (owner !== null) return warning('STATE_UNWRITABLE', `${message}: it belongs to ${owner}`);
   // Without SQLite no run can make a copy.
   return error instanceof Failed ? critical('STATE_UNWRITABLE', message) : warning('STATE_UNWRITABLE', message);
 }

@@ -72,6 +72,8 @@ export type Failure =
       kind: string;
       /** It lies beside the database. */
       beside?: boolean;
+      /** The file that a link leads to. */
+      leadsTo?: string | null;
     }
   /** A regular file without the SQLite header: text, encrypted, something else. */
   | { code: 'NOT_A_DATABASE'; path: string; reason: string }
@@ -372,7 +374,9 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_NOT_A_FILE':
       return {
         message: `${f.path} is ${f.kind}, not a regular file`,
-        hint: f.beside ? 'SQLite would use it together with the database: look what it is, and move it away' : 'name the database file itself',
+        hint: f.beside
+          ? 'SQLite would use it together with the database: look what it is, and move it away'
+          : `name the database file itself${f.leadsTo ? `: ${shellWord(f.leadsTo)}` : ''}`,
       };
     case 'NOT_A_DATABASE':
       return {

@@ -12,6 +12,7 @@ import { bytes } from './format.js';
 import { withFiles } from './included.js';
 import type { ExitCode, Failure, Warning } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, failureOf, warning } from './outcome.js';
+import { packedAs } from './packing.js';
 import { copiesIn, placeOf } from './place.js';
 import type { Copy, Manifest } from './records.js';
 import { lookAtTarget, proveInto, provenFile, putBack, refuseHolders, spaceProblem, syncParent } from './restoring.js';
@@ -268,7 +269,10 @@ function done(acting: Acting, copy: Copy, target: string, safety: Manifest | nul
   if (copy.status === 'suspect') recorder.warn(suspectWarning(copy));
   recorder.setCopy(copy);
   recorder.addRestored({ file: copy.file, target, safetyCopy: safety?.file ?? null, setAside });
-  if (safety) ctx.output.info(`the state before is kept as ${safety.file}, for 30 days`);
+  if (safety) {
+    const isBare = packedAs(copy.file).encrypted && !packedAs(safety.file).encrypted;
+    ctx.output.info(`the state before is kept as ${safety.file}, for 30 days${isBare ? ', and not sealed as the copy is: encrypt-to is not set' : ''}`);
+  }
   if (setAside.length > 0) ctx.output.info(`the old files are kept in ${dirname(setAside[0] ?? '')}`);
   ctx.output.result(`${target} (${bytes(lstatSync(target).size)})`);
   return { failure: null, stage: null };

@@ -18,7 +18,7 @@ import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
 import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
-import { beginningOf, directoryProblem, giveLook, lstatOrNull, syncDirectory } from './system/files.js';
+import { beginningOf, directoryProblem, giveLook, lstatOrNull, realOrSame, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders, rescueOf } from './system/holders.js';
 import { fileSystem, shellWord, userName } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
@@ -58,7 +58,7 @@ const DAMAGED: Offline = { how: 'offline', why: 'it is damaged', state: null };
  */
 export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: string, copyPageSize: number): Target {
   const there = lstatOrNull(target);
-  if (there?.isSymbolicLink()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind: 'a symbolic link' });
+  if (there?.isSymbolicLink()) throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind: 'a symbolic link', leadsTo: realOrSame(target) });
   if (!there) {
     const reason = directoryProblem(dirname(target));
     if (reason !== null)

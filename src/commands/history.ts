@@ -9,7 +9,7 @@ import type { Output } from '../output.js';
 import type { RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import type { Config } from '../settings/load.js';
-import { lstatOrNull } from '../system/files.js';
+import { lstatOrNull, realOrSame } from '../system/files.js';
 
 const ON_A_TERMINAL = 20;
 
@@ -18,7 +18,7 @@ export function history(ctx: Context, config: Config, options: { limit: number |
   const { output } = ctx;
   const limit = options.limit ?? (output.isTerminal && !output.options.json ? ON_A_TERMINAL : null);
   let runs: RunRecord[];
-  const to = lstatOrNull(config.to);
+  const to = lstatOrNull(realOrSame(config.to));
   if (to && !to.isDirectory()) throw new Failed({ code: 'COPY_NOT_FOUND', path: config.to, reason: 'it is no directory', to: config.to, missing: true });
   try {
     const opened = History.openToRead(config.stateDir, config.to);

@@ -1,5 +1,6 @@
 /** Settings that do not parse: said, recorded where the directory is known, and told on every channel whose own settings parse. */
 import { randomUUID } from 'node:crypto';
+import { profileNames } from '../all-profiles.js';
 import type { Context } from '../context.js';
 import { table } from '../format.js';
 import { History, historyWarning } from '../history.js';
@@ -14,6 +15,7 @@ import type { CommandName, RunRecord } from '../records.js';
 import { SCHEMA_VERSION } from '../records.js';
 import { redactRecord } from '../redact.js';
 import type { Loaded } from '../settings/load.js';
+import { profileDirectories } from '../settings/load.js';
 import { lettersFor } from '../stages/report.js';
 import { lstatOrNull } from '../system/files.js';
 
@@ -21,8 +23,8 @@ const ACTING: readonly CommandName[] = ['run', 'verify', 'restore', 'guard', 'pr
 
 /** Says, records and tells settings that do not parse, and returns 78. */
 export async function reportSettings(ctx: Context, command: CommandName, loaded: Loaded, dryRun: boolean): Promise<ExitCode> {
-  const shownHere = { hint: 'change what is named here; every setting and where it comes from is listed with it' };
-  const failure: Failure = { code: 'SETTINGS', problems: loaded.problems, ...(command === 'check' && shownHere) };
+  const hint = hintFor(ctx, command, loaded);
+  const failure: Failure = { code: 'SETTINGS', problems: loaded.problems, ...(hint !== null && { hint }) };
   const exitCode = exitCodeOf(failure, false);
   ctx.output.error(failure, null);
   const { name, profile } = loaded.partial;
@@ -47,6 +49,28 @@ export async function reportSettings(ctx: Context, command: CommandName, loaded:
       : {}),
   });
   return exitCode;
+}
+
+/** Where `check` would say no more than this very command. */
+function hintFor(ctx: Context, command: CommandName, { problems }: Loaded): string | null {
+  const settings = problems.map((p) => p.setting);
+  if (settings.includes('profile')) {
+    const names = profilesThere(ctx);
+    return names.length === 0
+      ? 'no profile can be seen: a profile NAME is a file NAME.env in one of these directories'
+      : `the profiles that are there: ${names.join(', ')}`;
+  }
+  if (settings.includes('env-file')) return 'run as the user whom the backups belong to, or let that user read the file, and nobody else';
+  return command === 'check' ? 'change what is named here; every setting and where it comes from is listed with it' : null;
+}
+
+function profilesThere(ctx: Context): string[] {
+  try {
+    return profileNames(profileDirectories(ctx.childEnv));
+  } catch {
+    // They may not be for this user.
+    return [];
+  }
 }
 
 async function recordAndTell(ctx: Context, loaded: Loaded, recorder: Recorder, record: RunRecord): Promise<void> {

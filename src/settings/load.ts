@@ -133,6 +133,8 @@ export interface Loaded {
   /** null when there are problems. */
   readonly config: Config | null;
   readonly problems: readonly SettingsProblem[];
+  /** Problems that do not keep this command from its work. */
+  readonly remarks: readonly SettingsProblem[];
   readonly shown: readonly ShownSetting[];
   /** What parsed on its own, so that a settings error can still be recorded and mailed. */
   readonly partial: Pick<Config, 'profile' | 'name' | 'telling' | 'database'> & {
@@ -248,9 +250,12 @@ export async function loadSettings(input: RawSettings): Promise<Loaded> {
   const saidThere = (option: OptionName): boolean => unread && (option === 'to' || option === 'database');
   const failed = (option: OptionName): boolean => comesLater(option) || saidThere(option) || problems.some((p) => p.setting === option);
   const config = toConfig(input, parsed, keys, problem, originOf, failed);
+  const isRemark = ({ setting }: SettingsProblem): boolean => !mustTell(input) && OPTION_NAMES.some((o) => o === setting && spec(o).group === 'telling');
+  const remarks = problems.filter(isRemark);
   return {
-    config: problems.length === 0 ? config : null,
-    problems,
+    config: problems.length === remarks.length ? config : null,
+    problems: problems.filter((p) => !isRemark(p)),
+    remarks,
     shown: OPTION_NAMES.map((option) => ({
       name: option,
       value: shownValue(option, given.get(option), config),
@@ -389,7 +394,10 @@ function toPolicy(p: Parsed): Policy {
   return Object.values(given).every((n) => n === null) ? { ...given, last: 7, daily: 30 } : given;
 }
 
-/** Where smtp-url is a credential of a unit, a command by hand has none: who looks, or wants the data back, is not to be kept from it by that. */
+/**
+ * Where smtp-url is a credential of a unit, a command by hand has none, and a file with it may be shut for whom it is not: who looks, or wants the
+ * data back, is not to be kept from it by what only telling needs.
+ */
 const mustTell = ({ command, notify }: RawSettings): boolean => !['list', 'history', 'restore', 'status'].includes(command) || notify === true;
 
 function toTelling(p: Parsed, problem: Problem, originOf: (option: OptionName) => string, failed: (option: OptionName) => boolean): Telling {

@@ -15,6 +15,7 @@ import { errnoWords, restoreLine } from '../outcome.js';
 import type { RunRecord } from '../records.js';
 import type { MailSettings, NotifyEvent, Telling } from '../settings/load.js';
 import { CHANNELS } from '../settings/values.js';
+import { realOrSame } from '../system/files.js';
 import { shellWord, userName } from '../system/processes.js';
 import { whereabouts } from '../workspace.js';
 
@@ -39,7 +40,7 @@ export function messageFacts(
     host: ctx.host,
     newestGood: copy,
     unseen: newest !== null && 'unseen' in newest ? newest.unseen : null,
-    restore: copy && database !== null ? restoreLine({ ...at, copy: copy.file, target: database, name, profile }, '--dry-run') : '',
+    restore: copy && database !== null ? restoreLine({ ...at, copy: copy.file, target: realOrSame(database), name, profile }, '--dry-run') : '',
     user: userName(ctx.identity.uid),
     program: ctx.invocation[0] ?? 'dbbackup',
     logLines,

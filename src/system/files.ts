@@ -67,6 +67,15 @@ export function isReadable(path: string): boolean {
   }
 }
 
+/** Where a path leads, links followed; the path itself where that is nowhere, or may not be seen. */
+export function realOrSame(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
 /** The size of a file in bytes, 0 when it is not there or cannot be seen. */
 export function sizeOf(path: string): number {
   try {

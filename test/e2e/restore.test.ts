@@ -20,7 +20,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, test } from 'vitest';
 import type { Manifest } from '../../src/records.js';
 import { mountTmpfs } from '../fault/mounts.js';
-import { cannot, damage, makeDatabase, openWriter, query, rootPage, start, until, useDatabase } from '../support/cli.js';
+import { cannot, damage, dbbackup, makeDatabase, openWriter, query, rootPage, start, until, useDatabase } from '../support/cli.js';
 import { type Otherwise, textOf } from '../support/manifest.js';
 import { ago, baseAt, type Copied, DAY, modeOf, plant, type Scene, scene, sceneWithCopy, tree } from './scene.js';
 import * as shapes from './shapes.js';
@@ -432,6 +432,20 @@ describe('restore --into, offline', () => {
     }
     await app.crash();
     expect((await s.ask('restore', ['--into', s.source, '--yes'])).code).toBe(0);
+  });
+
+  test('over a link to the database: its own name is said, and is the one that a message has', async () => {
+    const { s } = await made('wal');
+    const link = join(s.home, 'link.db');
+    symlinkSync(s.source, link);
+    const restore = await s.ask('restore', ['--into', link, '--yes', '--json']);
+    expect([restore.code, restore.json.error?.hint]).toEqual([1, `name the database file itself: ${s.source}`]);
+    damage(s.source, (rootPage(s.source, 'customer') - 1) * 4096, Buffer.alloc(4096, 0x5a));
+    const script = join(s.home, 'sendmail');
+    writeFileSync(script, `#!/bin/sh\ncat > ${join(s.home, 'mail')}\n`, { mode: 0o755 });
+    const env = { DBBACKUP_SMTP_URL: `sendmail:${script}`, DBBACKUP_MAIL_TO: 'ops@example.org' };
+    expect((await dbbackup(['run', link, '--to', s.to, '--name', 'app'], { env })).code).toBe(1);
+    expect(readFileSync(join(s.home, 'mail'), 'utf8').replaceAll('=\n', '')).toContain(`--into ${s.source} `);
   });
 
   test('nothing happens while somebody has it open, who is named', async () => {

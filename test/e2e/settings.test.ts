@@ -1,6 +1,6 @@
 /** Profiles, env files and the environment, from the file to what the executable then does. */
 import { spawnSync } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { cannot, dbbackup, makeDatabase, type Result, tempDirectory } from '../support/cli.js';
@@ -100,6 +100,25 @@ describe('a profile', () => {
     expect((await dbbackup(['run', '-P', 'shop'], { through })).code).toBe(0);
     expect(dataFiles(join(p.home, 'from-etc')).map((f) => f.split('-')[0])).toEqual(['unit', 'shop']);
     expect([existsSync('/etc/dbbackup/unit.env')]).toEqual([false]);
+  });
+
+  test('that only tells wrongly keeps nobody from looking, or from having the data back', async () => {
+    const p = profile(['DBBACKUP_DATABASE=../../app.db', 'DBBACKUP_TO=../../backups']);
+    expect((await dbbackup(['run', '-P', 'shop'], { env: p.env })).code).toBe(0);
+    appendFileSync(p.file, 'DBBACKUP_SMTP_URL=smtp:/oops\nDBBACKUP_SLACK_WEBHOOK_FILE=/nowhere\n');
+    for (const words of [['list'], ['status'], ['history'], ['restore', '-o', join(p.home, 'back.db')]]) {
+      const done = await dbbackup([...words, '-P', 'shop'], { env: p.env });
+      expect(done.code, done.stderr).toBe(0);
+      expect(done.stderr.match(/^dbbackup: warning SETTINGS: (smtp-url|slack-webhook)/gm)).toHaveLength(2);
+    }
+    for (const words of [['run'], ['check'], ['status', '--notify']])
+      expect((await dbbackup([...words, '-P', 'shop', '--json'], { env: p.env })).json).toMatchObject({ exitCode: 78, error: { code: 'SETTINGS' } });
+  });
+
+  test('that is not there: those that are there are named', async () => {
+    const p = profile(['DBBACKUP_DATABASE=../../app.db', 'DBBACKUP_TO=../../backups']);
+    const run = await dbbackup(['run', '-P', 'shpo', '--json'], { env: p.env });
+    expect([run.code, run.json.error?.hint]).toEqual([78, 'the profiles that are there: shop']);
   });
 
   test.each(['../shop', '/etc/passwd', '', '.shop'])('may not be called %j', async (name) => {

@@ -102,7 +102,7 @@ SOURCE_MISSING: there is no file at /srv/app.db
 No good new copy was made. The newest good copy is app-20261120T031700Z.db, 24 h old.
 
 WHAT TO DO
-  check the path, and that its file system is mounted
+  check the path, and that its file system is mounted; if the database is lost: dbbackup restore --into it
 
 WHAT THE NEWEST GOOD COPY WOULD BRING BACK; CHANGES NOTHING
   dbbackup restore app-20261120T031700Z.db --into /srv/app.db --dry-run
