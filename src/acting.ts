@@ -161,8 +161,13 @@ export async function act(ctx: Context, config: Config, command: CommandName, na
   if (command === 'run' && verdict.exitCode !== 75 && verdict.status !== 'skipped' && Object.values(config.hooks).some((words) => words !== null)) {
     // They may take minutes: should it be killed meanwhile, its copy is known.
     state.note();
-    const { runAfter } = await import('./hooks.js');
-    await runAfter(acting, recorder.record(verdict, acting.pool.resources()));
+    try {
+      const { runAfter } = await import('./hooks.js');
+      await runAfter(acting, recorder.record(verdict, acting.pool.resources()));
+    } catch (error) {
+      // How the run ended is still to be written down and told.
+      recorder.warn(warning('HOOK_FAILED', describe(failureOf(error)).message));
+    }
   }
   // Telling people belongs to the run: the limit holds for it, unless it has passed already.
   try {

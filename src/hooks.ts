@@ -2,6 +2,7 @@
  * Commands of the operator around a run: `before`, `after`, `on-failure`. Words without a shell; the record as JSON on standard
  * input, a few facts in the environment, none of our secrets. What they print goes into the log, through the redactor.
  */
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { spawn } from 'node:child_process';
 import type { Acting } from './acting.js';
 import type { Failure } from './outcome.js';
@@ -66,8 +67,15 @@ function run(acting: Acting, words: readonly string[], record: RunRecord, signal
   const setpriv = findSetpriv();
   if (setpriv === null) return Promise.resolve({ how: 'cannot be started: setpriv (package util-linux) is not installed', output: '' });
   const env = { ...ctx.childEnv, [RUN_ID]: recorder.runId, DBB_NAME: name, DBB_STATUS: record.status };
+  const unstarted = (error: unknown): string => `cannot be started: ${errnoWords(error)}`;
+  let child: ChildProcessWithoutNullStreams;
+  try {
+    child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...words], { env, cwd: ctx.cwd, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+  } catch (error) {
+    // Node tells some errors by "error", and throws others: that memory has run out (ENOMEM), an environment that is too large (E2BIG).
+    return Promise.resolve({ how: unstarted(error), output: '' });
+  }
   return new Promise((done) => {
-    const child = spawn(setpriv, ['--pdeathsig', 'KILL', '--', ...words], { env, cwd: ctx.cwd, stdio: ['pipe', 'pipe', 'pipe'], detached: true });
     const tree = new ProcessTree(child.pid ?? 0, `${RUN_ID}=${recorder.runId}`);
     let output = '';
     // Twice what is shown: what the cut makes of a secret at its edge, no redactor would know any more.
@@ -93,7 +101,7 @@ function run(acting: Acting, words: readonly string[], record: RunRecord, signal
       stderr?.destroy();
       done({ how, output: said() });
     };
-    child.once('error', (error) => end(`cannot be started: ${errnoWords(error)}`));
+    child.once('error', (error) => end(unstarted(error)));
     child.once('exit', (code, by) =>
       setImmediate(() =>
         end(by ? `was ended by ${by}` : code === 0 ? null : code === 127 ? 'could not be started, or exited with 127' : `exited with ${code}`),

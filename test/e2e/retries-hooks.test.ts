@@ -343,6 +343,42 @@ describe('hooks', () => {
     expect(log).not.toMatch(/canary|3address/);
   });
 
+  /** That nothing of it was lost: what the last record has is what the run says. */
+  async function mustBeWrittenDown(s: Scene, run: Result): Promise<void> {
+    const [last] = (await s.ask('history', ['--json', '--limit', '1'])).json.runs ?? [];
+    expect([last?.runId, last?.status, last?.exitCode, last?.copy?.file]).toEqual([run.json.runId, run.json.status, run.code, run.json.copy?.file]);
+  }
+
+  test.each([
+    ['before', [1, 'failed', 'HOOK_FAILED']],
+    ['after', [0, 'ok', undefined]],
+    ['on-failure', [1, 'failed', 'SOURCE_MISSING']],
+  ] as const)('words of %s that are too long for the system: as one that is not there', async (hook, ended) => {
+    const { s } = await sceneWithCopy();
+    const file = join(s.home, 'long.env');
+    // More than one word may have (MAX_ARG_STRLEN): Node throws E2BIG.
+    writeFileSync(file, `DBBACKUP_${hook.toUpperCase().replace('-', '_')}=/bin/true ${'x'.repeat(200_000)}\n`, { mode: 0o600 });
+    if (hook === 'on-failure') renameSync(s.source, `${s.source}.gone`);
+    const run = await s.run(['--env-file', file, '--json']);
+    expect([run.code, run.json.status, run.json.error?.code], run.stderr).toEqual(ended);
+    const told = hook === 'before' ? run.json.error : run.json.warnings?.find((w) => w.code === 'HOOK_FAILED');
+    expect(told?.message).toMatch(new RegExp(`^the hook ${hook} cannot be started: .*E2BIG`));
+    await mustBeWrittenDown(s, run);
+  });
+
+  test.skipIf(cannot('strace') !== null)('no memory left to start one: a remark, and the run ends as ever', async () => {
+    const s = scene({ journal: 'wal' });
+    // The first process that a run starts is its SQLite child.
+    const through = ['strace', '-f', '-qq', '-o', '/dev/null', '-e', 'trace=clone', '-e', 'inject=clone:error=ENOMEM:when=2', '--'];
+    const run = await s.run(['--after', '/bin/true', '--json'], { through });
+    expect([run.code, run.json.status, run.json.warnings?.find((w) => w.code === 'HOOK_FAILED')?.message], run.stderr).toEqual([
+      0,
+      'ok',
+      expect.stringMatching(/^the hook after cannot be started: .*ENOMEM/),
+    ]);
+    await mustBeWrittenDown(s, run);
+  });
+
   test.skipIf(spawnSync('prlimit', ['--version']).status !== 0)('no descriptor left to start one with: a remark, and the run ends as ever', async () => {
     const s = scene({ journal: 'wal' });
     // With the limit right above what the run holds open, its work can be done, and three pipes cannot be had.
