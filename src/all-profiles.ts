@@ -112,7 +112,14 @@ async function one({ argv, script, env, output, signal }: AllProfiles, name: str
   const setpriv = findSetpriv();
   // Killed with us, also at kill -9. In our process group: what a terminal sends reaches it as well.
   const [program = '', ...rest] = setpriv === null ? node : [setpriv, '--pdeathsig', 'KILL', '--', ...node];
-  const child = spawn(program, rest, { env, stdio: ['inherit', output.options.json ? 'pipe' : 'inherit', 'inherit'] });
+  let child: ChildProcess;
+  try {
+    child = spawn(program, rest, { env, stdio: ['inherit', output.options.json ? 'pipe' : 'inherit', 'inherit'] });
+  } catch (error) {
+    // Node tells some errors by "error", and throws others, as that memory has run out.
+    output.error(failureOf(error), null);
+    return { name, exitCode: UNSTARTED, document: null };
+  }
   const pass = (): void => {
     child.kill('SIGTERM');
   };
@@ -125,13 +132,16 @@ async function one({ argv, script, env, output, signal }: AllProfiles, name: str
   return { name, exitCode, document: documentOf(Buffer.concat(chunks).toString('utf8')) };
 }
 
-/** How it ended. One that cannot be started is a failure like another: the next has its turn all the same. */
+/** One that cannot be started is a failure like another: the next has its turn all the same. */
+const UNSTARTED = 1;
+
+/** How it ended. */
 async function endOf(child: ChildProcess, output: Output): Promise<[number | null, NodeJS.Signals | null]> {
   try {
     return (await once(child, 'close')) as [number | null, NodeJS.Signals | null];
   } catch (error) {
     output.error(failureOf(error), null);
-    return [1, null];
+    return [UNSTARTED, null];
   }
 }
 

@@ -53,7 +53,7 @@ interface All {
   readonly profiles?: readonly {
     name: string;
     exitCode: number | null;
-    document: { status?: string; copies?: readonly unknown[]; error?: { code: string } | null };
+    document: { status?: string; copies?: readonly unknown[]; error?: { code: string } | null } | null;
   }[];
 }
 
@@ -69,7 +69,7 @@ describe('--all-profiles', () => {
     rmSync(join(w.home, 'to-b'), { recursive: true });
     const list = await dbbackup(['list', '--all-profiles', '--json'], w.options);
     const all = JSON.parse(list.stdout) as All;
-    expect([list.code, all.exitCode, all.profiles?.map((p) => [p.name, p.exitCode, p.document.copies?.length])]).toEqual([
+    expect([list.code, all.exitCode, all.profiles?.map((p) => [p.name, p.exitCode, p.document?.copies?.length])]).toEqual([
       1,
       1,
       [
@@ -80,6 +80,28 @@ describe('--all-profiles', () => {
     ]);
   });
 
+  test.skipIf(cannot('strace') !== null)('one that cannot be started for want of memory has failed, and the next has its turn', async () => {
+    const w = world();
+    const [a, b, c] = [w.add('a'), w.add('b'), w.add('c')];
+    // Of this process alone, which starts nothing but them.
+    const through = ['strace', '-qq', '-o', '/dev/null', '-e', 'trace=clone', '-e', 'inject=clone:error=ENOMEM:when=2', '--'];
+    const run = await dbbackup(['run', '--all-profiles', '--json'], { ...w.options, through });
+    expect(run.isJson, run.stderr).toBe(true);
+    const all = JSON.parse(run.stdout) as All;
+    expect([run.code, all.exitCode, all.profiles?.map((p) => [p.name, p.exitCode, p.document?.status])], run.stderr).toEqual([
+      1,
+      1,
+      [
+        ['a', 0, 'ok'],
+        ['b', 1, undefined],
+        ['c', 0, 'ok'],
+      ],
+    ]);
+    expect([dataFiles(a).length, existsSync(b), dataFiles(c).length]).toEqual([1, false, 1]);
+    expect(run.stderr).toContain('ENOMEM');
+    expect(run.stderr.split('\n').slice(-4)).toEqual(['a: ok', 'b: exit 1, failed', 'c: ok', '']);
+  });
+
   test('is silent with --quiet when all is well, and one document with --json', async () => {
     const w = world();
     w.add('one');
@@ -88,7 +110,7 @@ describe('--all-profiles', () => {
     expect([quiet.code, quiet.stdout, quiet.stderr]).toEqual([0, '', '']);
     const json = await dbbackup(['run', '--json', '--all-profiles'], w.options);
     const all = JSON.parse(json.stdout) as All;
-    expect(all.profiles?.map((p) => [p.name, p.document.status])).toEqual([
+    expect(all.profiles?.map((p) => [p.name, p.document?.status])).toEqual([
       ['one', 'ok'],
       ['two', 'ok'],
     ]);
