@@ -56,10 +56,14 @@ export const privateFiles = ({ data, files }: Workspace): string[] => [
   ...['-wal', '-shm', '-journal'].map((suffix) => data + suffix),
 ];
 
-/** Lets go of the large files of a run that was ended; the directory is then removed. */
+/** Lets go of the large files of a run that was ended; the directory is then removed. Never throws. */
 export function giveUp(place: Workspace): void {
-  const is = lstatOrNull(place.directory);
-  if (is) emptyFiles(place.directory, is, [...privateFiles(place).map((path) => basename(path)), PROVEN]);
+  try {
+    const is = lstatOrNull(place.directory);
+    if (is) emptyFiles(place.directory, is, [...privateFiles(place).map((path) => basename(path)), PROVEN]);
+  } catch {
+    // It may not be looked at any more, or the disk fails: the next command sweeps it.
+  }
 }
 
 /** Where a copy is proven that goes into a live database. */

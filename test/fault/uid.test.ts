@@ -24,6 +24,7 @@ import {
   useDatabase,
   wrap,
 } from '../support/cli.js';
+import { startHttp } from '../support/http.js';
 import { standStill } from '../support/standstill.js';
 import { mustBeWhole, mustHaveNoTemp, sha256 } from './proof.js';
 
@@ -251,6 +252,34 @@ test.skipIf(reason)('a lock that cannot be written is none: nobody works beside 
     }
     expect(existsSync(work)).toBe(true);
   }
+});
+
+/** Root may look everywhere, whatever the mode. */
+test.skipIf(reason)('a run that is ended when its workspace may not be looked at any more ends as ever', { timeout: 60_000 }, async () => {
+  const home = openTempDirectory('closed');
+  const source = join(directoryOf(join(home, 'data'), OTHER), 'app.db');
+  makeDatabase(source, { journal: 'wal' });
+  giveDatabase(source, OTHER);
+  const to = directoryOf(join(home, 'backups'), OTHER, OTHER, 0o700);
+  const temp = join(to, '.dbbackup/tmp');
+  const dbb = { through: wrap.as(OTHER), executable: executableFor(OTHER) };
+  const server = await startHttp();
+  const env = { DBBACKUP_WEBHOOK: server.url, DBBACKUP_BEFORE: `sh -c 'chmod 000 ${temp}; exec sleep 600'` };
+  const running = start(['run', source, '--to', to, '--json'], { ...dbb, env });
+  await until('the hook to have closed it', () => existsSync(temp) && (statSync(temp).mode & 0o777) === 0);
+  signalTo(running.pid, 'SIGTERM');
+  const ended = await running.result;
+  expect([ended.code, ended.json.status, ended.json.error?.code], ended.stderr).toEqual([143, 'interrupted', 'INTERRUPTED']);
+  const [last] = (await dbbackup(['history', '--to', to, '--json'])).json.runs ?? [];
+  expect([last?.runId, last?.exitCode]).toEqual([ended.json.runId, 143]);
+  chmodSync(temp, 0o700);
+  const next = await dbbackup(['run', source, '--to', to, '--json'], { ...dbb, env: { DBBACKUP_WEBHOOK: server.url } });
+  await server.close();
+  expect([next.code, readdirSync(temp)], next.stderr).toEqual([0, []]);
+  expect(server.taken.map((p) => (JSON.parse(p.body) as { subject: string }).subject.replace(/ on .*/, ''))).toEqual([
+    'dbbackup: app INTERRUPTED',
+    'dbbackup: app RECOVERED',
+  ]);
 });
 
 const untraced = cannot('root', 'setpriv', 'strace');
