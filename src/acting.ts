@@ -62,7 +62,7 @@ export interface Acting {
   /** Aborts at a signal and at the time limit, with the failure as its reason. */
   readonly signal: AbortSignal;
   /**
-   * Takes the lock, puts right what a killed run left, writes the first record, makes the workspace if one is needed. Before
+   * Takes the lock, puts right what a killed run left, makes the workspace if one is needed, writes the first record. Before
    * it, nothing is changed. Without `lock` the workspace has a lock of its own, and nothing that belongs to the name may be touched.
    */
   begin(options?: { readonly workspace?: boolean; readonly lock?: boolean }): Promise<void>;
@@ -311,15 +311,17 @@ class State implements ToldFrom {
       // Before the first copy: whoever made the directory may have been killed before its name was on the disk.
       if (isThere && listing(to).every((file) => file.startsWith('.'))) syncWayTo(to, unsupported);
       if (lock) await this.#heal(signal);
-      this.#save(this.#recorder.record(null, { cpuMs: 0, peakAnonBytes: 0 }));
-      if (!place) return;
-      // From now on it says that the run has not come to its end: killed between these two it passes for one that has, and has done nothing.
-      if (lock) makePrivateDirectory(place.directory);
-      else this.#alive = await makeLivingDirectory(place.directory, signal);
-      syncDirectory(tempRoot(to), unsupported);
+      if (place) {
+        // Before the record: without it, one that says "running" is that of a run which came to its end. Killed between the two, it has
+        // done nothing, and nothing is said of it.
+        if (lock) makePrivateDirectory(place.directory);
+        else this.#alive = await makeLivingDirectory(place.directory, signal);
+        syncDirectory(tempRoot(to), unsupported);
+      }
     } catch (error) {
       throw new Failed(targetFailure(error, to), { cause: error });
     }
+    this.note();
   }
 
   /**

@@ -689,6 +689,22 @@ describe('a run that came to its end, and could not write that down, was not kil
     expect([healed?.runId, healed?.error?.code]).toEqual([seen?.runId, 'INTERRUPTED']);
   });
 
+  test.skipIf(cannot('strace') !== null).each([
+    ['at the making of its workspace', 'mkdir'],
+    ['when that is there, and its first record is not', 'fsync'],
+  ] as const)('nor is one that was killed %s: it has done nothing, and nothing is said of it', async (_, calls) => {
+    const { s } = await sceneWithCopy();
+    const only = calls === 'fsync' ? ['-P', join(s.state, 'tmp')] : [];
+    const through = ['strace', '-f', '-qq', '-o', '/dev/null', ...only, '-e', `trace=${calls}`, '-e', `inject=${calls}:signal=KILL:when=1`, '--'];
+    const killed = await s.run([], { ...env(), through });
+    expect(killed.signal === 'SIGKILL' || killed.code === 137, killed.stderr).toBe(true);
+    expect(readdirSync(join(s.state, 'tmp'))).toHaveLength(calls === 'fsync' ? 1 : 0);
+    expect(await codes(s)).toEqual([]);
+    expect((await s.run([], env())).code).toBe(0);
+    expect([subjects(), readdirSync(join(s.state, 'tmp'))]).toEqual([[], []]);
+    expect((await s.ask('history', ['--json'])).json.runs?.map(({ status }) => status)).toEqual(['ok', 'ok']);
+  });
+
   test.skipIf(cannot('root', 'mount') !== null)('one that failed, since its disk was full: told once, and so is the recovery', async () => {
     const s = scene({ journal: 'wal' });
     const to = join(mountTmpfs(3_000_000), 'to');

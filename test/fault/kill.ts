@@ -43,9 +43,10 @@ async function setStage(bytes: number): Promise<Stage> {
 }
 
 /** The run ids that unfinished work is kept under: `tmp/NAME-RUNID`. */
-const unfinished = (to: string): string[] => {
+const unfinished = (to: string): { readonly runId: string; readonly isEmpty: boolean }[] => {
   const temp = join(to, '.dbbackup/tmp');
-  return existsSync(temp) ? readdirSync(temp).map((n) => n.replace(/^app-/, '')) : [];
+  if (!existsSync(temp)) return [];
+  return readdirSync(temp).map((n) => ({ runId: n.replace(/^app-/, ''), isEmpty: readdirSync(join(temp, n)).length === 0 }));
 };
 
 async function play(request: Request): Promise<Failure[]> {
@@ -141,8 +142,10 @@ async function one(
   must(records[0]?.runId === next.json.runId, 'the next run is not the newest in the history');
   const running = records.filter((r) => r.status === 'running');
   must(running.length === 0, () => `shown as running: ${running.map((r) => r.runId).join(', ')}`);
-  for (const runId of left) {
+  for (const { runId, isEmpty } of left) {
     const record = records.find((r) => r.runId === runId);
+    // Killed before its first record, it had done nothing.
+    if (!record && isEmpty) continue;
     // Killed when all that was left was to take its directory away, it had come to its end.
     const hasEnded = record?.status === 'ok' && healed.pairs.has(record.copy?.file ?? '');
     must(record?.status === 'interrupted' || hasEnded, () => `the killed run ${runId} is ${record?.status ?? 'not in the history'}`);
