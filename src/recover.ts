@@ -49,8 +49,9 @@ export async function recover(to: string, stateDir: string, name: string, signal
     const place = workspace(to, name, left.runId);
     runs.set(left.runId, null);
     if (isLiving(place.directory)) {
-      // Of a command that has no workspace to say that it was killed.
-      spent.push({ runId: null, remove: () => sweepDirectory(place.directory) });
+      // With a lock in it, it is of a command of which it does not say that it was killed. An empty one may be what is left of a killed run.
+      const isEmpty = listing(place.directory).length === 0;
+      spent.push({ runId: isEmpty ? left.runId : null, remove: () => sweepDirectory(place.directory) });
       continue;
     }
     await tried(place.directory, async () => {

@@ -582,6 +582,24 @@ describe('a run that was killed', () => {
     expect(mails.filter((m) => m.text.includes(id))).toHaveLength(1);
   });
 
+  test('is told also where commands with another state directory have worked there twice since', async () => {
+    const { s } = await sceneWithCopy();
+    const id = await killOne(s);
+    const other = ['--state-dir', join(s.home, 'other')];
+    for (let i = 0; i < 2; i++) expect((await s.run(other)).code).toBe(0);
+    // The first of them has emptied it.
+    expect(readdirSync(join(s.state, 'tmp'), { recursive: true })).toEqual([`app-${id}`]);
+    expect((await s.ask('status', ['--json', '--name', 'app'])).json.problems?.map((p) => p.code)).toEqual(['LAST_RUN_DIED']);
+    expect((await s.run([], env())).code).toBe(0);
+    expect([subjects(), readdirSync(join(s.state, 'tmp'))]).toEqual([[about('INTERRUPTED'), about('RECOVERED')], []]);
+    expect((await s.ask('history', ['--json'])).json.runs?.find(({ runId }) => runId === id)?.error?.code).toBe('INTERRUPTED');
+    // One of the other's own it takes away.
+    const own = await killOne(s, other);
+    expect(readdirSync(join(s.state, 'tmp'))).toEqual([`app-${own}`]);
+    expect((await s.run(other, env())).code).toBe(0);
+    expect([subjects(), readdirSync(join(s.state, 'tmp'))]).toEqual([[about('INTERRUPTED'), about('RECOVERED')], []]);
+  });
+
   test('is told by status --notify, and then by nobody else', async () => {
     const { s } = await sceneWithCopy();
     await killOne(s);
