@@ -32,6 +32,8 @@ export interface ScheduledProfile {
   readonly to: string;
   /** Directories that a run writes to. `there`: whether it exists. `ours`: dbbackup makes it, or would. */
   readonly writes: readonly { readonly path: string; readonly there: boolean; readonly ours: boolean }[];
+  /** Mail goes by the sendmail program, which the shipped units do not let change its user. */
+  readonly bySendmail: boolean;
   /** How long a run may take, and a verify. Milliseconds. */
   readonly longestMs: { readonly run: number; readonly verify: number };
 }

@@ -183,6 +183,7 @@ function profileOf(config: Config, { name, envFile, owner, uid, database }: Who)
       ...[config.to, ...own].map((path) => write(path, true)),
       ...[...uploads, ...(config.metricsFile === null ? [] : [dirname(config.metricsFile)])].map((path) => write(path, false)),
     ],
+    bySendmail: config.telling.mail?.route.kind === 'sendmail',
     longestMs: {
       // Each destination has its own; so have the hooks that come after.
       run: config.timeoutMs + config.upload.to.length * config.upload.timeoutMs + hooks * HOOK_LIMIT_MS,
@@ -215,7 +216,7 @@ function closedTo(path: string, uid: number): string | null {
 }
 
 /** What to do, so that it can be read from top to bottom and pasted. */
-function words({ name, envFile, owner, database, to }: ScheduledProfile, made: Schedule): string[] {
+function words({ name, envFile, owner, database, to, bySendmail }: ScheduledProfile, made: Schedule): string[] {
   const units = join(DEPLOY, 'systemd');
   return [
     `# ${name}: ${envFile}`,
@@ -226,6 +227,7 @@ function words({ name, envFile, owner, database, to }: ScheduledProfile, made: S
     ...made.crontab,
     '#',
     '# Or with systemd: the shipped units, once for all profiles,',
+    ...(bySendmail ? ['# (no mail leaves from them by sendmail: give smtp-url a server, such as smtp://localhost)'] : []),
     `install -m 644 ${shellWord(units)}/dbbackup*@.* ${dirname(made.shared[0]?.path ?? '')}/`,
     '# and beside them:',
     ...grouped(made.dropIns).flatMap(({ paths, text }) => [...paths.map((path) => `# --- ${path}`), ...text.trimEnd().split('\n')]),

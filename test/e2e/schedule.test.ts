@@ -133,6 +133,16 @@ afterAll(async () => {
 });
 
 describe('schedule', () => {
+  test('says where mail would not leave from the units', async () => {
+    const p = place();
+    p.add('app', ['DBBACKUP_MAIL_TO=ops@example.org', 'DBBACKUP_SMTP_URL=sendmail:']);
+    const said = (await dbbackup(['schedule'], { env: p.env })).stdout.match(/no mail leaves from them/g) ?? [];
+    expect(said).toHaveLength(1);
+    const other = place();
+    other.add('app', ['DBBACKUP_MAIL_TO=ops@example.org', 'DBBACKUP_SMTP_URL=smtp://localhost']);
+    expect((await dbbackup(['schedule'], { env: other.env })).stdout).not.toContain('no mail leaves');
+  });
+
   test('prints lines and units for every profile, and changes nothing', async () => {
     const p = place();
     p.add('app');

@@ -18,6 +18,7 @@ const SHIPPED: Shipped = {
 const JOBS = SHIPPED.crontab.split('\n').filter((line) => /^\d/.test(line));
 
 const PROFILE: ScheduledProfile = {
+  bySendmail: false,
   name: 'app',
   envFile: '/etc/dbbackup/app.env',
   configHome: null,
