@@ -170,6 +170,9 @@ test('a run with its state elsewhere waits for one that works in the same backup
   expect(existsSync(work)).toBe(true);
   await holder.stop();
   expect((await dbbackup(['run', p.source, '--to', p.to, '--state-dir', elsewhere])).code).toBe(0);
+  // It is of no run that is on record there: whether it says that one was killed, those know whose state is in its usual place.
+  expect(existsSync(work)).toBe(true);
+  expect((await dbbackup(['run', p.source, '--to', p.to])).code).toBe(0);
   expect(readdirSync(join(p.to, '.dbbackup/tmp'))).toEqual([]);
 });
 
