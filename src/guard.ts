@@ -2,10 +2,10 @@
  * `guard` on one screen: checks, backup point, COMMAND, checks. From the start of COMMAND on there are two ends: all is
  * good and stays, or the database is put back to what it was.
  */
-import { statSync } from 'node:fs';
 import type { Acting, BodyResult } from './acting.js';
 import { act, deaf } from './acting.js';
 import type { SourceState } from './artifacts.js';
+import { asideNeed } from './aside.js';
 import { commandInput, endCommand, keepsPlace, requireProgram } from './commanding.js';
 import { contentState } from './content-state.js';
 import type { Context } from './context.js';
@@ -16,12 +16,11 @@ import type { WayBack as Back, ExitCode, Failure, StageName } from './outcome.js
 import { critical, describe, Failed, failureOf, restoreLine, warning } from './outcome.js';
 import { hasProblems, isSkip, planRun } from './plan.js';
 import type { Manifest } from './records.js';
+import { roomProblem } from './room.js';
 import { inspect } from './run.js';
 import type { Config } from './settings/load.js';
 import { runCommand } from './stages/command.js';
 import { askYes } from './system/ask.js';
-import { nearest } from './system/files.js';
-import { fileSystem } from './system/processes.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { WorkerPool } from './system/workers.js';
 import { makeTaggedCopy } from './tagged.js';
@@ -107,17 +106,10 @@ function lookBeforehand(acting: Acting, guarding: Guarding): SourceState {
 
 /**
  * It is too late to find out on the way back that there is no room for it: a private copy is proven below the backup
- * directory, and what goes into the database takes its size once more there (in the -wal, or as a new file).
+ * directory, and what goes into the database takes its size once more there (in the -wal, or as a new file); what failed is set aside.
  */
 export function wayBackProblem(source: SourceState, neededBytes: number, config: Config): Failure | null {
-  const beside = fileSystem(source.realPath);
-  const here = nearest(config.to);
-  const sameDisk = statSync(here).dev === source.dev;
-  const problem = (path: string, times: number, freeBytes: number | undefined): Failure | null =>
-    freeBytes !== undefined && freeBytes < times * neededBytes ? { code: 'NO_SPACE', path, neededBytes: times * neededBytes, freeBytes, prune: '' } : null;
-  return sameDisk
-    ? problem(config.to, 3, fileSystem(here)?.freeBytes)
-    : (problem(config.to, 2, fileSystem(here)?.freeBytes) ?? problem(source.realPath, 1, beside?.freeBytes));
+  return roomProblem([{ path: config.to, bytes: 2 * neededBytes }, { path: source.realPath, bytes: neededBytes }, asideNeed(config.stateDir, source.realPath)]);
 }
 
 /** Milliseconds that it took. Throws COMMAND_FAILED, and the reason of the signal. */

@@ -143,9 +143,9 @@ export async function putOriginalBack(
   // Offline it moves the old files aside itself.
   else if (!damaged && lookAtTarget(acting, target, manifest.pageSize).how === 'live' && (await copyAside(acting, target, aside, plainBytesOf(manifest))))
     tell(aside);
-  const put = await putBack(acting, { manifest, target, damaged });
+  const put = await putBack(acting, { manifest, target, damaged, isWayBack: true });
   const [kept] = put.setAside;
-  if (kept !== undefined) tell(dirname(kept));
+  if (kept !== undefined) tell(isIn(acting, kept) ? dirname(kept) : kept);
   mendMode(acting, original);
   await mendJournal(acting, original);
   if (realOrNull(source.path) !== target) {
@@ -158,6 +158,8 @@ export async function putOriginalBack(
   }
   return put.how;
 }
+
+const isIn = ({ config }: Acting, kept: string): boolean => kept.startsWith(`${asideRoot(config.stateDir)}/`);
 
 function realOrNull(path: string): string | null {
   try {

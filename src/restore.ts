@@ -196,7 +196,7 @@ export const restoreInto = (ctx: Context, config: Config, input: Restoring): Pro
     // Under the lock once more: the copy may have been pruned, the database replaced.
     const { copy, manifest } = inspectRestore(ctx, config, 'into', input);
     const target = lookAtTarget(acting, input.target, manifest.pageSize);
-    const problem = spaceProblem(config, manifest, input.target, target.state, input.filesTo);
+    const problem = spaceProblem(config, manifest, input.target, target, input.filesTo);
     if (problem) throw new Failed(problem);
     if (target.state) recorder.setSource(target.state);
     // Should it be killed before it has come to its target, that is known.
@@ -249,7 +249,7 @@ async function undo(acting: Acting, target: string, safety: Manifest | null, err
   if (!(error instanceof Failed) || error.failure.code !== 'ROLLBACK_FAILED' || !safety) throw error;
   const { failure } = error;
   try {
-    await putBack(acting, { manifest: safety, target });
+    await putBack(acting, { manifest: safety, target, isWayBack: true });
   } catch (again) {
     const why = failureOf(again);
     acting.recorder.warn(critical(why.code, `the state before could not be put back: ${describe(why).message}`));

@@ -3,16 +3,17 @@ import { dirname, join } from 'node:path';
 import type { Acting } from './acting.js';
 import type { Content, SourceState } from './artifacts.js';
 import { HEADER_BYTES, isFailure, SOURCE_BUSY_MS, textEncoding } from './artifacts.js';
-import { Aside, isLeftByUs } from './aside.js';
+import { Aside, asideNeed, isLeftByUs } from './aside.js';
 import { baseOf } from './catalog.js';
 import { bytes } from './format.js';
 import { mark } from './marking.js';
 import type { Failure, WayBack } from './outcome.js';
-import { critical, errnoOf, errnoWords, Failed, failureOf, hintForKilled, unsupportedBy, warning } from './outcome.js';
+import { critical, describe, errnoOf, errnoWords, Failed, failureOf, hintForKilled, unsupportedBy, warning } from './outcome.js';
 import { isPlain, packedAs } from './packing.js';
 import { placeOf } from './place.js';
 import { noteProven, whenProven } from './proven.js';
 import type { Manifest } from './records.js';
+import { roomProblem } from './room.js';
 import type { Config } from './settings/load.js';
 import { inspectSource } from './stages/inspect.js';
 import { prove } from './stages/prove.js';
@@ -20,7 +21,7 @@ import { isStaged, makeStaging, STAGED, sweepStaging } from './staging.js';
 import type { FileId } from './system/files.js';
 import { beginningOf, directoryProblem, giveLook, lstatOrNull, realOrSame, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders, rescueOf } from './system/holders.js';
-import { fileSystem, shellWord, userName } from './system/processes.js';
+import { shellWord, userName } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
 import { RequestFailed, WorkerPool } from './system/workers.js';
 import { provenPath, whereabouts } from './workspace.js';
@@ -35,11 +36,13 @@ export interface PutBackInput {
   readonly proven?: boolean;
   /** The state that the safety copy has (`outerState`): what is committed after it is in neither. */
   readonly seen?: string;
+  /** What is there has failed: where `aside/` cannot take it, it is kept beside, and the copy comes in its place all the same. */
+  readonly isWayBack?: boolean;
 }
 
 export interface PutBack {
   readonly how: 'live' | 'offline';
-  /** Absolute paths of the old files, below `aside/`. */
+  /** Absolute paths of the old files, below `aside/`; on a way back perhaps beside the database. */
   readonly setAside: readonly string[];
 }
 
@@ -281,6 +284,8 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Offline, 
   const { pool, config, name, recorder, ctx } = acting;
   const path = input.target;
   refuseHolders(path);
+  const noRoom = roomProblem([asideNeed(config.stateDir, path)]);
+  if (noRoom && !input.isWayBack) throw new Failed(noRoom);
   if (target.state) await settle(acting, target.state);
   const old = lstatOrNull(path);
   const wal = target.state ? target.state.journalMode === 'wal' : input.manifest.journalMode === 'wal';
@@ -309,30 +314,44 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Offline, 
     );
   }
   const unsupported = unsupportedBy((w) => recorder.warn(w));
-  const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now: ctx.clock.now(), unsupported });
-  try {
-    await aside.keepMain(acting.signal);
-    // From here to the new name nothing waits and nothing is heard.
-    refuseHolders(path);
-    requireSame(lstatSync(file), proven, path);
-    aside.moveSidecars(file);
-    aside.replace(file);
-  } catch (error) {
-    const undone = aside.undo();
-    if (error instanceof Failed) throw error;
-    const reason = errnoOf(error) === 'EEXIST' ? 'another process made a database there meanwhile' : errnoWords(error);
-    throw new Failed(
-      undone
-        ? { code: 'RESTORE_FAILED', path, reason, state: UNCHANGED }
-        : { code: 'ROLLBACK_FAILED', path, reason, back: wayBack(acting, input), setAside: aside.directory },
-      { cause: error },
-    );
-  }
+  const now = ctx.clock.now();
+  let why = noRoom && describe(noRoom).message;
+  const exchange = async (beside: boolean): Promise<Aside> => {
+    const aside = new Aside({ stateDir: config.stateDir, name, runId: recorder.runId, target: path, now, unsupported, beside });
+    try {
+      await aside.keepMain(acting.signal);
+      // From here to the new name nothing waits and nothing is heard.
+      refuseHolders(path);
+      requireSame(lstatSync(file), proven, path);
+      aside.moveSidecars(file);
+      aside.replace(file);
+      return aside;
+    } catch (error) {
+      const undone = aside.undo();
+      if (error instanceof Failed) throw error;
+      const isTaken = errnoOf(error) === 'EEXIST';
+      if (undone && input.isWayBack && !beside && !isTaken) {
+        why = errnoWords(error);
+        return await exchange(true);
+      }
+      const reason = isTaken ? 'another process made a database there meanwhile' : errnoWords(error);
+      throw new Failed(
+        undone
+          ? { code: 'RESTORE_FAILED', path, reason, state: UNCHANGED }
+          : { code: 'ROLLBACK_FAILED', path, reason, back: wayBack(acting, input), setAside: aside.files.length > 0 ? aside.directory : null },
+        { cause: error },
+      );
+    }
+  };
+  const aside = await exchange(noRoom !== null);
   try {
     aside.finish();
   } catch (error) {
     recorder.warn(warning('STATE_UNWRITABLE', `${aside.directory} could not be completed: ${errnoWords(error)}`));
   }
+  const [kept] = aside.files;
+  if (why !== null && kept !== undefined)
+    recorder.warn(critical(noRoom ? 'NO_SPACE' : 'STATE_UNWRITABLE', `the failed state is kept beside the database, as ${kept}: ${why}`));
   const parent = lstatSync(dirname(path));
   if (!old && (parent.uid !== ctx.identity.uid || (parent.mode & GROUP_MAY_WRITE) !== 0)) {
     recorder.warn(
@@ -374,27 +393,27 @@ async function settle(acting: Acting, state: SourceState): Promise<void> {
 export const plainBytesOf = (m: Manifest): number => (isPlain(packedAs(m.file)) ? m.sizeBytes : m.plainSizeBytes);
 
 /**
- * Free space for a restore, before anything is done: a failure, or null. `filesTo`: where the included files go; null: nowhere.
+ * Free space for a restore, before anything is done: a failure, or null. `target`: what stands at the path; null: a new file is to be made.
+ * `filesTo`: where the included files go; null: nowhere.
  */
-export function spaceProblem(config: Pick<Config, 'to'>, manifest: Manifest, target: string, live: SourceState | null, filesTo: string | null): Failure | null {
+export function spaceProblem(
+  config: Pick<Config, 'to' | 'stateDir'>,
+  manifest: Manifest,
+  path: string,
+  target: Target | null,
+  filesTo: string | null,
+): Failure | null {
+  const state = target?.state ?? null;
   // Live: the -wal grows by the whole copy, and may be brought home only later. Offline: the staged file.
   const besideBytes = plainBytesOf(manifest);
   const files = filesTo === null ? null : manifest.files;
-  const needs = [
-    { path: config.to, bytes: live ? besideBytes + live.usedBytes + live.walBytes : 0 },
-    { path: dirname(target), bytes: besideBytes },
+  return roomProblem([
+    { path: config.to, bytes: state ? besideBytes + state.usedBytes + state.walBytes : 0 },
+    { path: dirname(path), bytes: besideBytes },
     // The plain archive and the files out of it are there at once.
     ...(filesTo !== null && files ? [{ path: dirname(filesTo), bytes: files.plainSizeBytes + files.fileBytes }] : []),
-  ].map((need) => ({ ...need, dev: lstatSync(need.path).dev }));
-  for (const dev of new Set(needs.map((need) => need.dev))) {
-    const here = needs.filter((need) => need.dev === dev && need.bytes > 0);
-    const neededBytes = here.reduce((sum, need) => sum + need.bytes, 0);
-    const [first] = needs.filter((need) => need.dev === dev);
-    const freeBytes = first ? fileSystem(first.path)?.freeBytes : undefined;
-    if (!first || freeBytes === undefined || freeBytes >= neededBytes) continue;
-    return { code: 'NO_SPACE', path: first.path, neededBytes, freeBytes, prune: '' };
-  }
-  return null;
+    ...(target?.how === 'offline' ? [asideNeed(config.stateDir, path)] : []),
+  ]);
 }
 
 /** Makes names durable; what a file system cannot do is only remarked. */

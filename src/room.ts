@@ -1,4 +1,4 @@
-/** The line that would make room on a full backup disk: for the hint of NO_SPACE. It is offered only where pruning would really do it. */
+/** Whether there is room; and the line that would make some on a full backup disk, for the hint of NO_SPACE, where pruning would really do it. */
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { archivesIn, baseOf, isPlainGood, readCopies } from './catalog.js';
@@ -7,8 +7,37 @@ import type { Copy } from './records.js';
 import { decide } from './retention.js';
 import type { Config, Policy } from './settings/load.js';
 import { nearest, sizeOf } from './system/files.js';
-import { shellWord } from './system/processes.js';
+import { fileSystem, shellWord } from './system/processes.js';
 import { stateDirOf } from './workspace.js';
+
+/** What goes to a place, or to where that will be made. */
+export interface Need {
+  readonly path: string;
+  readonly bytes: number;
+}
+
+/** Of a place, or of where it will be made; null: it cannot be seen. */
+export function deviceOf(path: string): number | null {
+  try {
+    return statSync(nearest(path)).dev;
+  } catch {
+    return null;
+  }
+}
+
+/** NO_SPACE of the first file system that has less than all that goes there takes together, named by the first place on it. Null: none, as far as is known. */
+export function roomProblem(needs: readonly Need[]): Failure | null {
+  const placed = needs.map((need) => ({ ...need, dev: deviceOf(need.path) }));
+  for (const dev of new Set(placed.map((need) => need.dev))) {
+    const here = placed.filter((need) => dev !== null && need.dev === dev);
+    const neededBytes = here.reduce((sum, need) => sum + need.bytes, 0);
+    const [first] = here;
+    const freeBytes = first ? fileSystem(nearest(first.path))?.freeBytes : undefined;
+    if (!first || freeBytes === undefined || freeBytes >= neededBytes) continue;
+    return { code: 'NO_SPACE', path: first.path, neededBytes, freeBytes, prune: '' };
+  }
+  return null;
+}
 
 /** Copies that should stay where nobody knows how much room is missing. */
 const KEPT = 3;

@@ -1,6 +1,5 @@
 /** `dbbackup restore`: usage, the question, the dry run; the work is in restore.ts. */
 import { randomUUID } from 'node:crypto';
-import type { SourceState } from '../artifacts.js';
 import { isFailure } from '../artifacts.js';
 import { asideRoot } from '../aside.js';
 import { rfc3339 } from '../catalog.js';
@@ -15,6 +14,7 @@ import { Recorder } from '../recorder.js';
 import type { Copy } from '../records.js';
 import type { Restoring } from '../restore.js';
 import { inspectRestore, restoreInto, restoreToFile, suspectWarning } from '../restore.js';
+import type { Target } from '../restoring.js';
 import { lookAtTarget, spaceProblem } from '../restoring.js';
 import type { Config } from '../settings/load.js';
 import { path as parsePath } from '../settings/values.js';
@@ -100,11 +100,10 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     recorder.setCopy(copy);
     recorder.add({ restored: { file: copy.file, target: input.target, safetyCopy: null, setAside: [] } });
     ctx.output.result(`would prove ${describeCopy(ctx, copy)}`);
-    let live: SourceState | null = null;
+    let target: Target | null = null;
     if (way === 'output') ctx.output.result(`would ${lstatOrNull(input.target) ? 'replace' : 'make'} ${describeTarget(ctx, input.target)}`);
     else {
-      const target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
-      live = target.state;
+      target = lookAtTarget({ ctx, config }, input.target, manifest.pageSize);
       const holders = holdersOf(input.target);
       if (target.how === 'offline' && holders.length > 0)
         throw new Failed({ code: 'IN_USE', path: input.target, holders: nameHolders(holders), rescue: rescueOf(input.target) });
@@ -118,7 +117,7 @@ function dryRun(ctx: Context, config: Config, way: 'output' | 'into', input: Res
     }
     if (input.filesTo !== null && manifest.files)
       ctx.output.result(`would unpack ${plural(manifest.files.count, 'file')} (${bytes(manifest.files.fileBytes)}) into ${input.filesTo}`);
-    const problem = spaceProblem(config, manifest, input.target, live, input.filesTo);
+    const problem = spaceProblem(config, manifest, input.target, target, input.filesTo);
     if (problem) throw new Failed(problem);
     return saveDryRun(ctx, config, recorder, { status: 'ok', exitCode: 0, failure: null, failedStage: null });
   } catch (error) {

@@ -5,8 +5,10 @@ import { descendants } from '../fault/proof.js';
 import { atEnd, type Options, type Result, signalTo, startCommand, tempDirectory, until } from './cli.js';
 
 export interface StandingStill {
-  /** Lets it go on, to its end. */
-  readonly goOn: () => Promise<Result>;
+  /** Lets it go on, to its end. `hearing`: this signal waits for it. */
+  readonly goOn: (hearing?: NodeJS.Signals) => Promise<Result>;
+  /** Kills it, and all that it has started. */
+  readonly kill: () => Promise<Result>;
 }
 
 export interface Where {
@@ -35,9 +37,16 @@ export async function standStill(words: readonly string[], { call, path, when = 
     if (stands) for (const pid of pids) signalTo(pid, 'SIGKILL');
   });
   return {
-    goOn: () => {
+    goOn: (hearing) => {
       stands = false;
+      const [command] = pids;
+      if (hearing && command !== undefined) signalTo(command, hearing);
       for (const pid of pids) signalTo(pid, 'SIGCONT');
+      return running.result;
+    },
+    kill: () => {
+      stands = false;
+      for (const pid of pids) signalTo(pid, 'SIGKILL');
       return running.result;
     },
   };
