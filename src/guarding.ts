@@ -12,14 +12,16 @@ import type { Failure } from './outcome.js';
 import { critical, describe, errnoOf, errnoWords, Failed, unsupportedBy, warning } from './outcome.js';
 import type { Check, Manifest, TableRows } from './records.js';
 import { lookAtTarget, plainBytesOf, putBack } from './restoring.js';
+import type { Need } from './room.js';
+import { deviceOf, roomProblem } from './room.js';
 import { inspectSource } from './stages/inspect.js';
-import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, openDirectory, removeTree, sizeOf, syncDirectory } from './system/files.js';
+import { copyHashed, giveLook, lstatOrNull, makeDirectories, makePrivateDirectory, openDirectory, sizeOf, syncDirectory } from './system/files.js';
 import { holdersOf, nameHolders } from './system/holders.js';
-import { fileSystem } from './system/processes.js';
 import { syncLargeFile } from './system/syncing.js';
 import type { CheckedLive } from './system/worker-protocol.js';
 import { ChildDied, RequestFailed } from './system/workers.js';
 import type { Window } from './window.js';
+import { removeQuietly } from './workspace.js';
 
 /** A guard that was asked for, parsed. */
 export interface Guarding {
@@ -139,10 +141,13 @@ export async function putOriginalBack(
   requireDirectory(original);
   mendMode(acting, original);
   const aside = join(asideRoot(acting.config.stateDir), `${acting.name}-${stampOf(acting.ctx.clock.now())}-${acting.recorder.runId}-failed`);
-  if (moveOddities(acting, target, aside)) tell(aside);
   // Offline it moves the old files aside itself.
-  else if (!damaged && lookAtTarget(acting, target, manifest.pageSize).how === 'live' && (await copyAside(acting, target, aside, plainBytesOf(manifest))))
-    tell(aside);
+  const isCopied =
+    !moveOddities(acting, target, aside, tell) &&
+    !damaged &&
+    lookAtTarget(acting, target, manifest.pageSize).how === 'live' &&
+    (await copyAside(acting, target, aside, plainBytesOf(manifest)));
+  if (isCopied) tell(aside);
   const put = await putBack(acting, { manifest, target, damaged, isWayBack: true });
   const [kept] = put.setAside;
   if (kept !== undefined) tell(isIn(acting, kept) ? dirname(kept) : kept);
@@ -243,28 +248,41 @@ const SUFFIXES = ['', '-wal', '-shm', '-journal'] as const;
 
 /**
  * What nobody can restore into: a directory, a link or a FIFO under a name of the database, or a second name for it. It
- * leaves by a rename, into `aside` where that is on the same file system, else beside.
+ * leaves by a rename, into `aside` where that can be made and is on the same file system, else beside.
  */
-function moveOddities(acting: Acting, target: string, aside: string): boolean {
+function moveOddities(acting: Acting, target: string, aside: string, tell: (setAside: string) => void): boolean {
   const odd = SUFFIXES.map((suffix) => target + suffix).filter((path) => {
     const stats = lstatOrNull(path);
     return stats !== null && (!stats.isFile() || stats.nlink > 1);
   });
   if (odd.length === 0) return false;
-  makeAside(acting, aside);
+  const isMade = madeAside(acting, aside);
+  let isThere = false;
   for (const path of odd) {
     try {
       renameSync(path, join(aside, basename(path)));
+      isThere = true;
     } catch (error) {
-      if (errnoOf(error) !== 'EXDEV') throw error;
+      if (isMade && errnoOf(error) !== 'EXDEV') throw error;
       const beside = `${path}.failed-${acting.recorder.runId}`;
       renameSync(path, beside);
       acting.recorder.warn(warning('IN_USE', `what stood at ${path} is now ${beside}`));
     }
   }
   syncDirectory(dirname(target), () => undefined);
-  syncDirectory(aside, () => undefined);
+  if (isMade) syncDirectory(aside, () => undefined);
+  if (isThere) tell(aside);
   return true;
+}
+
+function madeAside(acting: Acting, aside: string): boolean {
+  try {
+    makeAside(acting, aside);
+    return true;
+  } catch (error) {
+    acting.recorder.warn(critical('STATE_UNWRITABLE', `${aside} could not be made: ${errnoWords(error)}`));
+    return false;
+  }
 }
 
 function makeAside(acting: Acting, aside: string): void {
@@ -279,9 +297,11 @@ async function copyAside(acting: Acting, target: string, aside: string, neededBy
   try {
     const files = [target, `${target}-wal`, `${target}-journal`].filter(lstatOrNull);
     const bytes = files.reduce((sum, path) => sum + sizeOf(path), 0);
-    // The way back has to prove its copy below the backup directory.
-    const free = fileSystem(acting.config.to)?.freeBytes ?? Number.POSITIVE_INFINITY;
-    if (free < bytes + neededBytes) throw Object.assign(new Error('not enough space beside what the way back needs'), { code: 'NO_SPACE' });
+    const here: Need = { path: asideRoot(acting.config.stateDir), bytes };
+    // The way back has to prove its copy below the backup directory, and to bring it into the database.
+    const others = [acting.config.to, dirname(target)].filter((path) => deviceOf(path) === deviceOf(here.path));
+    if (roomProblem([here, ...others.map((path) => ({ path, bytes: neededBytes }))]))
+      throw Object.assign(new Error('not enough space beside what the way back needs'), { code: 'NO_SPACE' });
     makeAside(acting, aside);
     for (const path of files) {
       const kept = join(aside, basename(path));
@@ -292,7 +312,7 @@ async function copyAside(acting: Acting, target: string, aside: string, neededBy
     return true;
   } catch (error) {
     acting.recorder.warn(critical('NO_SPACE', `the failed state of ${target} could not be set aside: ${errnoWords(error)}`));
-    removeTree(aside);
+    removeQuietly(aside);
     return false;
   }
 }

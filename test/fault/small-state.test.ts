@@ -122,6 +122,35 @@ test.skipIf(noStrace)('a way back that is killed when it keeps the failed state 
   expect([left, lstatSync(s.source).nlink, sha256(s.source)]).toEqual([['app.db'], 1, failed]);
 });
 
+test.skipIf(noMount)('a failed state that the disk of the copies has no room for is set aside all the same, where the state has it', async () => {
+  const s = scene({ journal: 'delete', bytes: MB });
+  const to = join(mountTmpfs(6 * MB), 'to');
+  mkdirSync(to, { mode: 0o700 });
+  const state = join(s.home, 'state');
+  mkdirSync(state, { mode: 0o700 });
+  const script = `sqlite3 ${s.source} 'CREATE TABLE big AS SELECT randomblob(8000000)'; exit 1`;
+  const run = await dbbackup(['guard', '--database', s.source, '--to', to, '--state-dir', state, '--json', '--', 'sh', '-c', script]);
+  expect([run.code, run.json.status, run.json.warnings?.map(({ code }) => code)], run.stderr).toEqual([1, 'rolled_back', []]);
+  expect(lstatSync(join(run.json.setAside ?? '', 'app.db')).size).toBeGreaterThan(8 * MB);
+});
+
+describe('a guarded command is rolled back where nothing can be set aside', () => {
+  test.each([
+    ['live', (source: string): string => `sqlite3 ${source} 'DELETE FROM invoice'; exit 1`],
+    ['offline', (source: string): string => DAMAGE(source)],
+    ['and a directory stands in its place', (source: string): string => `rm ${source}; mkdir ${source}`],
+  ])('%s', async (_, script) => {
+    const s = scene({ journal: 'delete', bytes: 100_000 });
+    const before = query(s.source, 'SELECT count(*), sum(cents) FROM invoice');
+    expect((await s.run()).code).toBe(0);
+    writeFileSync(join(s.state, 'aside'), 'in the way');
+    const run = await s.ask('guard', ['--database', s.source, '--json', '--', 'sh', '-c', script(s.source)]);
+    expect([run.code, run.json.status], run.stderr).toEqual([1, 'rolled_back']);
+    expect(query(s.source, 'SELECT count(*), sum(cents) FROM invoice')).toEqual(before);
+    expect(run.json.warnings?.some(({ severity, message }) => severity === 'critical' && message.includes('ENOTDIR'))).toBe(true);
+  });
+});
+
 describe.skipIf(noStrace)('an offline restore', () => {
   const WORDS = (s: Scene, state: string): string[] => ['restore', '--into', s.source, '--yes', '--to', s.to, '--state-dir', state, '--json'];
 
