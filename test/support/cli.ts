@@ -127,6 +127,7 @@ const WAYS = {
   age: () => spawnSync('age', ['--version']).status === 0 || 'this needs the program age',
   zstd: () => spawnSync('zstd', ['--version']).status === 0 || 'this needs the program zstd',
   gunzip: () => spawnSync('gunzip', ['--version']).status === 0 || 'this needs the program gunzip',
+  sqlite3: () => spawnSync('sqlite3', ['--version']).status === 0 || 'this needs the program sqlite3',
   promtool: () => spawnSync('promtool', ['--version']).status === 0 || 'this needs promtool (Debian: prometheus)',
   systemd: () => spawnSync('systemd-analyze', ['--version']).status === 0 || 'this needs systemd-analyze',
   cron: () => CRON !== null || 'this needs the cron daemon (Debian: cron)',
