@@ -288,7 +288,8 @@ export function processesAt(directory: string): string[] {
   return found;
 }
 
-function openFiles(pid: number): string[] {
+/** Paths that a process has open. */
+export function openFiles(pid: number): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).map((fd) => {
       try {
