@@ -109,7 +109,7 @@ function badBecause(directory: string, manifest: Manifest): string[] {
 function inspectOutput(target: string, force: boolean): void {
   const there = lstatOrNull(target);
   if (there && !there.isFile()) {
-    const kind = there.isSymbolicLink() ? 'a symbolic link' : there.isDirectory() ? 'a directory' : there.isFIFO() ? 'a FIFO' : 'no regular file';
+    const kind = there.isSymbolicLink() ? 'a symbolic link' : there.isDirectory() ? 'a directory' : there.isFIFO() ? 'a FIFO' : 'a device or a socket';
     throw new Failed({ code: 'SOURCE_NOT_A_FILE', path: target, kind });
   }
   if (there && !force) throw new Failed({ code: 'TARGET_EXISTS', path: target, reason: 'there is a file already' });
