@@ -40,8 +40,10 @@ export interface CommandEnd {
 /** By this variable processes of the command are known that no longer descend from it. */
 const MARKER = 'GUARDED_RUN';
 const SAMPLE_MS = 100;
-/** Between TERM (or the signal that we got) and KILL. */
+/** Between TERM and KILL. */
 const GRACE_MS = 5000;
+/** The same after a signal to us, which ends within 2 s (DESIGN, "Exit codes"): what the command leaves half done is rolled back. */
+const SIGNAL_GRACE_MS = 1000;
 /** The machine may not have five seconds left. */
 const MEMORY_GRACE_MS = 1000;
 
@@ -58,7 +60,7 @@ export async function runCommand(input: CommandInput): Promise<CommandEnd> {
   // To all of them, as a terminal does: a shell that waits for its child hears nothing.
   const stopPassing = passSignals((signal) => {
     tree.signal(signal);
-    watch.killLater(GRACE_MS);
+    watch.killLater(SIGNAL_GRACE_MS);
   });
   try {
     const { exitCode, signal } = await ended;
