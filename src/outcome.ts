@@ -347,6 +347,13 @@ export interface Rescue {
   readonly lines: readonly string[];
 }
 
+/** What SQLite says of what it computes from the rows, which its versions do not all do alike: texts of real numbers, round(), tokens. */
+const isComputed = (finding: string): boolean =>
+  / missing from index |inverted index for FTS|checksum mismatch for table|^(TEXT|NUMERIC) value in /.test(finding);
+
+const COMPUTED_ELSEWHERE =
+  "if the application's own SQLite says ok (PRAGMA integrity_check), an index was computed by another version than the one in here, and no row is lost: copy it with that program (.backup) until the application has a newer one, then REINDEX. If not: ";
+
 const rescueHint = ({ lines }: Rescue): string =>
   `what it holds is newer than any copy, and gone when it ends: save it first (as its user or root): ${lines.join('; ')}; then stop it, and restore the newest copy or put back what was saved`;
 
@@ -391,7 +398,7 @@ export function describe(f: Failure): { message: string; hint: string } {
     case 'SOURCE_CORRUPT':
       return {
         message: `${f.path} is structurally damaged: ${some(f.findings)}${f.keptAs ? `; what could be read was kept as the suspect copy ${f.keptAs}` : ''}`,
-        hint: `stop the application, keep ${f.path} as it is for a rescue (sqlite3 ".recover"), and look at the newest good copy: dbbackup list, with the same --to or --profile`,
+        hint: `${f.findings.every(isComputed) ? COMPUTED_ELSEWHERE : ''}stop the application, keep ${f.path} as it is for a rescue (sqlite3 ".recover"), and look at the newest good copy: dbbackup list, with the same --to or --profile`,
       };
     case 'SOURCE_LOCKED':
       return {

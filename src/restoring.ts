@@ -231,6 +231,8 @@ async function rollHotJournalBack(acting: Acting, state: SourceState): Promise<v
   try {
     await pool.worker(0).ask({ op: 'settle', file: state.realPath, dev: state.dev, ino: state.ino, busyMs: 1000 });
   } catch (error) {
+    // Somebody has it locked: the journal is his, or he is the one to roll it back.
+    if (error instanceof RequestFailed && error.detail.code.startsWith('SQLITE_BUSY')) return;
     const reason = error instanceof Error ? error.message : String(error);
     acting.recorder.warn(
       critical('SOURCE_HOT_JOURNAL', `${state.path} has a hot journal that could not be rolled back (${reason}): whoever opens it next for writing does that`),

@@ -228,7 +228,9 @@ const isVirtual = (db: Db, table: string): boolean => listTables(db).some(({ nam
 
 const saysWhatIsMissing = (error: Error): boolean =>
   ('code' in error && error.code === 'SQLITE_ERROR_MISSING_COLLSEQ') ||
-  /no such (function|column|module|tokenizer|collation)|unknown (function|tokenizer)|tokenizer constructor|unsafe use of/.test(error.message);
+  /no such (function|column|module|tokenizer|collation)|unknown (function|tokenizer)|tokenizer constructor|unsafe use of|unrecognized (option|parameter)/.test(
+    error.message,
+  );
 
 /** A check passes over a virtual table whose module is not there; any use of it would tell (traps, 16). */
 function missingModule(db: Db, table: string): string | null {

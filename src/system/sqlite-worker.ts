@@ -4,7 +4,6 @@
  */
 import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
 import { setPriority } from 'node:os';
-import Database from 'better-sqlite3';
 import { writeAnswer } from './answers.js';
 import { constraintQuery } from './check-constraints.js';
 import { systemClock } from './clock.js';
@@ -12,7 +11,7 @@ import { linesOf } from './lines.js';
 import { anonBytesOf } from './memory.js';
 import { leaveSignalsToParent } from './signals.js';
 import type { Db } from './sqlite.js';
-import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, readProperties, requireFile, using } from './sqlite.js';
+import { countRows, hashSchema, isSayable, listTables, needsTheApplication, number, open, openPlainly, readProperties, requireFile, using } from './sqlite.js';
 import { brokenConstraints, checkAll, checkOne, checkPrivate, checkQuickly, foreignKeyViolations, LIMIT } from './sqlite-checks.js';
 import { checkLive, checkPut, putInto, settle } from './sqlite-live.js';
 import { cutShort, isAsVacuumLeavesIt, pagesGoneAstray } from './sqlite-pages.js';
@@ -98,7 +97,7 @@ async function copyPages(db: Db, target: string): Promise<string> {
   if (totalPages === 0 || remainingPages !== 0) {
     throw Object.assign(new Error('the page copy was locked out'), { code: 'SQLITE_BUSY' });
   }
-  using(new Database(target, { fileMustExist: true }), (copy) => {
+  using(openPlainly(target), (copy) => {
     // The copy carries the source's WAL mode; a finished copy is one file.
     copy.pragma('journal_mode = DELETE');
     if (number(copy, 'page_count') !== totalPages) throw Object.assign(new Error('the page copy is short'), { code: 'SQLITE_IOERR_SHORT_READ' });

@@ -10,8 +10,16 @@ const MMAP_BYTES = 2_147_418_112;
 
 export type Db = Database.Database;
 
+/**
+ * Without the defensive mode in which better-sqlite3 opens: that calls a schema malformed which SQLite itself takes, with a trigger on the tables
+ * behind a full-text index, as sqlite-utils makes it (https://sqlite.org/c3ref/c_dbconfig_defensive.html). Nothing is written here that it would keep.
+ */
+export function openPlainly(file: string, options: { readonly readonly?: boolean; readonly timeout?: number } = {}): Db {
+  return new Database(file, { ...options, fileMustExist: true }).unsafeMode(true);
+}
+
 export function open(file: string, options: { readonly: boolean; busyMs: number; mmap: boolean }): Db {
-  const db = new Database(file, { readonly: options.readonly, fileMustExist: true, timeout: options.busyMs });
+  const db = openPlainly(file, { readonly: options.readonly, timeout: options.busyMs });
   // A schema is data of unknown origin here: nothing in it may call out. The cells of what a run has just made are not
   // checked at every use (cell_size_check), which would double the cost: the checks do so anyway.
   db.pragma('trusted_schema = OFF');

@@ -315,6 +315,25 @@ describe('what VACUUM INTO cannot do here is copied page by page, and said', () 
     expect([run.code, run.json.error?.code, run.json.copy?.method, run.json.copy?.status], run.stderr).toEqual([0, undefined, 'page-copy', 'good']);
   });
 
+  test('a trigger on the tables behind a full-text index, which SQLite takes, is no damage', async () => {
+    const s = scene(null);
+    make(s, (db) => {
+      db.unsafeMode(true);
+      db.exec(`CREATE VIRTUAL TABLE f USING fts5(x); CREATE TABLE log(n);
+        CREATE TRIGGER t AFTER INSERT ON f_data BEGIN INSERT INTO log VALUES (1); END; INSERT INTO f VALUES ('word')`);
+    });
+    for (const also of ['', "CREATE TABLE old (a CHECK (a <> 'none'))"]) {
+      make(s, (db) => db.unsafeMode(true).exec(also));
+      if (also !== '') make(s, (db) => rewrite(db.unsafeMode(true), ["'none'", '"none"']));
+      const run = await s.run(['--json']);
+      expect([run.code, run.json.error, run.json.copy?.status], run.stderr).toEqual([0, null, 'good']);
+    }
+    const restore = await s.ask('restore', ['--into', s.source, '--yes', '--json']);
+    expect([restore.code, restore.json.error], restore.stderr).toEqual([0, null]);
+    const guard = await s.ask('guard', ['--database', s.source, '--json', '--', 'true']);
+    expect([guard.code, guard.json.error], guard.stderr).toEqual([0, null]);
+  });
+
   test('whatever its application does to its schema meanwhile, a database is copied', async () => {
     const s = scene({ journal: 'wal' });
     const app = new Database(s.source, { timeout: 10_000 });
