@@ -153,7 +153,7 @@ async function dispatch(ctx: Context, invocation: Invocation, loaded: Loaded): P
   // It looks at all profiles, one that does not parse included, and has no settings of its own.
   if (command === 'schedule') return await (await import('./commands/schedule.js')).schedule(ctx, invocation);
   if (loaded.announcement !== null) ctx.output.info(loaded.announcement);
-  for (const { message, origin } of loaded.remarks) ctx.output.warning(warning('SETTINGS', `${message} (${origin}): nobody is told on that way`));
+  for (const { message, origin } of loaded.remarks) ctx.output.warning(warning('SETTINGS', `${message} (${origin}): it is left out here`));
   if (!config) {
     const { reportSettings } = await import('./commands/settings-failure.js');
     return await reportSettings(ctx, command, loaded, dryRun);

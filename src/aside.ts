@@ -187,7 +187,8 @@ export class Aside {
     try {
       if (putSidecarsBack(this.#note, this.directory, this.#input.unsupported) !== 'old') return false;
     } catch {
-      return false;
+      // Nothing was touched where nothing had moved: what cannot be looked at is only the place for it.
+      if (this.#note.state !== 'begun' || this.#kept.length > 0 || inodeOf(this.#input.target) !== this.#note.oldIno) return false;
     }
     this.#kept.length = 0;
     try {
@@ -222,6 +223,14 @@ export class Aside {
     } catch (error) {
       if (!this.#input.beside) throw error;
     }
+  }
+}
+
+function inodeOf(path: string): number | null {
+  try {
+    return lstatOrNull(path)?.ino ?? null;
+  } catch {
+    return Number.NaN;
   }
 }
 

@@ -343,6 +343,7 @@ const guardedIs = (f: { rolledBack?: boolean }): string =>
 export interface Rescue {
   /** `123 (app)`. */
   readonly holder: string;
+  readonly pid: number;
   /** Commands for a shell that save it. */
   readonly lines: readonly string[];
 }
@@ -354,8 +355,8 @@ const isComputed = (finding: string): boolean =>
 const COMPUTED_ELSEWHERE =
   "if the application's own SQLite says ok (PRAGMA integrity_check), an index was computed by another version than the one in here, and no row is lost: copy it with that program (.backup) until the application has a newer one, then REINDEX. If not: ";
 
-const rescueHint = ({ lines }: Rescue): string =>
-  `what it holds is newer than any copy, and gone when it ends: save it first (as its user or root): ${lines.join('; ')}; then stop it, and restore the newest copy or put back what was saved`;
+const rescueHint = ({ lines, pid }: Rescue): string =>
+  `what it holds is newer than any copy, and gone when it ends: save it first (as its user or root): ${lines.join('; ')}; then end it (kill -KILL ${pid}), and restore the newest copy or put back what was saved`;
 
 /** What happened and what to do next, each one line. The texts hold no secrets; paths are as the file system has them. */
 export function describe(f: Failure): { message: string; hint: string } {

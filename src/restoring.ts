@@ -87,7 +87,7 @@ export function lookAtTarget(acting: Pick<Acting, 'ctx' | 'config'>, target: str
 export async function putBack(acting: Acting, input: PutBackInput): Promise<PutBack> {
   const { recorder } = acting;
   const seen = lookAtTarget(acting, input.target, input.manifest.pageSize);
-  let offline: Offline = seen.how === 'offline' ? seen : DAMAGED;
+  let offline: Offline = seen.how !== 'offline' ? DAMAGED : input.damaged === true ? { ...seen, state: null } : seen;
   if (seen.how === 'live' && input.damaged !== true) {
     sweepStaging(dirname(seen.state.realPath));
     const file = provenFile(acting);
@@ -288,7 +288,14 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Offline, 
   refuseHolders(path);
   const noRoom = roomProblem([asideNeed(config.stateDir, path)]);
   if (noRoom && !input.isWayBack) throw new Failed(noRoom);
-  if (target.state) await settle(acting, target.state);
+  try {
+    if (target.state) await settle(acting, target.state);
+  } catch (error) {
+    // A way back does without: all of it is set aside as it is.
+    acting.signal.throwIfAborted();
+    const code = error instanceof Failed ? error.failure.code : '';
+    if (!input.isWayBack || code === 'IN_USE' || code === 'SOURCE_REPLACED') throw error;
+  }
   const old = lstatOrNull(path);
   const wal = target.state ? target.state.journalMode === 'wal' : input.manifest.journalMode === 'wal';
   if (wal) {
@@ -340,7 +347,13 @@ async function putOffline(acting: Acting, input: PutBackInput, target: Offline, 
       throw new Failed(
         undone
           ? { code: 'RESTORE_FAILED', path, reason, state: UNCHANGED }
-          : { code: 'ROLLBACK_FAILED', path, reason, back: wayBack(acting, input), setAside: aside.files.length > 0 ? aside.directory : null },
+          : {
+              code: 'ROLLBACK_FAILED',
+              path,
+              reason,
+              back: wayBack(acting, input),
+              setAside: beside ? (aside.files[0] ?? null) : aside.files.length > 0 ? aside.directory : null,
+            },
         { cause: error },
       );
     }

@@ -10,7 +10,7 @@ import type { Policy } from './settings/load.js';
 const DAY = 86_400_000;
 /** Copies made by restore and guard before they act. */
 const TAGGED_LIFE = 30 * DAY;
-/** So long a run leaves the copy before a loss to whoever has yet to hear of it. */
+/** So long a run leaves the copies before and after a loss to whoever has yet to hear of it. */
 const LOSS_LIFE = 7 * DAY;
 /** Suspect copies kept for a rescue. */
 const SUSPECTS_KEPT = 3;
@@ -69,14 +69,17 @@ export function decide(copies: readonly Copy[], policy: Policy, now: number, mad
 
   const good = copies.filter(isPlainGood);
   applyRules(good, policy, because);
-  const isSpared = (c: Copy, i: number): boolean => {
+  const isKept = (c: Copy): boolean => (reasons.get(c.file) ?? []).length > 0;
+  const losses = good.flatMap((older, i) => {
     const newer = good[i - 1];
-    if (!newer || (reasons.get(c.file) ?? []).length > 0) return false;
-    return (newer.file === made || now - Date.parse(c.createdAt) < LOSS_LIFE) && isLoss(newer.file, c.file);
-  };
-  const lossAt = good.findIndex(isSpared);
-  const [after, spared] = [good[lossAt - 1], good[lossAt]];
-  if (after && spared) because(spared, `${after.file}, the next one, lacks much of what it has`);
+    if (!newer || (isKept(newer) && isKept(older)) || now - Date.parse(newer.createdAt) >= LOSS_LIFE) return [];
+    return isLoss(newer.file, older.file) ? [{ newer, older }] : [];
+  });
+  // The first and the latest: what is emptied every hour must not keep everything. Both copies, since without the one the other tells nothing.
+  for (const { newer, older } of new Set([losses[0], losses.at(-1)].filter((loss) => loss !== undefined))) {
+    because(older, `${newer.file}, the next one, lacks much of what it has`);
+    because(newer, `lacks much of what ${older.file}, the one before, has`);
+  }
   // The floor where there is no such copy: then one that restore or guard has made is all that there is to go back to.
   const last = good.length > 0 ? undefined : copies.find((c) => c.status === 'good');
   if (last) because(last, 'newest good copy');

@@ -17,6 +17,7 @@ import { withoutName } from '../place.js';
 import type { Copy, Manifest, Pruned, UploadResult } from '../records.js';
 import { readManifests } from '../remote.js';
 import { decide } from '../retention.js';
+import { losses } from '../rules.js';
 import type { Policy, UploadSettings } from '../settings/load.js';
 import { hashFile, removeTree, sizeOf, writeNew } from '../system/files.js';
 import { shellWord } from '../system/processes.js';
@@ -296,6 +297,10 @@ async function pruneThere(input: UploadInput, there: Destination): Promise<Prune
       policy,
       input.now().getTime(),
       made,
+      (newer, older) => {
+        const [now, before] = [newer, older].map((file) => copies.find((c) => c.copy.file === file)?.manifest);
+        return !!now && !!before && losses({ made: now, before }).length > 0;
+      },
     );
     if (decision.hold?.code === 'CLOCK')
       input.warn(warning('UPLOAD_PRUNE', `old copies at ${there.shown} were not removed: ${decision.hold.file} is dated more than an hour ahead of the clock`));

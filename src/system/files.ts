@@ -32,7 +32,7 @@ import {
   write as writeCallback,
   writeSync,
 } from 'node:fs';
-import { dirname, join, parse, sep } from 'node:path';
+import { dirname, join, parse, resolve, sep } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf } from '../outcome.js';
 
@@ -67,13 +67,16 @@ export function isReadable(path: string): boolean {
   }
 }
 
-/** Where a path leads, links followed; the path itself where that is nowhere, or may not be seen. */
+/** Where a path leads, links followed, also to what is not there any more; the path itself where that may not be seen. */
 export function realOrSame(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return path;
+  for (const real of [() => realpathSync(path), () => resolve(dirname(path), readlinkSync(path))]) {
+    try {
+      return real();
+    } catch {
+      // It is gone, or no link.
+    }
   }
+  return path;
 }
 
 /** The size of a file in bytes, 0 when it is not there or cannot be seen. */

@@ -1,6 +1,6 @@
 /** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
 import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import type { Rescue } from '../outcome.js';
 import { lstatOrNull } from './files.js';
 import { readOrEmpty } from './proc.js';
@@ -38,10 +38,13 @@ export function rescueOf(path: string): Rescue | null {
     const found = new Map(openLinks(pid).map((link) => [readlinkOrEmpty(link), link]));
     const main = found.get(`${real} (deleted)`);
     if (main === undefined || isOurs(pid)) continue;
-    const wal = found.get(`${real}-wal (deleted)`);
     const saved = `${real}.saved`;
-    const copies = [`cp ${main} ${shellWord(saved)}`, ...(wal === undefined ? [] : [`cp ${wal} ${shellWord(`${saved}-wal`)}`])];
-    return { holder: `${pid} (${programOf(pid)})`, lines: [`kill -STOP ${pid}`, ...copies] };
+    // With the journal of a transaction that is half written the main file alone would be torn.
+    const beside = ['-wal', '-journal'].flatMap((suffix) => {
+      const link = found.get(`${real}${suffix} (deleted)`);
+      return link === undefined ? [] : [`cp ${link} ${shellWord(saved + suffix)}`];
+    });
+    return { holder: `${pid} (${programOf(pid)})`, pid, lines: [`kill -STOP ${pid}`, `cp ${main} ${shellWord(saved)}`, ...beside] };
   }
   return null;
 }
@@ -98,7 +101,7 @@ function hasOpen(pid: number, files: ReadonlySet<string>, gone: ReadonlySet<stri
 }
 
 function realOrSame(path: string): string {
-  for (const real of [() => realpathSync(path), () => join(realpathSync(dirname(path)), basename(path))]) {
+  for (const real of [() => realpathSync(path), () => resolve(dirname(path), readlinkSync(path)), () => join(realpathSync(dirname(path)), basename(path))]) {
     try {
       return real();
     } catch {

@@ -176,8 +176,9 @@ async function answer(r: Request): Promise<Answers[Request['op']]> {
       return using(open(r.source, { readonly: true, busyMs: r.busyMs, mmap: r.mmap }), (db) => {
         const cut = cutShort(db, r.source, () => requireFile(r.dev, r.ino));
         if (cut !== null) return { ...NOTHING_FOUND, structural: [cut] };
-        // One state for all of it: an application may change its schema all the time, and SQLite gives up after some tries.
-        db.exec('BEGIN');
+        // One state for all of it: an application may change its schema all the time, and SQLite gives up after some tries. In rollback
+        // mode its writers would have to wait for all of it.
+        if (db.pragma('journal_mode', { simple: true }) === 'wal') db.exec('BEGIN');
         return r.mode === 'full' ? checkAll(db, 'integrity_check') : checkQuickly(db);
       });
     case 'describe':

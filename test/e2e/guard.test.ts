@@ -330,6 +330,19 @@ test('the failed state is set aside, whole', async () => {
   expect(failed.rows.map(([t, rows]) => [t, rows.length])).toContainEqual(['invoice', 0]);
 });
 
+test.each([
+  ['page size', 'PRAGMA page_size = 512', 0],
+  ['text encoding', "PRAGMA encoding = 'UTF-16le'", 3],
+])('a file of another %s in its place that SQLite cannot even open does not keep the database from being put back', async (_, pragma, exit) => {
+  const s = scene({ journal: 'wal' });
+  const before = contentOf(s.source);
+  // A schema format that SQLite never wrote.
+  const body = `db.close(); const fs = require('fs'); const path = process.argv[1]; for (const end of ['', '-wal', '-shm']) fs.rmSync(path + end, { force: true });
+    const other = new (require('${DRIVER}'))(path); other.exec(\`${pragma}; CREATE TABLE other (x); INSERT INTO other VALUES (1)\`); other.close();
+    const fd = fs.openSync(path, 'r+'); fs.writeSync(fd, Buffer.from([9]), 0, 1, 47); fs.closeSync(fd); process.exitCode = ${exit}`;
+  expectRolledBack(s, await guard(s, [], migration(body)), before);
+});
+
 describe('ended early', () => {
   const slow = migration("db.exec('DELETE FROM invoice'); console.log('at work'); setInterval(() => {}, 1000)");
 

@@ -280,12 +280,20 @@ describe('a run', () => {
     const db = new Database(s.source);
     db.exec('DROP TABLE setting');
     db.close();
+    const after: (string | undefined)[] = [];
     for (const warnings of [['TABLE_GONE'], []]) {
       const run = await s.run(['--keep-last', '1', '--json']);
       expect([run.code, run.json.warnings?.filter((w) => w.severity === 'critical').map((w) => w.code)], run.stderr).toEqual([0, warnings]);
-      expect(new Set(dataFiles(s.to))).toEqual(new Set([run.json.copy?.file, before.json.copy?.file]));
-      expect(run.json.kept?.[1]?.reasons).toEqual([expect.stringMatching(/lacks much of what it has$/)]);
+      after.push(run.json.copy?.file);
+      expect(new Set(dataFiles(s.to))).toEqual(new Set([...after, before.json.copy?.file]));
+      expect(run.json.kept?.at(-1)?.reasons).toEqual([expect.stringMatching(/lacks much of what it has$/)]);
+      // It may come again, with a row or two.
+      const again = new Database(s.source);
+      again.exec('CREATE TABLE IF NOT EXISTS setting (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID');
+      again.close();
     }
+    expect((await s.run(['--keep-last', '1'])).code).toBe(0);
+    expect(dataFiles(s.to)).toContain(before.json.copy?.file);
     expect((await s.ask('prune', ['--keep-last', '1'])).code).toBe(0);
     expect(dataFiles(s.to)).toHaveLength(1);
   });

@@ -414,10 +414,14 @@ describe('restore --into, offline', () => {
     expect(content(restore.json.restored?.setAside[0] ?? '')).toBe(before);
   });
 
-  test('a database that is deleted while its application has it open: the lines that are printed save what it holds', async () => {
-    const { s } = await made('wal');
-    const app = await openWriter(s.source, {});
+  test.each([
+    ['wal', []],
+    // Half of it is in the file already, and what it was in the journal.
+    ['delete', ['PRAGMA cache_size = 5', 'BEGIN IMMEDIATE', 'CREATE TABLE half AS SELECT zeroblob(300000) AS b', 'UPDATE invoice SET cents = -1']],
+  ] as const)('a database that is deleted while its application has it open: the lines that are printed save what it holds (%s)', async (journal, work) => {
+    const { s } = await made(journal);
     const before = content(s.source);
+    const app = await useDatabase(s.source, work);
     for (const suffix of ['', '-wal', '-shm']) rmSync(s.source + suffix, { force: true });
     const [run, restore] = [await s.run(['--json']), await s.ask('restore', ['--into', s.source, '--yes', '--json'])];
     expect([run, restore].map((r) => [r.code, r.json.error?.code])).toEqual([
@@ -425,7 +429,7 @@ describe('restore --into, offline', () => {
       [1, 'IN_USE'],
     ]);
     for (const { json } of [run, restore]) {
-      const [, lines = ''] = /root\): (.*); then stop it/.exec(json.error?.hint ?? '') ?? [];
+      const [, lines = ''] = /root\): (.*); then end it/.exec(json.error?.hint ?? '') ?? [];
       expect(lines).toMatch(new RegExp(`^kill -STOP ${app.pid}; cp `));
       expect(spawnSync('sh', ['-c', lines]).status).toBe(0);
       expect(content(`${s.source}.saved`)).toBe(before);

@@ -510,7 +510,7 @@ describe('by example', () => {
     expect(removed(decide(copies, keep({ last: 1 }), NOW))).toEqual(['app-20261121T031700Z.db', 'app-20261120T031700Z.db']);
   });
 
-  test('the copy before a loss is left by runs for 7 days, and by the one that has met it; one of them, and by no prune', () => {
+  test('the copies before and after a loss are left by runs for 7 days, of several losses the first and the latest; by no prune', () => {
     const name = (at: number): string => `app-${rfc3339(at).replace(/[-:]/g, '')}.db`;
     const old = [NOW - DAY, NOW - 2 * DAY, NOW - 3 * DAY, NOW - 10 * DAY, NOW - 11 * DAY];
     const copies = copiesOf([NOW, ...old].map((at) => ({ at })));
@@ -519,11 +519,13 @@ describe('by example', () => {
     const allBut = (...at: readonly number[]): string[] => old.filter((one) => !at.includes(one)).map(name);
     expect(afterRun()).toEqual(allBut());
     expect(afterRun(NOW - DAY)).toEqual(allBut(NOW - DAY));
-    expect(afterRun(NOW - 2 * DAY, NOW - 3 * DAY)).toEqual(allBut(NOW - 2 * DAY));
-    expect(afterRun(NOW - 10 * DAY)).toEqual(allBut());
+    expect(afterRun(NOW - 2 * DAY)).toEqual(allBut(NOW - DAY, NOW - 2 * DAY));
+    expect(afterRun(NOW - DAY, NOW - 3 * DAY)).toEqual(allBut(NOW - DAY, NOW - 2 * DAY, NOW - 3 * DAY));
+    expect(afterRun(NOW - 10 * DAY)).toEqual(allBut(NOW - 3 * DAY, NOW - 10 * DAY));
+    expect(afterRun(NOW - 11 * DAY)).toEqual(allBut());
     const late = copiesOf([{ at: NOW }, { at: NOW - 10 * DAY }]);
     expect(decide(late, keep({ last: 1 }), NOW, name(NOW), () => true).keep.map(({ reasons }) => reasons)).toEqual([
-      ['newest good copy', 'last #1'],
+      ['newest good copy', 'last #1', 'lacks much of what app-20261111T031700Z.db, the one before, has'],
       ['app-20261121T031700Z.db, the next one, lacks much of what it has'],
     ]);
     expect(removed(decide(late, keep({ last: 1 }), NOW))).toHaveLength(1);
