@@ -32,7 +32,7 @@ import {
   write as writeCallback,
   writeSync,
 } from 'node:fs';
-import { dirname, join, parse, resolve, sep } from 'node:path';
+import { basename, dirname, join, parse, resolve, sep } from 'node:path';
 import { promisify } from 'node:util';
 import { errnoOf } from '../outcome.js';
 
@@ -69,11 +69,11 @@ export function isReadable(path: string): boolean {
 
 /** Where a path leads, links followed, also to what is not there any more; the path itself where that may not be seen. */
 export function realOrSame(path: string): string {
-  for (const real of [() => realpathSync(path), () => resolve(dirname(path), readlinkSync(path))]) {
+  for (const real of [() => realpathSync(path), () => resolve(dirname(path), readlinkSync(path)), () => join(realpathSync(dirname(path)), basename(path))]) {
     try {
       return real();
     } catch {
-      // It is gone, or no link.
+      // It is gone, or no link, or its directory is gone as well.
     }
   }
   return path;

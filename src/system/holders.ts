@@ -1,8 +1,8 @@
 /** Who has a database open: Linux tells through /proc. Processes of other users are seen by root alone. */
-import { readdirSync, readlinkSync, realpathSync, statSync } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { readdirSync, readlinkSync, statSync } from 'node:fs';
+import { basename } from 'node:path';
 import type { Rescue } from '../outcome.js';
-import { lstatOrNull } from './files.js';
+import { lstatOrNull, realOrSame } from './files.js';
 import { readOrEmpty } from './proc.js';
 import { shellWord } from './processes.js';
 
@@ -98,15 +98,4 @@ function hasOpen(pid: number, files: ReadonlySet<string>, gone: ReadonlySet<stri
       return false;
     }
   });
-}
-
-function realOrSame(path: string): string {
-  for (const real of [() => realpathSync(path), () => resolve(dirname(path), readlinkSync(path)), () => join(realpathSync(dirname(path)), basename(path))]) {
-    try {
-      return real();
-    } catch {
-      // Gone itself, or its directory as well.
-    }
-  }
-  return path;
 }
