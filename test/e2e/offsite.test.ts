@@ -297,6 +297,19 @@ describe('upload-prune', () => {
     expect(named(prefix).sort()).toEqual([...foreign, file, file.replace('.db', '.json')].sort());
   });
 
+  test('leaves there, too, what the run tells a person to bring back', async () => {
+    const s = scene();
+    const { url, prefix } = place();
+    const args = ['--upload', url, '--json', '--keep-last', '1', '--upload-prune'];
+    const before = await s.run(args, withKeys());
+    const db = new Database(s.source);
+    db.exec('DROP TABLE setting');
+    db.close();
+    const run = await s.run(args, withKeys());
+    expect([run.code, uploadsOf(run)[0]?.pruned, run.json.warnings?.some((w) => w.code === 'TABLE_GONE')], run.stderr).toEqual([0, [], true]);
+    expect(named(prefix)).toContain(before.json.copy?.file);
+  });
+
   test('with credentials that may not delete is a warning', async () => {
     const s = scene({ journal: 'wal' });
     const { url, prefix } = place();
